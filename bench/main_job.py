@@ -1,0 +1,536 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The main job: the plan's workload on a mounted tarnfs, every byte verified, and what its reads and writes cost.
+
+Called by run.sh, which builds the programs; README.md says what is measured and how.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import main_job_report as report
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "mount"))
+import mounting
+from mounting import MiB
+
+KiB = 1 << 10
+GiB = 1 << 30
+PART_BYTES = 256 * MiB    # the plan's chunk
+PATHS = ["before", "after", "copy", "gather"]
+# glibc keeps big freed blocks for the next call once it has seen one: a path that makes a buffer for each read then shows no
+# page fault. With a fixed threshold it gives them back, which is what a program sees whose other allocations undo the keeping.
+FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+REFERENCE = "after"
+CPU = 0
+SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
+GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
+
+FORMS = {
+    # large: bytes of one large file. read: how much of it one pass reads or writes, if less. times: passes of a timed read.
+    "quick": dict(large=32 * MiB, rounds=5, times=3, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], read={}),
+    "default": dict(large=96 * MiB, rounds=9, times=2, sizes=list(SIZES), cached=["128KiB"], free=["128KiB"], read={"4KiB": 16 * MiB}),
+    "full": dict(large=300_000_000, rounds=15, times=1, sizes=list(SIZES), cached=list(SIZES), free=list(SIZES), read={"4KiB": 64 * MiB}),
+}
+
+
+class WrongBytes(Exception):
+    pass
+
+
+class Progress:
+    """One line that is written over; where that is not possible, a line for each step."""
+
+    def __init__(self):
+        self._started = time.monotonic()
+        self._last = None
+
+    def __call__(self, step, detail=""):
+        elapsed = time.monotonic() - self._started
+        if sys.stderr.isatty():
+            print(f"\r\033[K[{elapsed:4.0f} s] {step}{': ' if detail else ''}{detail}", end="", file=sys.stderr, flush=True)
+        elif step != self._last:
+            print(f"[{elapsed:4.0f} s] {step}", file=sys.stderr, flush=True)
+        self._last = step
+
+    def end(self):
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+class Session:
+    """The reader and writer: one process, told what to do line by line."""
+
+    def __init__(self, program, timeout):
+        self._program, self._timeout = program, timeout
+
+    def __enter__(self):
+        self._process = subprocess.Popen([str(self._program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:    # it waits for a filesystem
+            mounting.kill_all()
+            self._process.kill()
+            self._process.wait(10)
+
+    def __call__(self, *words):
+        line = " ".join(map(str, words))
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], self._timeout)
+        if not ready:
+            mounting.kill_all()
+            raise mounting.MountError(f"not done within {self._timeout} s: {line}")
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise mounting.MountError(f"the reader ended at: {line}")
+        answer = json.loads(answer)
+        if "error" in answer:
+            raise mounting.MountError(answer["error"])
+        return answer
+
+    def must_be_equal(self, a, b, block, what):
+        differs_at = self("compare", a, b, block)["differs_at"]
+        if differs_at >= 0:
+            raise WrongBytes(f"{what}: byte {differs_at} is wrong")
+
+    @contextlib.contextmanager
+    def open(self, path, mode, slot=None):
+        slot = slot or str(path)
+        self("open", slot, path, mode)
+        yield slot
+        self("close", slot)    # after a failure the process ends, and closes
+
+
+class Mounts:
+    """tarnfs, mounted. A name names a mount, while it is there."""
+
+    suffix = ""
+    times = 1
+
+    def __init__(self, arguments, form, session, scratch):
+        self._program, self._session, self.scratch = arguments.tarnfs, session, scratch
+        self._budget = form["large"] * 5 + 512 * MiB
+        self._daemons = {}
+
+    @contextlib.contextmanager
+    def mounted(self, name, path, source, *options, environment=None):
+        """The folder where the files of `source` are read by this path."""
+        at = self.scratch / f"mount-{name}"
+        command = [f"--read-path={path}", f"--budget={self._budget}", f"--part-size={PART_BYTES}", *options]
+        with mounting.Tarnfs(self._program, source, at, *command, environment=environment) as tarnfs:
+            self._daemons[name] = tarnfs
+            try:
+                yield at
+                self._session("watch", 0)
+                tarnfs.unmount()
+            finally:
+                self._daemons.pop(name)
+
+    def watch(self, name):
+        """What is timed next is served by this mount, or by none."""
+        self._session("watch", self._daemons[name].pid if name in self._daemons else 0)
+
+    def pin(self, pinned):
+        """Every mount and the reader run on one CPU, or on any."""
+        cpus = {CPU} if pinned else os.sched_getaffinity(0)
+        for tarnfs in self._daemons.values():
+            tarnfs.pin(cpus)
+        self._session("pin", CPU if pinned else "any")
+
+    def stats(self, name):
+        return self._daemons[name].stats()
+
+    def unlink(self, path):
+        os.unlink(path)
+
+
+class InProcess:
+    """The same without a mount: the reader has the library in it."""
+
+    suffix = "/in_process"
+    times = 4    # sections with no system call in them are short
+
+    def __init__(self, arguments, form, session, scratch):
+        self._session, self.scratch = session, scratch
+        self._budget = form["large"] * 5 + 512 * MiB
+        self._folders = {}
+
+    @contextlib.contextmanager
+    def mounted(self, name, path, source, *options, environment=None):
+        self._session("attach", source, path, self._budget, PART_BYTES)
+        self._folders[name] = source
+        yield source
+        self._session("detach", self._folders.pop(name))
+
+    def watch(self, name):
+        pass
+
+    def pin(self, pinned):
+        self._session("pin", CPU if pinned else "any")
+
+    def stats(self, name):
+        return self._session("stats", self._folders[name])
+
+    def unlink(self, path):
+        self._session("unlink", path)
+
+
+def workload(session, form, folder, progress, what):
+    """Everything that the plan's workload does to files, in a folder: in a mount, or a plain one for the copy to compare with."""
+    large = form["large"]
+    for number, (size, block) in enumerate(SIZES.items()):
+        progress(what, f"write a large file, {size} at a time")
+        with session.open(folder / f"large{number}", "create") as slot:
+            session("write", slot, 0, large, block, number)
+    for number in range(3):
+        progress(what, "append")
+        with session.open(folder / f"large{number}", "append") as slot:
+            session("append", slot, large // 8, 100_000, 10 + number)
+        progress(what, "mixed")
+        with session.open(folder / f"large{number}", "rw") as slot:
+            session("mixed", slot, large // 4, 300_000, 20 + number)
+    progress(what, "a file across the border of two 256 MiB parts")
+    with session.open(folder / "border", "create") as slot:
+        session("write", slot, PART_BYTES - 3 * MiB // 2, 3 * MiB, 70_000, 30)
+        session("truncate", slot, PART_BYTES + 4 * MiB)
+        session("write", slot, PART_BYTES - 11, 22, 22, 31)
+    progress(what, "a thousand small files")
+    os.mkdir(folder / "small")
+    session("small_write", folder / "small", 1000, 40)
+    session("small_read", folder / "small", 1000, 40)
+    progress(what, "a stored file: read, patched in the middle")
+    with session.open(folder / "stored", "rw") as slot:
+        session("read", slot, large, 128 * KiB, 1)
+        session("write", slot, large // 2 - 333_333, 777_777, 50_000, 50)
+
+
+def verify(session, folder, copy, progress, what, blocks):
+    """Every name and every byte of a folder against the copy."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    wanted = sorted(str(path.relative_to(copy)) for path in copy.rglob("*"))
+    if names != wanted:
+        raise WrongBytes(f"{what}: other names: {sorted(set(names) ^ set(wanted))[:5]}")
+    for name in wanted:
+        if (copy / name).is_dir():
+            continue
+        if not name.startswith("small"):
+            progress(what, f"every byte of {name}")
+        with session.open(folder / name, "r", "a"), session.open(copy / name, "r", "b"):
+            for block in blocks if not name.startswith("small") else blocks[:1]:
+                session.must_be_equal("a", "b", block, f"{what}, {name}")
+
+
+def check_workload(session, form, mounts, copy, progress):
+    """The workload on each read path, verified in the mount and in what is stored. One at a time: it needs memory."""
+    for name in ("large0", "large1", "large2", "border", "small", "stored"):
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with session.open(copy / "stored", "create") as slot:
+        session("write", slot, 0, form["large"], MiB, 99)
+    stored = mounts.scratch / "stored"
+    shutil.copyfile(copy / "stored", stored)
+    workload(session, form, copy, progress, "the workload on a plain directory, to compare with")
+    for path in PATHS:
+        source = mounts.scratch / f"source-{path}"
+        source.mkdir()
+        shutil.copyfile(stored, source / "stored")
+        what = f"the workload on the read path '{path}'"
+        with mounts.mounted(path, path, source, "--direct-io") as at:
+            workload(session, form, at, progress, what)
+            verify(session, at, copy, progress, f"{what}, in the mount", [MiB, 123_457])   # read back, and re-read
+        verify(session, source, copy, progress, f"{what}, stored", [MiB])
+        shutil.rmtree(source)
+    stored.unlink()
+
+
+def cost(section):
+    return (section["daemon_ns"] + section["reader_ns"]) / 1e9 / (section["bytes"] / GiB)
+
+
+def orders(arms, rounds):
+    """For each round the order in which it visits the arms: turned round each time and rotated, so that no arm keeps its place."""
+    arms = list(arms)
+    for number in range(rounds):
+        shift = number // 2 % len(arms)
+        order = arms[shift:] + arms[:shift]
+        yield number, order if number % 2 == 0 else order[::-1]
+
+
+class Rounds:
+    """Timed sections by figure and arm. Each round mounts anew: which pages of memory an arm gets is worth several per cent, so
+    it has to be drawn again for each pair, to be in the spread and not in the median."""
+
+    def __init__(self, session, mounts, form, figures, copy, progress):
+        self._session, self._mounts, self.form, self._figures, self._copy = session, mounts, form, figures, copy
+        self._progress = progress
+        self._sections = {}    # figure -> arm -> a section for each round
+
+    def run(self, what, arms, visit, options, stored):
+        """For each round, mounts the arms (name -> read path, environment), each with the file `measured`, verified, and lets
+        `visit(order, folders)` time them. The file is stored before the mount, or else written in the mount and kept open."""
+        for number, order in orders(arms, self.form["rounds"]):
+            self._progress(what, f"round {number + 1} of {self.form['rounds']}")
+            sources = {arm: self._mounts.scratch / f"source-{arm}" for arm in arms}
+            with contextlib.ExitStack() as stack:
+                folders = {}
+                for arm in order:
+                    sources[arm].mkdir()
+                    if stored:
+                        shutil.copyfile(self._copy / "measured", sources[arm] / "measured")
+                    path, environment = arms[arm]
+                    folders[arm] = stack.enter_context(
+                        self._mounts.mounted(arm, path, sources[arm], *options, environment=environment))
+                self._mounts.pin(True)
+                stack.enter_context(self._session.open(self._copy / "measured", "r", "wanted"))
+                for arm in order:
+                    # Kept open: no close flushes what is written here, so reads are of dirty bytes.
+                    stack.enter_context(self._session.open(folders[arm] / "measured", "r" if stored else "create", arm))
+                    if not stored:
+                        self._session("write", arm, 0, self.form["large"], MiB, 60)
+                for arm in order:
+                    self._session.must_be_equal(arm, "wanted", MiB, f"{what}, {arm}")
+                visit(order, folders)
+                self._mounts.pin(False)
+            for arm in arms:
+                with self._session.open(sources[arm] / "measured", "r", "a"), self._session.open(self._copy / "measured", "r", "b"):
+                    self._session.must_be_equal("a", "b", MiB, f"{what}, {arm}, stored")
+                shutil.rmtree(sources[arm])
+
+    def length(self, size):
+        return min(self.form["read"].get(size, self.form["large"]), self.form["large"])
+
+    def read(self, size, order, suffix="", before_each=None):
+        """One timed read for each arm, after an untimed one that warms up the buffers of its path."""
+        length = min(self.form["read"].get(size, self.form["large"]), self.form["large"])
+
+        def one(arm, times):
+            if before_each:
+                before_each(arm)
+            self._mounts.watch(arm)
+            return self._session("read", arm, length, SIZES[size], times)
+        for arm in order:
+            one(arm, 1)
+        # Once only if each has to be prepared.
+        times = 1 if before_each else self.form["times"] * self._mounts.times
+        for arm in order:
+            self.keep(f"read/{size}", arm + suffix, one(arm, times))
+
+    def keep(self, figure, arm, section):
+        self._sections.setdefault(figure, {}).setdefault(arm, []).append(section)
+
+    def add_to_figures(self):
+        for figure, arms in self._sections.items():
+            for arm, sections in arms.items():
+                name, _, suffix = arm.partition("/")
+                reference = None
+                if figure.startswith("read/") and name != "tmpfs":
+                    reference = arms[f"{REFERENCE}/{suffix}" if suffix else REFERENCE]
+                self._figures.add(f"{figure}/{arm}".rstrip("/") + self._mounts.suffix, sections, reference)
+
+
+def measure_direct(session, mounts, form, figures, copy, progress):
+    """Reads of what was written and not yet flushed, and writes, both with --direct-io."""
+    rounds = Rounds(session, mounts, form, figures, copy, progress)
+    arms = {path: (path, None) for path in PATHS}
+    if not mounts.suffix:    # set for a process, so it takes one of its own
+        arms["after_fixed_threshold"] = ("after", FIXED_THRESHOLD)
+    plain = mounts.scratch / "tmpfs"
+    plain.mkdir()
+
+    def write(size, arm, folder):
+        # A new file each time; the first is not timed and warms the pool up.
+        for warm in (True, False):
+            mounts.watch(arm)
+            with session.open(folder / "written", "create", "written"):
+                section = session("write", "written", 0, rounds.length(size), SIZES[size], 70)
+        rounds.keep(f"write/{size}", "" if arm == "gather" else arm, section)
+
+    def visit(order, folders):
+        for size in form["sizes"]:
+            rounds.read(size, order)
+        figures.state = {arm: mounts.stats(arm) for arm in order}
+        mounts.pin(False)
+        for size in form["free"]:
+            rounds.read(size, [arm for arm in order if arm in PATHS], "/free")
+        mounts.pin(True)
+        for arm in order:
+            session.must_be_equal(arm, "wanted", MiB, f"{arm}, after it was timed")
+        # Reading has four paths, writing has one: beside it the same on tmpfs.
+        for size in form["sizes"]:
+            for arm in ("gather", "tmpfs") if order.index("gather") % 2 else ("tmpfs", "gather"):
+                write(size, arm, plain if arm == "tmpfs" else folders[arm])
+            with session.open(plain / "written", "r", "a"), session.open(folders["gather"] / "written", "r", "b"):
+                session.must_be_equal("a", "b", MiB, f"write {size}")
+        mounts.unlink(folders["gather"] / "written")
+        os.unlink(plain / "written")
+
+    rounds.run("reads and writes, direct", arms, visit, ["--direct-io"], stored=False)
+    rounds.add_to_figures()
+
+
+def measure_cached(session, mounts, form, figures, copy, progress):
+    """Reads through the kernel's page cache, which is dropped before each: clean bytes, held in the pool."""
+    rounds = Rounds(session, mounts, form, figures, copy, progress)
+
+    def visit(order, folders):
+        for size in form["cached"]:
+            rounds.read(size, order, "/cached", before_each=lambda arm: session("drop_pages", arm))
+
+    rounds.run("reads, through the page cache", {path: (path, None) for path in PATHS}, visit, [], stored=True)
+    rounds.add_to_figures()
+
+
+def measure_keep_cache(session, mounts, form, figures, copy, progress):
+    """A second read of a file whose pages the kernel keeps across opens: from the page cache, as on tmpfs."""
+    rounds = Rounds(session, mounts, form, figures, copy, progress)
+    requests = []
+
+    def visit(order, folders):
+        before = mounts.stats("gather")["read_requests"]
+        for arm in order:
+            session("close", arm)
+            session("open", arm, folders[arm] / "measured", "r")
+        session("open", "tmpfs", copy / "measured", "r")
+        rounds.read("128KiB", [*order, "tmpfs"], "/keep_cache")
+        session("close", "tmpfs")
+        requests.append(mounts.stats("gather")["read_requests"] - before)
+
+    rounds.run("reads again, cache kept", {path: (path, None) for path in (REFERENCE, "gather")}, visit, ["--keep-cache"], stored=True)
+    rounds.add_to_figures()
+    figures.add_count("requests/reread/keep_cache", max(requests), "requests", len(requests))
+
+
+class Figures:
+    """The results, by name."""
+
+    def __init__(self):
+        self.rows = []
+        self.state = {}
+
+    def notes(self, mounted):
+        held = ", ".join(f"{arm} {stats['dirty_bytes'] // MiB}" for arm, stats in self.state.items())
+        notes = ["A ratio is the CPU time of plan/after divided by the figure's own, in the same round: above 1 is cheaper.",
+                 f"read/SIZE/PATH is of dirty bytes: what was written and not yet flushed. MiB dirty while it was timed: {held}."]
+        if not mounted:
+            return notes + ["in_process: no mount, the reader has the library in it. The kernel's last copy is a copy to the reader's buffer."]
+        return notes + [
+            "CPU time is that of daemon and reader, by their own clocks. 'machine' is the whole machine's count, where it differs: "
+            "it has other programs in it.",
+            "read/SIZE/PATH and write/SIZE: --direct-io, daemon and reader on one CPU. /free: on any CPU. /cached: through the page "
+            "cache, dropped before each read, of clean bytes in the pool. /keep_cache: read again after a close and an open, from "
+            "pages that were kept. tmpfs: the same on tmpfs itself.",
+            "after_fixed_threshold: plan/after with MALLOC_MMAP_THRESHOLD_=65536, so that its vectors go back to the system after "
+            "each read. Without it glibc comes to keep them, and their page faults do not show."]
+
+    def _add(self, name, values, unit, reference=None, reference_values=None, better="lower"):
+        ratios = None
+        if reference_values is not None:
+            ratios = [theirs / ours if ours else None for theirs, ours in zip(reference_values, values)]
+            ratios = None if None in ratios else ratios
+        spread = report.quartiles(ratios if ratios else values)
+        self.rows.append({
+            "name": name, "reference": reference if ratios else None, "ratio": report.median(ratios) if ratios else None,
+            "value": report.median(values), "unit": unit, "n": len(values), "spread": [spread[0], spread[2]],
+            "goal": GOALS.get(name), "better": "higher" if ratios or better == "higher" else "lower"})
+        return self.rows[-1]
+
+    def add(self, name, sections, reference):
+        self._add(name, [cost(s) for s in sections], "CPU s/GiB", f"plan/{REFERENCE}", [cost(s) for s in reference] if reference else None)
+        self._add(f"faults/{name}", [(s["daemon_faults"] + s["reader_faults"]) / (s["bytes"] / GiB) for s in sections], "faults/GiB")
+        self._add(f"throughput/{name}", [s["bytes"] / GiB / (s["wall_ns"] / 1e9) for s in sections], "GiB/s", better="higher")
+        # In ticks of 10 ms, so of all rounds together; it counts what else ran on the machine too.
+        moved = sum(s["bytes"] for s in sections) / GiB
+        self._add(f"machine/{name}", [sum(s["machine_ns"] for s in sections) / 1e9 / moved], "CPU s/GiB")
+
+    def add_count(self, name, value, unit, n):
+        self.rows.append({"name": name, "reference": None, "ratio": None, "value": value, "unit": unit, "n": n,
+                          "spread": [value, value], "goal": GOALS.get(name), "better": "lower"})
+
+
+def free_memory_bytes():
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * KiB
+    return 0
+
+
+def run(arguments, form):
+    progress = Progress()
+    figures = Figures()
+    copies = form["large"] * 5 + 600 * MiB
+    need = 3 * copies + form["large"] * 6
+    if free_memory_bytes() < need:
+        raise mounting.MountError(f"takes {need // MiB} MiB of free memory, there are {free_memory_bytes() // MiB}: try --quick")
+    reason = mounting.why_no_mount()
+    if reason:
+        print(f"nothing can be mounted here ({reason}): the same workload runs in one process, with the library in the reader", file=sys.stderr)
+        form = {**form, "free": []}
+    with mounting.scratch_directory(2 * copies + form["large"] * 6) as scratch, \
+            Session(arguments.in_process if reason else arguments.io, 120) as session:
+        copy = scratch / "copy"
+        copy.mkdir()
+        with session.open(copy / "measured", "create") as slot:
+            session("write", slot, 0, form["large"], MiB, 60)
+        mounts = (InProcess if reason else Mounts)(arguments, form, session, scratch)
+        measure_direct(session, mounts, form, figures, copy, progress)
+        if not reason:
+            measure_cached(session, mounts, form, figures, copy, progress)
+            measure_keep_cache(session, mounts, form, figures, copy, progress)
+        (copy / "measured").unlink()
+        check_workload(session, form, mounts, copy, progress)
+    progress.end()
+    return figures
+
+
+def machine():
+    model = "unknown CPU"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return f"{platform.system()} {platform.release()}, {os.cpu_count()} x {model}"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--full", dest="form", action="store_const", const="full", default="default", help="the plan's 3 x 300 MB, 15 pairs")
+    form.add_argument("--quick", dest="form", action="store_const", const="quick", help="about a minute: fewer sizes, 5 pairs")
+    parser.add_argument("--tarnfs", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--io", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--in-process", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--report", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):    # as Ctrl-C: through every clean-up
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
+    started = time.monotonic()
+    try:
+        figures = run(arguments, FORMS[arguments.form])
+    except KeyboardInterrupt:
+        print("\nstopped; everything is unmounted", file=sys.stderr)
+        return 130
+    except (WrongBytes, mounting.MountError, OSError, subprocess.SubprocessError) as e:
+        print(f"\nFAILED: {e}", file=sys.stderr)
+        return 1
+    report.write(figures, arguments.report, arguments.form, machine(), time.monotonic() - started, figures.notes(mounted=not mounting.why_no_mount()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The main job, from a clean clone: installs what is missing, builds release, runs the plan's workload on a mounted tarnfs,
+# verifies every byte, and says what reads and writes cost. README.md says how it is measured.
+#   bench/run.sh            under three minutes
+#   bench/run.sh --full     the plan's 3 x 300 MB, 15 pairs
+#   bench/run.sh --quick    about a minute
+# Writes build/report/main.md, main.svg and main.json.
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() { sed -n '3,8s/^# \{0,1\}//p' bench/run.sh; }
+for argument; do
+  case $argument in
+    --full | --quick) ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+done
+
+build=build/bench
+report=build/report
+mkdir -p "$report"
+
+# Says what it does in a line; what that prints is shown only if it fails.
+quietly() {
+  local what=$1
+  shift
+  printf '%s ...\n' "$what" >&2
+  if ! "$@" >"$report/build.log" 2>&1; then
+    cat "$report/build.log" >&2
+    printf 'FAILED: %s\n' "$what" >&2
+    exit 1
+  fi
+}
+
+cmake/dependencies.sh
+quietly "configuring" cmake --preset release -B "$build" -D TARN_BUILD_TESTS=OFF
+quietly "building" cmake --build "$build" --target tarnfs main_job_io main_job_in_process
+
+exec python3 bench/main_job.py "$@" --tarnfs "$build/examples/tarnfs/tarnfs" --io "$build/bench/main_job_io" \
+  --in-process "$build/bench/main_job_in_process" --report "$report"

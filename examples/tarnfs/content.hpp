@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The bytes of files: all that tarnfs uses tarn for is behind this page, in content.cpp and the two headers it includes.
+//
+// Everything answers 0 or an errno, as the rest of tarnfs does.
+//
+// Thread safety: any thread.
+
+#include <fuse_lowlevel.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "options.hpp"
+#include "source_file.hpp"
+
+namespace tarnfs {
+
+/// What a request handler answers when it has replied itself.
+inline constexpr int replied = -1;
+
+/// The bytes of one file.
+class Content {
+ public:
+  virtual ~Content() = default;
+
+  /// Replies to a read. Returns: `replied`, or an errno that is yet to be sent.
+  virtual int reply_read(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset) = 0;
+  virtual int read(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) = 0;
+  virtual int write(fuse_bufvec& from, std::uint64_t offset, std::size_t& written) = 0;
+
+  virtual int truncate(std::uint64_t size_bytes) = 0;
+  virtual int punch_hole(std::uint64_t offset, std::uint64_t size_bytes) = 0;
+  virtual int zero_range(std::uint64_t offset, std::uint64_t size_bytes, bool keep_size) = 0;
+  /// SEEK_DATA and SEEK_HOLE. Errors: ENXIO.
+  virtual int seek(std::uint64_t offset, bool data, std::uint64_t& found) = 0;
+
+  /// Stores what is dirty in SOURCE, and its mtime.
+  virtual int flush() = 0;
+  /// Lets go of everything, stored or not: nobody can reach the file any more.
+  virtual void discard() = 0;
+
+  struct Range {
+    std::uint64_t offset, size_bytes;
+  };
+  /// What is in memory and not in SOURCE; reading it asks SOURCE for nothing.
+  [[nodiscard]] virtual std::vector<Range> dirty_ranges() const = 0;
+  [[nodiscard]] virtual bool is_dirty() const = 0;
+  [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
+  /// Bytes below the size that are no hole, as far as is known without asking SOURCE.
+  [[nodiscard]] virtual std::uint64_t data_bytes() const = 0;
+};
+
+/// Settings of the connection that byte requests want; called while it is made.
+void configure_connection(fuse_conn_info& connection);
+
+/// The memory that all files share.
+class ContentPool {
+ public:
+  virtual ~ContentPool() = default;
+
+  /// What is wrong with the options: one line, or nothing.
+  [[nodiscard]] static std::string check(const ContentOptions& options);
+  /// Made after the last fork: a forked child must not touch it.
+  [[nodiscard]] static std::unique_ptr<ContentPool> make(const ContentOptions& options);
+
+  /// `id` is one that no other file ever had; `source` outlives the content.
+  [[nodiscard]] virtual std::unique_ptr<Content> add(SourceFile& source, std::uint64_t id,
+                                                     std::uint64_t size_bytes) = 0;
+  /// Lines of `name value`.
+  [[nodiscard]] virtual std::string stats() const = 0;
+};
+
+}  // namespace tarnfs

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+
+// Requests that carry or move bytes: each finds the file's content and asks it.
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include <algorithm>
+#include <string>
+
+#include "filesystem.hpp"
+
+namespace tarnfs {
+namespace {
+
+struct OpenHandle {
+  InodeRef inode;
+  Content* content;
+};
+
+OpenHandle& handle(const fuse_file_info* file) { return *reinterpret_cast<OpenHandle*>(file->fh); }
+
+void count(std::atomic<std::uint64_t>& counter, std::uint64_t n = 1) {
+  counter.fetch_add(n, std::memory_order_relaxed);
+}
+
+int do_open(Filesystem& fs, fuse_req_t request, fuse_ino_t number, fuse_file_info* file) {
+  auto& inode = fs.inode(number);
+  if (const int error = open_file(fs, inode, *file)) return error;
+  if (fuse_reply_open(request, file) == -ENOENT) release_file(fs, inode, *file);
+  return replied;
+}
+
+int do_read(Filesystem& fs, fuse_req_t request, fuse_ino_t, std::size_t size_bytes, off_t offset,
+            fuse_file_info* file) {
+  auto& open = handle(file);
+  count(fs.served.reads);
+  count(fs.served.read_bytes, size_bytes);
+  if (open.inode->source.is_stale()) return ESTALE;
+  return open.content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset));
+}
+
+int do_write_buf(Filesystem& fs, fuse_req_t request, fuse_ino_t, fuse_bufvec* from, off_t offset,
+                 fuse_file_info* file) {
+  auto& open = handle(file);
+  if (open.inode->source.is_stale()) return ESTALE;
+  // Before the bytes: a flush that takes these takes their time too.
+  open.inode->source.touch();
+  std::size_t written = 0;
+  if (const int error = open.content->write(*from, static_cast<std::uint64_t>(offset), written)) return error;
+  count(fs.served.writes);
+  count(fs.served.write_bytes, written);
+  fuse_reply_write(request, written);
+  return replied;
+}
+
+int do_flush(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info*) {
+  auto& inode = fs.inode(number);
+  return inode.unlinked ? 0 : fs.flush(inode);
+}
+
+int do_release(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info* file) {
+  release_file(fs, fs.inode(number), *file);
+  return 0;
+}
+
+int do_fsync(Filesystem& fs, fuse_req_t, fuse_ino_t number, int data_only, fuse_file_info*) {
+  auto& inode = fs.inode(number);
+  count(fs.served.fsyncs);
+  if (const int error = fs.flush(inode)) return error;
+  // Always, not only if this flush stored something: pressure, or a close, may have stored it before.
+  const int error = inode.source.sync(data_only != 0);
+  if (error) inode.source.report_failure("fsync", error);
+  return error;
+}
+
+int do_fallocate(Filesystem&, fuse_req_t, fuse_ino_t, int mode, off_t offset, off_t length, fuse_file_info* file) {
+  if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) return EOPNOTSUPP;
+  auto& source = handle(file).inode->source;
+  auto& content = *handle(file).content;
+  const auto at = static_cast<std::uint64_t>(offset);
+  const auto size_bytes = static_cast<std::uint64_t>(length);
+  const bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
+  if (source.is_stale()) return ESTALE;
+  if (mode & FALLOC_FL_PUNCH_HOLE) {
+    source.touch();
+    return content.punch_hole(at, size_bytes);
+  }
+  if (mode & FALLOC_FL_ZERO_RANGE) {
+    source.touch();
+    return content.zero_range(at, size_bytes, keep_size);
+  }
+  // Space is SOURCE's to give, now: that it is there is the point of the call. The kernel holds off writes meanwhile.
+  if (const int error = source.reserve(at, size_bytes)) return error;
+  source.touch();
+  return keep_size || content.size_bytes() >= at + size_bytes ? 0 : content.truncate(at + size_bytes);
+}
+
+int do_lseek(Filesystem&, fuse_req_t request, fuse_ino_t, off_t offset, int whence, fuse_file_info* file) {
+  if (whence != SEEK_DATA && whence != SEEK_HOLE) return EINVAL;
+  if (offset < 0) return ENXIO;
+  std::uint64_t found = 0;
+  if (const int error = handle(file).content->seek(static_cast<std::uint64_t>(offset), whence == SEEK_DATA, found)) {
+    return error;
+  }
+  fuse_reply_lseek(request, static_cast<off_t>(found));
+  return replied;
+}
+
+}  // namespace
+
+int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
+  if (!inode.is_regular()) return EINVAL;
+  int error = 0;
+  auto* const content = inode.content(*fs.pool, error);
+  if (error) return error;
+  if ((error = inode.source.check_unchanged()) != 0) return error;
+  if ((file.flags & O_ACCMODE) != O_RDONLY) {
+    const auto descriptor = inode.source.writable_descriptor();
+    if (!descriptor) return errno;
+    if (descriptor->write_error) return descriptor->write_error;
+  }
+  auto opened = std::make_unique<OpenHandle>(OpenHandle{fs.inodes.ref(inode), content});
+  ++inode.opens;
+  file.fh = reinterpret_cast<std::uint64_t>(opened.release());
+  file.direct_io = fs.options.direct_io;
+  file.keep_cache = fs.options.keep_cache;
+  return 0;
+}
+
+void release_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
+  const std::unique_ptr<OpenHandle> closed{&handle(&file)};
+  const bool last = --inode.opens == 0;
+  // What a shared mapping stored comes after the last flush. The error has nobody left to go to but the log.
+  if (!(last && inode.unlinked)) fs.flush(inode);
+  if (last && !closed->content->is_dirty()) inode.source.close_descriptor();
+}
+
+int Filesystem::flush(Inode& inode) {
+  auto* const content = inode.content();
+  return content ? content->flush() : 0;
+}
+
+bool Filesystem::flush_all(fuse_session* session) {
+  bool ok = true;
+  for (const auto& inode : inodes.with_content()) {
+    if (session && inode->opens > 0 && !options.direct_io) {
+      // Makes the kernel send the pages that a mapping has changed, and waits until it has.
+      fuse_lowlevel_notify_inval_inode(session, number(*inode), 0, 0);
+    }
+    if (!inode->unlinked && flush(*inode) != 0) ok = false;
+  }
+  return ok;
+}
+
+std::string Filesystem::stats() const {
+  const auto line = [](const char* name, const std::atomic<std::uint64_t>& value) {
+    return std::string{name} + ' ' + std::to_string(value.load()) + '\n';
+  };
+  return line("read_requests", served.reads) + line("read_request_bytes", served.read_bytes) +
+         line("write_requests", served.writes) + line("write_request_bytes", served.write_bytes) +
+         line("fsync_requests", served.fsyncs) + pool->stats();
+}
+
+void add_file_handlers(fuse_lowlevel_ops& handlers) {
+  handlers.open = Handler<do_open>::call;
+  handlers.read = Handler<do_read>::call;
+  handlers.write_buf = Handler<do_write_buf>::call;
+  handlers.flush = Handler<do_flush>::call;
+  handlers.release = Handler<do_release>::call;
+  handlers.fsync = Handler<do_fsync>::call;
+  handlers.fallocate = Handler<do_fallocate>::call;
+  handlers.lseek = Handler<do_lseek>::call;
+}
+
+}  // namespace tarnfs

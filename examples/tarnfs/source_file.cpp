@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: MIT
+#include "source_file.hpp"
+
+#include <fcntl.h>
+#include <sys/xattr.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <cstring>
+
+namespace tarnfs {
+namespace {
+
+constexpr const char* capability_name = "security.capability";
+
+bool same(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
+
+std::string proc_path_of(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+
+std::string read_link(const std::string& path) {
+  std::array<char, PATH_MAX> target;
+  const auto n = ::readlink(path.c_str(), target.data(), target.size());
+  return n < 0 ? std::string{} : std::string{target.data(), static_cast<std::size_t>(n)};
+}
+
+}  // namespace
+
+std::shared_ptr<const Descriptor> DescriptorCache::get(SourceFile& file) {
+  {
+    const std::lock_guard lock{mutex_};
+    if (file.descriptor_) {
+      recent_.splice(recent_.begin(), recent_, file.recent_);
+      return file.descriptor_;
+    }
+  }
+  // Opened without the lock: SOURCE may be slow. Of two threads that open at once, one throws its own away.
+  const auto path = file.proc_path();
+  Fd fd{::open(path.c_str(), O_RDWR | O_CLOEXEC)};
+  int write_error = 0;
+  if (!fd && (errno == EACCES || errno == EPERM || errno == EROFS || errno == ETXTBSY)) {
+    write_error = errno;
+    fd = Fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  }
+  if (!fd) return nullptr;
+  auto opened = std::make_shared<const Descriptor>(Descriptor{std::move(fd), write_error});
+
+  std::shared_ptr<const Descriptor> evicted;  // closed after the lock is given up
+  const std::lock_guard lock{mutex_};
+  if (!file.descriptor_) insert_locked(file, std::move(opened), evicted);
+  return file.descriptor_;
+}
+
+void DescriptorCache::put(SourceFile& file, Fd fd) {
+  auto opened = std::make_shared<const Descriptor>(Descriptor{std::move(fd), 0});
+  std::shared_ptr<const Descriptor> evicted;
+  const std::lock_guard lock{mutex_};
+  if (!file.descriptor_) insert_locked(file, std::move(opened), evicted);
+}
+
+void DescriptorCache::insert_locked(SourceFile& file, std::shared_ptr<const Descriptor> opened,
+                                    std::shared_ptr<const Descriptor>& evicted) {
+  recent_.push_front(&file);
+  file.recent_ = recent_.begin();
+  file.descriptor_ = std::move(opened);
+  // One that could not be opened again is passed over: only a tarnfs that is not root meets such.
+  int tries = 8;
+  for (auto last = recent_.end(); recent_.size() > limit_ && tries > 0 && --last != recent_.begin(); --tries) {
+    auto& victim = **last;
+    if (victim.descriptor_->write_error == 0 &&
+        ::faccessat(AT_FDCWD, victim.proc_path().c_str(), R_OK | W_OK, AT_EACCESS) != 0) {
+      continue;
+    }
+    evicted = std::move(victim.descriptor_);
+    victim.descriptor_ = nullptr;
+    recent_.erase(last);
+    return;
+  }
+}
+
+void DescriptorCache::close(SourceFile& file) {
+  std::shared_ptr<const Descriptor> closed;
+  const std::lock_guard lock{mutex_};
+  if (!file.descriptor_) return;
+  recent_.erase(file.recent_);
+  closed.swap(file.descriptor_);
+}
+
+SourceTree::SourceTree(Fd directory, std::size_t descriptor_limit)
+    : root{std::move(directory)}, path{read_link(proc_path_of(root.get()))}, descriptors{descriptor_limit} {}
+
+std::string SourceFile::proc_path() const { return proc_path_of(handle_.get()); }
+
+std::string SourceFile::name() const {
+  auto path = read_link(proc_path());
+  const auto& root = tree_.path;
+  if (root != "/" && path.starts_with(root) && path.size() > root.size() && path[root.size()] == '/') {
+    path.erase(0, root.size() + 1);
+  } else if (path.starts_with('/')) {
+    path.erase(0, 1);
+  }
+  return path;
+}
+
+std::shared_ptr<const Descriptor> SourceFile::writable_descriptor() {
+  auto found = descriptor();
+  if (found && found->write_error) {
+    close_descriptor();
+    found = descriptor();
+  }
+  return found;
+}
+
+void SourceFile::report_failure(std::string_view what, int error) const {
+  tree_.failed = true;
+  tree_.log.error(name() + ": " + std::string{what} + ": " + ::strerrordesc_np(error));
+}
+
+int SourceFile::stat_handle(struct stat& out) const {
+  return ::fstatat(handle_.get(), "", &out, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno;
+}
+
+int SourceFile::watch(std::uint64_t& size_bytes) {
+  // Before the stamp is taken: on a layered filesystem the first open for writing makes a copy, with a ctime of its own.
+  if (!descriptor()) return errno;
+  const std::lock_guard lock{mutex_};
+  if (!watched_) {
+    struct stat now {};
+    if (const int error = stat_handle(now)) return error;
+    left_ = {now.st_size, now.st_mtim, now.st_ctim};
+    shown_mtime_ = now.st_mtim;
+    shown_ctime_ = now.st_ctim;
+    watched_ = true;
+  }
+  size_bytes = static_cast<std::uint64_t>(left_.size_bytes);
+  return 0;
+}
+
+int SourceFile::check_unchanged() {
+  const std::lock_guard lock{mutex_};
+  return check_locked();
+}
+
+int SourceFile::check_locked() {
+  if (is_stale()) return ESTALE;
+  if (!watched_ || own_changes_ > 0) return 0;
+  struct stat now {};
+  if (const int error = stat_handle(now)) return error;
+  if (now.st_size == left_.size_bytes && same(now.st_mtim, left_.mtime) && same(now.st_ctim, left_.ctime)) return 0;
+  stale_ = true;
+  tree_.log.error(name() + ": changed behind the mount: " + ::strerrordesc_np(ESTALE));
+  return ESTALE;
+}
+
+void SourceFile::touch() {
+  // The clock by which the kernel stamps what goes to SOURCE directly: a finer one could show a file as newer than one
+  // that was made after it.
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  const std::lock_guard lock{mutex_};
+  shown_mtime_ = shown_ctime_ = now;
+}
+
+void SourceFile::show_times(struct stat& attributes) const {
+  const std::lock_guard lock{mutex_};
+  if (!watched_) return;
+  attributes.st_mtim = shown_mtime_;
+  attributes.st_ctim = shown_ctime_;
+}
+
+int SourceFile::set_times(const timespec (&times)[2]) {
+  const OwnChange change{*this};
+  const std::lock_guard lock{mutex_};
+  if (::utimensat(AT_FDCWD, proc_path().c_str(), times, 0) != 0) return errno;
+  if (watched_ && times[1].tv_nsec != UTIME_OMIT) {
+    shown_mtime_ = times[1];
+    if (times[1].tv_nsec == UTIME_NOW) {
+      struct stat now {};
+      if (const int error = stat_handle(now)) return error;
+      shown_mtime_ = now.st_mtim;
+    }
+  }
+  return 0;
+}
+
+SourceFile::OwnChange::OwnChange(SourceFile& file, Of what) : file_{file}, what_{what} {
+  const std::lock_guard lock{file_.mutex_};
+  // Found now or never: what the change leaves will be taken for ours. Who needs to know asks is_stale.
+  file_.check_locked();
+  ++file_.own_changes_;
+  ++file_.own_changes_begun_;
+}
+
+SourceFile::OwnChange::~OwnChange() {
+  const std::lock_guard lock{file_.mutex_};
+  --file_.own_changes_;
+  if (!file_.watched_) return;
+  struct stat now {};
+  if (file_.stat_handle(now) != 0) return;
+  file_.left_ = {now.st_size, now.st_mtim, now.st_ctim};
+  if (what_ == Of::attributes) file_.shown_ctime_ = now.st_ctim;
+}
+
+int SourceFile::load(std::span<const iovec> into, std::uint64_t offset) {
+  const auto from = descriptor();
+  if (!from) return errno;
+  std::uint64_t changes_before = 0;
+  {
+    const std::lock_guard lock{mutex_};
+    changes_before = own_changes_begun_;
+  }
+  auto at = static_cast<off_t>(offset);
+  while (!into.empty()) {
+    const auto count = static_cast<int>(std::min<std::size_t>(into.size(), IOV_MAX));
+    const auto n = ::preadv(from->fd.get(), into.data(), count, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    at += n;
+    // Whole pieces are done with. A short read inside one is finished on its own.
+    auto left = static_cast<std::size_t>(n);
+    while (!into.empty() && left >= into[0].iov_len) {
+      left -= into[0].iov_len;
+      into = into.subspan(1);
+    }
+    if (n == 0 && !into.empty()) {
+      const int error = check_unchanged();
+      return error ? error : EIO;
+    }
+    if (left == 0) continue;
+    auto* const to = static_cast<std::byte*>(into[0].iov_base);
+    for (std::size_t done = left; done < into[0].iov_len;) {
+      const auto more = ::pread(from->fd.get(), to + done, into[0].iov_len - done, at);
+      if (more < 0 && errno == EINTR) continue;
+      if (more < 0) return errno;
+      if (more == 0) {
+        const int error = check_unchanged();
+        return error ? error : EIO;
+      }
+      done += static_cast<std::size_t>(more);
+      at += more;
+    }
+    into = into.subspan(1);
+  }
+  // After the bytes were read, so that they are known to be of the file as it was left. A change of our own that ran
+  // meanwhile has compared for us when it began.
+  const std::lock_guard lock{mutex_};
+  return own_changes_begun_ == changes_before ? check_locked() : (is_stale() ? ESTALE : 0);
+}
+
+SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnChange::Of::bytes} {
+  if (file_.is_stale()) {
+    error_ = ESTALE;
+    return;
+  }
+  descriptor_ = file_.writable_descriptor();
+  if (!descriptor_) {
+    error_ = errno;
+  } else if (descriptor_->write_error) {
+    error_ = descriptor_->write_error;
+  } else if (::fstat(descriptor_->fd.get(), &before_) != 0) {
+    error_ = errno;
+  } else {
+    data_end_ = static_cast<std::uint64_t>(before_.st_size);
+    std::array<char, 256> value;
+    const auto n = ::fgetxattr(descriptor_->fd.get(), capability_name, value.data(), value.size());
+    if (n > 0) capability_.assign(value.data(), static_cast<std::size_t>(n));
+  }
+}
+
+int SourceFile::Storing::resize(std::uint64_t keep_bytes, std::uint64_t size_bytes) {
+  if (error_) return error_;
+  const auto set = [&](std::uint64_t size) {
+    if (::ftruncate(descriptor_->fd.get(), static_cast<off_t>(size)) != 0) error_ = errno;
+  };
+  const auto keep = std::min(keep_bytes, size_bytes);
+  if (keep < data_end_) {
+    set(keep);
+    if (error_) return error_;
+    data_end_ = keep;
+    if (size_bytes != keep) set(size_bytes);
+  } else if (size_bytes != static_cast<std::uint64_t>(before_.st_size)) {
+    set(size_bytes);
+  }
+  return error_;
+}
+
+int SourceFile::Storing::write(std::span<const std::byte> from, std::uint64_t offset) {
+  while (!error_ && !from.empty()) {
+    const auto n = ::pwrite(descriptor_->fd.get(), from.data(), from.size(), static_cast<off_t>(offset));
+    if (n > 0) {
+      from = from.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    } else if (n == 0 || errno != EINTR) {
+      error_ = n == 0 ? EIO : errno;
+    }
+  }
+  return error_;
+}
+
+int SourceFile::Storing::zero(std::uint64_t offset, std::uint64_t size_bytes) {
+  // Past the old end SOURCE is zero already, and space that fallocate took for it stays taken.
+  if (error_ || offset >= data_end_) return error_;
+  size_bytes = std::min(size_bytes, data_end_ - offset);
+  if (::fallocate(descriptor_->fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(size_bytes)) == 0) {
+    return 0;
+  }
+  if (errno != EOPNOTSUPP && errno != ENOSYS) return error_ = errno;
+  static constexpr std::array<std::byte, 64 << 10> zeros{};
+  while (!error_ && size_bytes > 0) {
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(size_bytes, zeros.size()));
+    write({zeros.data(), n}, offset);
+    offset += n;
+    size_bytes -= n;
+  }
+  return error_;
+}
+
+int SourceFile::Storing::finish() {
+  if (!descriptor_) return error_;
+  // Also after an error: part of the bytes may be there.
+  const auto fd = descriptor_->fd.get();
+  struct stat after {};
+  if (::fstat(fd, &after) == 0 && after.st_mode != before_.st_mode) ::fchmod(fd, before_.st_mode & 07777);
+  if (!capability_.empty()) ::fsetxattr(fd, capability_name, capability_.data(), capability_.size(), 0);
+  const std::lock_guard lock{file_.mutex_};
+  const int error = descriptor_->write_error ? 0 : file_.settle_times_locked(fd);
+  return error_ ? error_ : error;
+}
+
+int SourceFile::seek(std::uint64_t offset, bool data, std::uint64_t& found) {
+  const auto in = descriptor();
+  if (!in) return errno;
+  // Moves the descriptor's own position, which nothing here uses.
+  const auto at = ::lseek(in->fd.get(), static_cast<off_t>(offset), data ? SEEK_DATA : SEEK_HOLE);
+  if (at < 0) return errno;
+  found = static_cast<std::uint64_t>(at);
+  return 0;
+}
+
+int SourceFile::sync(bool data_only) {
+  const auto to = descriptor();
+  if (!to) return errno;
+  const int failed = data_only ? ::fdatasync(to->fd.get()) : ::fsync(to->fd.get());
+  return failed ? errno : 0;
+}
+
+int SourceFile::reserve(std::uint64_t offset, std::uint64_t size_bytes) {
+  const auto in = writable_descriptor();
+  if (!in) return errno;
+  if (in->write_error) return in->write_error;
+  const OwnChange change{*this, OwnChange::Of::bytes};
+  if (is_stale()) return ESTALE;
+  if (::fallocate(in->fd.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(size_bytes)) != 0) {
+    return errno;
+  }
+  const std::lock_guard lock{mutex_};
+  return settle_times_locked(in->fd.get());
+}
+
+int SourceFile::settle_times() {
+  {
+    const std::lock_guard lock{mutex_};
+    if (!watched_ || is_stale() || same(left_.mtime, shown_mtime_)) return 0;
+  }
+  const OwnChange change{*this, OwnChange::Of::bytes};
+  const auto of = descriptor();
+  if (!of) return errno;
+  const std::lock_guard lock{mutex_};
+  return settle_times_locked(of->fd.get());
+}
+
+int SourceFile::settle_times_locked(int fd) {
+  const timespec times[2] = {{0, UTIME_OMIT}, shown_mtime_};
+  return ::futimens(fd, times) == 0 ? 0 : errno;
+}
+
+}  // namespace tarnfs

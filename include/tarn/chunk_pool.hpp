@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The pool: chunks of any number of files, dirty and clean, and of content named by its digest, in one memory budget.
+//
+// A pool hands out pins, says what it holds, and forgets what it is told to. Bytes go in and out by the algorithms
+// (read_range, write_range, truncate, flush), which work on a pool and a file's metadata.
+//
+// Thread safety: every call from any thread, except that a file's metadata has one owner at a time (see DirtyFile).
+//                Destroy it last, and never in a forked child.
+// Lock order:    in detail/pool_core.hpp.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/read_loop.hpp>
+#include <tarn/dirty_file_metadata.hpp>
+#include <tarn/eviction/clock.hpp>
+#include <tarn/policies.hpp>
+#include <tarn/pool_options.hpp>
+#include <tarn/pool_stats.hpp>
+#include <tarn/result.hpp>
+#include <tarn/storage/arena.hpp>
+#include <tarn/storage/heap.hpp>
+
+namespace tarn {
+
+/// Keeps a chunk in memory. The bytes may still change, and move to another address, between calls.
+///
+/// Thread safety: one thread at a time. Must not outlive its pool.
+template <class Traits>
+class PinnedChunk {
+ public:
+  PinnedChunk(PinnedChunk&& other) noexcept : core_{other.core_}, chunk_{std::exchange(other.chunk_, nullptr)} {}
+  PinnedChunk& operator=(PinnedChunk&& other) noexcept {
+    std::swap(core_, other.core_);
+    std::swap(chunk_, other.chunk_);
+    return *this;
+  }
+  ~PinnedChunk() {
+    if (chunk_ == nullptr) return;
+    core_->user_pins.fetch_sub(1);
+    core_->unpin(*chunk_);
+  }
+
+  /// Calls f with the bytes `in_chunk` of the chunk, in place; the span lives for the call.
+  ///
+  /// Returns:  what f returns.
+  /// Errors:   ENODATA if not all of the bytes are held, or the file let go of the chunk; EINVAL past the chunk's end.
+  /// Requires: f calls nothing of tarn and does not block.
+  /// Blocks:   while a writer copies into the chunk.
+  /// Cost:     no copy, no allocation.
+  template <class F>
+  auto with_data(ByteRange in_chunk, F&& f) const -> Result<std::invoke_result_t<F, std::span<const std::byte>>> {
+    if (in_chunk.end() > core_->chunk_bytes()) return fail(std::errc::invalid_argument);
+    chunk_->state.latch_shared(core_->parking);
+    const struct Unlatch {
+      const PinnedChunk& pin;
+      ~Unlatch() { pin.chunk_->state.unlatch_shared(pin.core_->parking); }
+    } unlatch{*this};
+    if (chunk_->state.is(detail::ChunkState::detached) || !chunk_->valid.contains(in_chunk)) {
+      return fail(std::errc::no_message_available);
+    }
+    detail::PoolCore<Traits>::touch(*chunk_);
+    const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
+                                           static_cast<std::size_t>(in_chunk.size_bytes())};
+    if constexpr (std::is_void_v<std::invoke_result_t<F, std::span<const std::byte>>>) {
+      std::forward<F>(f)(bytes);
+      return {};
+    } else {
+      return std::forward<F>(f)(bytes);
+    }
+  }
+  /// The same with the whole chunk.
+  template <class F>
+  auto with_data(F&& f) const {
+    return with_data(ByteRange::between(0, core_->chunk_bytes()), std::forward<F>(f));
+  }
+  /// A copy of the bytes `in_chunk`. Errors: as with_data; throws bad_alloc.
+  [[nodiscard]] Result<std::vector<std::byte>> clone(ByteRange in_chunk) const {
+    return with_data(in_chunk, [](std::span<const std::byte> bytes) {
+      return std::vector<std::byte>{bytes.begin(), bytes.end()};
+    });
+  }
+
+ private:
+  template <PoolTraits>
+  friend class ChunkPool;
+  PinnedChunk(detail::PoolCore<Traits>& core, detail::Chunk<Traits>& chunk) : core_{&core}, chunk_{&chunk} {
+    core_->user_pins.fetch_add(1);
+  }
+
+  detail::PoolCore<Traits>* core_;
+  detail::Chunk<Traits>* chunk_;
+};
+
+template <PoolTraits Traits = DefaultTraits>
+class ChunkPool {
+ public:
+  using FileId = typename Traits::FileId;
+  using ContentId = typename Traits::ContentId;
+  using Metadata = MetadataFor<Traits>;
+  using Pin = PinnedChunk<Traits>;
+
+  /// Errors: throws system_error(EINVAL) for a chunk that is not a power of two, a window of 0, or a budget below
+  ///         min_budget_bytes.
+  explicit ChunkPool(const PoolOptions& options, typename Traits::Observer observer = {})
+      : core_{options, std::move(observer)} {}
+  ChunkPool(const ChunkPool&) = delete;
+  ChunkPool& operator=(const ChunkPool&) = delete;
+  /// Dirty bytes that are still here are lost, and the observer is told whose.
+  /// Requires: no call in progress, no pin, no DirtyFile.
+  ~ChunkPool() {
+    core_.registry.for_each([&](detail::FileRecord<Traits>& record) {
+      const auto lost_bytes = core_.drop(record);
+      if (lost_bytes != 0) core_.observer.on_dirty_lost(std::get<0>(record.key), lost_bytes);
+    });
+  }
+
+  /// Returns: the least budget that works with these options (their budget is not looked at).
+  [[nodiscard]] static std::uint64_t min_budget_bytes(const PoolOptions& options) {
+    return detail::PoolCore<Traits>::min_budget_bytes(options);
+  }
+  [[nodiscard]] std::uint64_t budget_bytes() const { return core_.budget.limit_bytes(); }
+  [[nodiscard]] std::uint64_t chunk_bytes() const { return core_.layout.chunk_bytes(); }
+  /// Returns: the most that one call latches at once: the largest view. The window of the options, or less: at most 256
+  ///          chunks and a quarter of the budget, and one chunk at least.
+  [[nodiscard]] std::uint64_t window_bytes() const { return core_.window_bytes; }
+  /// Errors: EINVAL if the file's part is not a multiple of the pool's chunk.
+  [[nodiscard]] Result<ChunkLayout> layout(const Metadata& meta) const {
+    return ChunkLayout::make(chunk_bytes(), meta.part_bytes());
+  }
+
+  // ---- what is held of a file
+
+  /// Errors: ENOENT if nothing of the chunk is held; EAGAIN if it has too many pins (2^17).
+  [[nodiscard]] Result<Pin> pin(const Metadata& meta, std::uint64_t chunk) {
+    return pin_at(core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id())), chunk);
+  }
+  /// Whether anything of the chunk is held. True or false at that moment: pin it to rely on it.
+  [[nodiscard]] bool contains(const Metadata& meta, std::uint64_t chunk) const {
+    bool found = false;
+    with_table(meta, [&](auto& record) { found = record.table.find(chunk) != nullptr; });
+    return found;
+  }
+  [[nodiscard]] bool has_dirty(const Metadata& meta, std::uint64_t chunk) const {
+    bool dirty = false;
+    with_table(meta, [&](auto& record) {
+      const auto* const found = record.table.find(chunk);
+      dirty = found != nullptr && found->state.is(detail::ChunkState::dirty);
+    });
+    return dirty;
+  }
+  /// Indices of the chunks with dirty bytes, ascending.
+  [[nodiscard]] std::vector<std::uint64_t> dirty_chunks(const Metadata& meta) const {
+    std::vector<std::uint64_t> dirty;
+    with_table(meta, [&](auto& record) {
+      for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first + 1)) {
+        if (at.second->state.is(detail::ChunkState::dirty)) dirty.push_back(at.first);
+      }
+    });
+    return dirty;
+  }
+  /// Bytes that are dirty, without a walk.
+  [[nodiscard]] std::uint64_t dirty_bytes(const Metadata& meta) const {
+    const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
+    return record ? record->dirty_bytes.load() : 0;
+  }
+  /// Where the file has dirty bytes; where anything of it is held.
+  /// Blocks: while a writer copies into a chunk of the file. Errors: throws bad_alloc.
+  [[nodiscard]] ExtentSet dirty_extents(const Metadata& meta) const {
+    return extents_of(meta, [](const auto& chunk) -> auto& { return chunk.dirty; });
+  }
+  [[nodiscard]] ExtentSet held_extents(const Metadata& meta) const {
+    return extents_of(meta, [](const auto& chunk) -> auto& { return chunk.valid; });
+  }
+
+  // ---- content, named by its digest
+
+  /// A pin of the chunk `chunk_of_part` of a piece of content, loaded if it is not held.
+  /// Returns: a chunk of which at least `size_bytes` from its start are held (a content's last chunk may be shorter).
+  /// Errors:  ENOBUFS if there is no room; the loader's own; EINVAL if size_bytes is 0 or above the chunk.
+  /// Blocks:  on the loader, holding no latch; on somebody else's load of the same chunk.
+  template <ChunkLoader<Traits> Loader>
+  [[nodiscard]] Result<Pin> get_or_load(const ContentId& content, std::uint64_t chunk_of_part, std::uint64_t size_bytes,
+                                        Loader&& loader);
+  /// Errors: ENOENT if the chunk is not held.
+  [[nodiscard]] Result<Pin> try_get(const ContentId& content, std::uint64_t chunk_of_part) {
+    return pin_at(core_.registry.find(detail::PoolCore<Traits>::content_key(content)), chunk_of_part);
+  }
+  /// Forgets what is held of the content; a load in flight of it lands nowhere.
+  /// Returns: whether anything was known.
+  bool invalidate(const ContentId& content) {
+    const auto record = core_.registry.find(detail::PoolCore<Traits>::content_key(content));
+    if (record) core_.drop(*record);
+    return static_cast<bool>(record);
+  }
+
+  // ---- forgetting
+
+  /// Forgets the file: its chunks, dirty ones too, and everything in flight of it.
+  /// Returns: the dirty bytes that are gone.
+  std::uint64_t drop(const Metadata& meta) {
+    const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
+    return record ? core_.drop(*record) : 0;
+  }
+  /// Drops every clean chunk that nobody uses.
+  /// Returns: how many.
+  std::size_t evict_clean() {
+    std::size_t count = 0;
+    while (core_.evict_one() == detail::PoolCore<Traits>::Freed::some) ++count;
+    core_.storage.trim(core_.budget);
+    return count;
+  }
+  /// Drops everything. Errors: EBUSY, and nothing changes, while anything is dirty.
+  [[nodiscard]] Result<> clear() {
+    if (core_.counters.chunks_dirty.load() != 0) return fail(std::errc::device_or_resource_busy);
+    evict_clean();
+    return {};
+  }
+
+  [[nodiscard]] PoolStats stats() const {
+    const auto& c = core_.counters;
+    return {.budget_bytes = budget_bytes(), .charged_bytes = core_.budget.charged_bytes(),
+            .chunks_held = c.chunks_held, .chunks_dirty = c.chunks_dirty, .dirty_bytes = c.dirty_bytes,
+            .loads = c.loads, .load_bytes = c.load_bytes, .loads_uncached = c.loads_uncached, .load_waits = c.load_waits,
+            .flushes = c.flushes, .flush_bytes = c.flush_bytes, .flush_failures = c.flush_failures, .swaps = c.swaps,
+            .evictions = c.evictions, .refusals = c.refusals};
+  }
+
+  /// The inside, for tarn's algorithms.
+  [[nodiscard]] detail::PoolCore<Traits>& core() { return core_; }
+
+ private:
+  [[nodiscard]] Result<Pin> pin_at(const detail::RecordRef<Traits>& record, std::uint64_t index) {
+    if (!record) return fail(std::errc::no_such_file_or_directory);
+    std::lock_guard table{record->table_mutex};
+    auto* const chunk = record->table.find(index);
+    if (chunk == nullptr) return fail(std::errc::no_such_file_or_directory);
+    if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);
+    return Pin{core_, *chunk};
+  }
+  template <class F>
+  void with_table(const Metadata& meta, F f) const {
+    const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
+    if (!record) return;
+    std::lock_guard table{record->table_mutex};
+    f(*record);
+  }
+  template <class Which>
+  [[nodiscard]] ExtentSet extents_of(const Metadata& meta, Which which) const {
+    ExtentSet found;
+    const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
+    if (!record) return found;
+    for (std::uint64_t from = 0;;) {
+      detail::LatchedChunks<Traits> latched{core_};
+      std::unique_lock table{record->table_mutex};
+      const auto [index, chunk] = record->table.next(from);
+      if (chunk == nullptr) return found;
+      from = index + 1;
+      if (!chunk->state.try_pin()) continue;
+      latched.hold(*chunk);
+      table.unlock();
+      latched.latch(detail::LatchMode::shared);
+      const auto offset = core_.layout.chunk_range(index).offset();
+      which(*chunk).for_each_in(ByteRange::between(0, chunk_bytes()), [&](ByteRange run) {
+        found.add(ByteRange::between(offset + run.offset(), offset + run.end()));
+      });
+    }
+  }
+
+  mutable detail::PoolCore<Traits> core_;  // const calls of a pool are safe from many threads: they lock
+};
+
+template <PoolTraits Traits>
+template <ChunkLoader<Traits> Loader>
+Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& content, std::uint64_t chunk_of_part,
+                                                           std::uint64_t size_bytes, Loader&& loader) {
+  const auto whole = core_.layout.chunk_range(chunk_of_part);
+  if (size_bytes == 0 || size_bytes > whole.size_bytes()) return fail(std::errc::invalid_argument);
+  // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
+  struct ByContent {
+    const ContentId& id;
+    std::remove_reference_t<Loader>& loader;
+    Result<std::size_t> load(LoadRequest<Traits> request) {
+      request.file = nullptr;
+      request.content = &id;
+      return loader.load(request);
+    }
+  } store{content, loader};
+  constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
+  const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);
+  const auto by_content = *ChunkLayout::make(chunk_bytes(), one_part_bytes);
+  const auto record = core_.registry.find_or_make(detail::PoolCore<Traits>::content_key(content));
+  if (!record) return fail(std::errc::no_buffer_space);
+  detail::NoLock lock;
+  detail::FileAccess<Traits, const Metadata, detail::NoLock> file{core_, record, meta, by_content, lock};
+  detail::EvictOnly room;
+  Result<Pin> pin = fail(std::errc::no_such_file_or_directory);
+  const auto range = ByteRange::between(whole.offset(), whole.offset() + size_bytes);
+  const auto read = detail::read_one_window(file, range, store, room, nullptr,
+                                            [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); });
+  if (!read) return fail(read.error());
+  return pin;
+}
+
+}  // namespace tarn

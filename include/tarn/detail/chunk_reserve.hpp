@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Chunks that a call has charged and not yet used. A call reserves all that a window needs or none, before it latches
+// anything, so two calls never hold half each and wait for the other half.
+//
+// Thread safety: one call's own.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/small_vector.hpp>
+
+namespace tarn::detail {
+
+/// What a window lacks: chunks, and bytes for tables and long extent lists.
+struct Need {
+  std::size_t chunks = 0;
+  std::uint64_t bytes = 0;
+};
+
+template <class Traits>
+class ChunkReserve {
+ public:
+  using PoolChunk = Chunk<Traits>;
+
+  explicit ChunkReserve(PoolCore<Traits>& core) : core_{core} {}
+  ChunkReserve(const ChunkReserve&) = delete;
+  ChunkReserve& operator=(const ChunkReserve&) = delete;
+  ~ChunkReserve() { clear(); }
+
+  [[nodiscard]] std::size_t size() const { return chunks_.size(); }
+
+  /// Reserves what is needed, evicting clean chunks for it.
+  /// Returns: Freed::some if all is there now; else why not, and nothing is reserved.
+  [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need& need) {
+    using Freed = typename PoolCore<Traits>::Freed;
+    if (!counted_) counted_.emplace(core_.reserves);
+    while (chunks_.size() < need.chunks || !core_.budget.would_fit(need.bytes)) {
+      if (chunks_.size() < need.chunks) {
+        if (auto* const chunk = core_.make_chunk(); chunk != nullptr) {
+          keep(chunk);
+          continue;
+        }
+      }
+      // make_chunk charges the descriptor first: a slab that trim gave back here is not taken again for nothing.
+      if (const auto freed = core_.free_some(); freed != Freed::some) {
+        clear();
+        core_.counters.refusals.fetch_add(1, std::memory_order_relaxed);
+        return freed;
+      }
+    }
+    return Freed::some;
+  }
+  /// Requires: size() != 0. The caller has it from now on, pinned and exclusively latched.
+  [[nodiscard]] PoolChunk& take() {
+    auto* const chunk = chunks_.back();
+    chunks_.pop_back();
+    return *chunk;
+  }
+  void clear() noexcept {
+    const bool any = counted_.has_value();
+    while (!chunks_.empty()) core_.free_chunk(&take());
+    counted_.reset();
+    if (any) core_.note_room();  // even with nothing freed: a waiter counted on us
+  }
+
+ private:
+  void keep(PoolChunk* chunk) {
+    try {
+      chunks_.push_back(chunk);
+    } catch (...) {
+      core_.free_chunk(chunk);
+      throw;
+    }
+  }
+
+  PoolCore<Traits>& core_;
+  SmallVector<PoolChunk*, 20> chunks_;
+  std::optional<typename PoolCore<Traits>::Count> counted_;
+};
+
+/// Calls in a building block never wait: all they do for room is to evict.
+struct EvictOnly {
+  template <class Traits>
+  [[nodiscard]] Result<> operator()(ChunkReserve<Traits>& reserve, const Need& need) const {
+    if (reserve.fill(need) == PoolCore<Traits>::Freed::some) return {};
+    return fail(std::errc::no_buffer_space);
+  }
+};
+
+}  // namespace tarn::detail

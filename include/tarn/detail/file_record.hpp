@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the pool keeps of one file, or of one piece of content: its chunks by index, and the records of the loads and
+// the flush in flight.
+//
+// The records make late arrivals harmless. A load in flight has a set `loading`: what it may still fill. The flush in
+// flight has a set `lent`: what it took and nobody changed since. Whoever changes bytes (write, truncate, punch,
+// invalidate, discard, drop) takes them out of both, so a load that ends late covers no newer byte, and a flush that
+// ends well settles none.
+//
+// Order of a change against a landing load, for one chunk: both hold its exclusive latch; the change takes its bytes out
+// of `loading` under it, the landing asks `loading` under it. Where there is no chunk yet, both go through the table
+// mutex: the landing asks and inserts in one critical section.
+//
+// Thread safety: everything but `users` is guarded by table_mutex. No thread waits for a latch, a load, a flush or
+// memory while it holds one.
+
+#include <cassert>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <variant>
+
+#include <tarn/byte_range.hpp>
+#include <tarn/detail/chunk_extents.hpp>
+#include <tarn/detail/chunk_state.hpp>
+#include <tarn/detail/chunk_table.hpp>
+#include <tarn/detail/sync.hpp>
+#include <tarn/extent_set.hpp>
+
+namespace tarn::detail {
+
+template <class Traits>
+struct FileRecord;
+
+/// A chunk: its memory and what the bytes in it are. Found through its file's table while it is not detached.
+///
+/// memory, valid and dirty change under the exclusive latch and are read under a latch. record and index are set when it is attached.
+/// Invariant: dirty is inside valid; in the eviction ring <=> attached, and the state's dirty bit is clear.
+template <class Traits>
+struct Chunk : Traits::Eviction::Hook {
+  explicit Chunk(std::byte* bytes) : memory{bytes} {}
+
+  ChunkState state;
+  FileRecord<Traits>* record = nullptr;
+  std::uint64_t index = 0;
+  std::byte* memory;
+  ChunkExtents valid;
+  ChunkExtents dirty;
+};
+
+struct LoadInFlight {
+  ExtentSet loading;
+  LoadInFlight* next = nullptr;
+  bool dropped = false;  // the file was dropped: the record forgot this load
+};
+
+struct FlushInFlight {
+  ExtentSet lent;
+  bool dropped = false;
+};
+
+template <class Traits>
+struct FileRecord {
+  using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
+
+  explicit FileRecord(Key k) : key{std::move(k)} {}
+
+  const Key key;                    // file ids and content ids are different alternatives: they never meet
+  Atomic<std::uint32_t> users{0};   // see Registry
+  Mutex table_mutex;
+  ChunkTable<Chunk<Traits>> table;
+  LoadInFlight* loads = nullptr;
+  FlushInFlight* flush = nullptr;
+  Atomic<std::uint64_t> arrivals{0};     // rises when a load or the flush ends; who waits for one parks here
+  Atomic<std::uint64_t> dirty_bytes{0};  // of the attached chunks; changes under their exclusive latch or the table mutex
+
+  [[nodiscard]] bool idle() const { return table.empty() && loads == nullptr && flush == nullptr; }
+
+  /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,
+  /// which only makes a load or a flush settle less.
+  void take_out(ByteRange range) {
+    for (auto* load = loads; load != nullptr; load = load->next) load->loading.subtract(range);
+    if (flush != nullptr) flush->lent.subtract(range);
+  }
+  [[nodiscard]] bool is_loading(ByteRange range) const {
+    for (const auto* load = loads; load != nullptr; load = load->next) {
+      if (load->loading.intersects(range)) return true;
+    }
+    return false;
+  }
+  /// The load has landed or failed. Whoever calls this wakes `arrivals` afterwards.
+  void forget(LoadInFlight& load) {
+    arrivals.fetch_add(1);
+    if (load.dropped) return;
+    for (auto** at = &loads; *at != nullptr; at = &(*at)->next) {
+      if (*at == &load) {
+        *at = load.next;
+        return;
+      }
+    }
+    assert(false && "a load in flight is on its record's list");
+  }
+  void forget(FlushInFlight& job) {
+    arrivals.fetch_add(1);
+    if (job.dropped) return;
+    assert(flush == &job);
+    flush = nullptr;
+  }
+};
+
+}  // namespace tarn::detail

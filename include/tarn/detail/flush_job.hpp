@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A flush in flight: what it took, and the memory it reads. The life of a flush:
+//
+//   begin    under the file's lock: dirty bytes of one part, and the zeros below and between that the store lacks, become
+//            `lent`; each chunk's in_flush bit is set under its latch, and its memory is the job's to read
+//   store    with nothing locked or latched: the store reads the chunks' own memory, with no copy in between; a writer
+//            that meets in_flush moves its chunk to other memory and leaves the old to the job
+//   finish   under the file's lock: what is still `lent` is clean and stored if the store said ok, else all stays dirty;
+//            memory that a writer left behind is freed
+//
+// A job that is dropped without finish counts as one whose fate is unknown: everything stays dirty.
+//
+// Thread safety: one thread at a time; begin and finish run under the file's lock.
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <tarn/detail/read_loop.hpp>
+#include <tarn/store.hpp>
+
+namespace tarn {
+
+/// What begin_flush took. Move-only. Must not outlive its pool.
+template <class Traits>
+class FlushJob {
+ public:
+  FlushJob(FlushJob&&) noexcept = default;
+  FlushJob& operator=(FlushJob&&) = delete;
+  ~FlushJob() {
+    if (flight_ != nullptr) release();
+  }
+
+  /// Whether there is nothing to store: no dirty byte, no zero, and no size that the store lacks.
+  [[nodiscard]] bool empty() const { return ranges_.empty() && !sets_size_; }
+  /// Where the next job goes on: everything dirty before it, from where this one began, is in this job.
+  [[nodiscard]] std::uint64_t end() const { return end_; }
+  /// What to tell the store. The spans live until finish.
+  [[nodiscard]] FlushRequest<Traits> request() const {
+    return {.file = &file_, .size_bytes = size_bytes_, .store_size_bound_bytes = bound_bytes_, .version = version_,
+            .generation = generation_, .ranges = ranges_, .data = data_};
+  }
+
+ private:
+  using PoolChunk = detail::Chunk<Traits>;
+  using Metadata = MetadataFor<Traits>;
+  template <class T, class File>
+  friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range);
+  template <class T, class File>
+  friend Result<> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome);
+
+  // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small.
+  static constexpr std::size_t max_extents = 4096;
+
+  FlushJob(detail::PoolCore<Traits>& core, const detail::RecordRef<Traits>& record, const Metadata& meta)
+      : core_{&core}, record_{record.share()}, flight_{std::make_unique<detail::FlushInFlight>()}, file_{meta.id()},
+        size_bytes_{meta.size()}, bound_bytes_{meta.store_size_bound_bytes()}, version_{meta.version()} {}
+
+  struct Taken {
+    PoolChunk* chunk;   // pinned
+    std::byte* memory;  // what the store reads; the chunk's own until a writer moves away from it
+  };
+
+  // Registers first, so that there is one job a file at a time. Returns: false if there is one.
+  [[nodiscard]] bool enter() {
+    std::lock_guard table{record_->table_mutex};
+    if (record_->flush != nullptr) return false;
+    record_->flush = flight_.get();
+    core_->flying.fetch_add(1);
+    entered_ = true;
+    return true;
+  }
+
+  void take(const Metadata& meta, const ChunkLayout& layout, ByteRange range) {
+    auto zone_end = range.end();
+    ExtentSet dirty;
+    const auto [first, last] = dirty_part(layout, range);
+    if (first < last) {
+      zone_end = std::min(zone_end, layout.part_range(layout.part_of(layout.chunk_range(first).offset())).end());
+      zone_end = take_dirty(first, last, ByteRange::between(range.offset(), zone_end), dirty);
+    }
+    const auto zone = ByteRange::between(range.offset(), zone_end);
+    list_ranges(meta, zone, dirty);
+    generation_ = core_->flush_generation.fetch_add(1) + 1;
+    std::lock_guard table{record_->table_mutex};
+    for (const auto& taken : ranges_) flight_->lent.add(taken.range);
+  }
+
+  // The chunks from the first dirty one of the range to the end of its part: [first, last).
+  [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> dirty_part(const ChunkLayout& layout, ByteRange range) {
+    const auto chunks = layout.chunks_of(range);
+    std::lock_guard table{record_->table_mutex};
+    for (auto from = chunks.first; from < chunks.last;) {
+      const auto [index, chunk] = record_->table.next(from);
+      if (chunk == nullptr || index >= chunks.last) break;
+      if (chunk->state.is(detail::ChunkState::dirty)) {
+        const auto part = layout.part_range(layout.part_of(layout.chunk_range(index).offset()));
+        return {index, std::min(chunks.last, layout.chunks_of(part).last)};
+      }
+      from = index + 1;
+    }
+    return {0, 0};
+  }
+
+  // Takes the dirty bytes of `zone` from the chunks [first, last), and lists their memory.
+  // Returns: where it stopped, before zone.end() if there were too many extents.
+  [[nodiscard]] std::uint64_t take_dirty(std::uint64_t first, std::uint64_t last, ByteRange zone, ExtentSet& dirty) {
+    for (auto from = first; from < last;) {
+      detail::LatchedChunks<Traits> latched{*core_};
+      std::unique_lock table{record_->table_mutex};
+      const auto [index, chunk] = record_->table.next(from);
+      if (chunk == nullptr || index >= last) break;
+      from = index + 1;
+      if (!chunk->state.is(detail::ChunkState::dirty)) continue;
+      pin(*chunk);
+      latched.hold(*chunk);
+      table.unlock();
+      latched.latch(detail::LatchMode::shared);
+      const auto whole = core_->layout.chunk_range(index);
+      if (dirty.extent_count() != 0 && dirty.extent_count() + chunk->dirty.extent_count() > max_extents) return whole.offset();
+      take_chunk(*chunk, whole.offset(), core_->layout.in_chunk(index, zone), dirty);
+    }
+    return zone.end();
+  }
+  // Requires: a shared latch on the chunk. May throw bad_alloc, and then the chunk is not marked.
+  void take_chunk(PoolChunk& chunk, std::uint64_t offset, ByteRange in_chunk, ExtentSet& dirty) {
+    if (!chunk.dirty.intersects(in_chunk)) return;
+    taken_.reserve(taken_.size() + 1);
+    chunk.dirty.for_each_in(in_chunk, [&](ByteRange run) {
+      data_.push_back({chunk.memory + run.offset(), static_cast<std::size_t>(run.size_bytes())});
+      dirty.add(ByteRange::between(offset + run.offset(), offset + run.end()));
+    });
+    pin(chunk);
+    taken_.push_back({&chunk, chunk.memory});
+    chunk.state.set(detail::ChunkState::in_flush);
+  }
+  static void pin(PoolChunk& chunk) {
+    if (!chunk.state.try_pin()) throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
+  }
+
+  // The dirty extents of the zone, and the zeros that the store lacks between them, in order.
+  void list_ranges(const Metadata& meta, ByteRange zone, const ExtentSet& dirty) {
+    for (end_ = zone.offset(); end_ < zone.end() && ranges_.size() < 2 * max_extents;) {
+      const auto rest = ByteRange::between(end_, zone.end());
+      const auto data = dirty.next_in(rest);
+      const auto zero = meta.stored().next_gap_in(ByteRange::between(end_, data ? data->offset() : zone.end()));
+      if (zero) {
+        ranges_.push_back({*zero, true});
+        end_ = zero->end();
+      } else if (data) {
+        ranges_.push_back({*data, false});
+        end_ = data->end();
+      } else {
+        end_ = zone.end();
+      }
+    }
+  }
+
+  // Gives back the chunks, and settles what is in `settled` as stored. Requires: the file's lock, unless it is empty.
+  void give_back(const ExtentSet& settled) noexcept {
+    for (const auto& [chunk, memory] : taken_) {
+      detail::LatchedChunks<Traits> latched{*core_};
+      latched.hold(*chunk);
+      latched.latch(detail::LatchMode::exclusive);
+      if (chunk->memory != memory) {
+        core_->free_memory(memory);  // a writer moved away from it
+      } else {
+        chunk->state.clear(detail::ChunkState::in_flush);
+      }
+      settle(*chunk, settled);
+    }
+    taken_.clear();
+  }
+  void settle(PoolChunk& chunk, const ExtentSet& settled) noexcept {
+    const auto whole = core_->layout.chunk_range(chunk.index);
+    if (!settled.intersects(whole) || chunk.state.is(detail::ChunkState::detached)) return;
+    settled.for_each_in(whole, [&](ByteRange run) {
+      const auto in_chunk = core_->layout.in_chunk(chunk.index, run);
+      try {
+        if (prepare_extents(*core_, chunk) != 0) return;  // stays dirty: it will be flushed once more
+      } catch (const std::bad_alloc&) {
+        return;
+      }
+      const detail::ExtentsChange<Traits> change{*core_, chunk};
+      std::uint64_t clean_bytes = 0;
+      chunk.dirty.for_each_in(in_chunk, [&](ByteRange was) { clean_bytes += was.size_bytes(); });
+      chunk.dirty.subtract(in_chunk, core_->chunk_bytes());
+      core_->count_dirty(*record_, 0, clean_bytes);
+    });
+    std::lock_guard table{record_->table_mutex};
+    core_->settle_dirty(chunk);
+  }
+
+  // Leaves the record. Returns: what is still lent; nothing, and dropped() is true, if the file was dropped meanwhile.
+  ExtentSet leave() noexcept {
+    std::lock_guard table{record_->table_mutex};
+    dropped_ = flight_->dropped;
+    record_->forget(*flight_);
+    return std::move(flight_->lent);
+  }
+  void release() noexcept {
+    if (entered_) (void)leave();
+    give_back({});
+    land();
+  }
+  void land() noexcept {
+    flight_.reset();
+    if (!entered_) return;
+    core_->flying.fetch_sub(1);
+    core_->parking.wake(&record_->arrivals);
+    core_->note_room();
+  }
+
+  detail::PoolCore<Traits>* core_;
+  detail::RecordRef<Traits> record_;
+  std::unique_ptr<detail::FlushInFlight> flight_;  // the record points at it
+  std::vector<Taken> taken_;
+  std::vector<FlushRange> ranges_;
+  std::vector<::iovec> data_;
+  typename Traits::FileId file_;
+  std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
+  bool sets_size_ = false, entered_ = false, dropped_ = false;
+};
+
+/// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM.
+template <class Traits, class File>
+[[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range) {
+  std::unique_lock lock{file.lock};
+  FlushJob<Traits> job{file.core, file.record, file.meta};
+  if (!job.enter()) return fail(std::errc::device_or_resource_busy);
+  job.sets_size_ = file.meta.store_lacks_size();
+  try {
+    job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())));
+  } catch (const std::system_error& e) {
+    return fail(e.code());
+  } catch (const std::bad_alloc&) {
+    return fail(std::errc::not_enough_memory);
+  }
+  return job;
+}
+
+/// Settles a job. Errors: the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not be
+/// noted (it stays dirty).
+template <class Traits, class File>
+[[nodiscard]] Result<> finish_flush_of(File& file, FlushJob<Traits>&& finished, const FlushOutcome<Traits>& outcome) {
+  auto job = std::move(finished);
+  std::unique_lock lock{file.lock};
+  auto& meta = file.meta;
+  auto lent = job.leave();
+  std::error_code error = outcome.error();
+  bool noted = false;
+  if (outcome.ok() && !job.dropped_) {
+    try {
+      meta.note_stored(lent);
+      for (const auto& [range, zero] : job.ranges_) {
+        if (meta.content_count() == 0) break;
+        meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
+      }
+      for (const auto& [part, id] : outcome.content()) meta.set_content_id(part, id);
+      noted = true;
+    } catch (const std::bad_alloc&) {
+      error = std::make_error_code(std::errc::not_enough_memory);
+    }
+  }
+  job.give_back(noted ? lent : ExtentSet{});
+  if (job.dropped_) {
+    error = std::make_error_code(static_cast<std::errc>(ESTALE));
+  } else if (noted) {
+    meta.note_store_size(job.size_bytes_);
+    if (outcome.version()) meta.set_version(*outcome.version());
+    const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
+    if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
+  } else {
+    meta.note_store_size_unknown(job.size_bytes_);
+  }
+  lock.unlock();
+  auto& counters = file.core.counters;
+  counters.flushes.fetch_add(1, std::memory_order_relaxed);
+  std::uint64_t bytes = 0;
+  for (const auto& piece : job.data_) bytes += piece.iov_len;
+  counters.flush_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
+  job.land();
+  if (error) return fail(error);
+  return {};
+}
+
+}  // namespace tarn

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The inside of a pool: budget, memory, records, eviction, and the few steps by which a chunk changes state. ChunkPool
+// shows a part of it to the user; the algorithms use all of it.
+//
+// The life of a chunk:
+//
+//   reserved   memory and descriptor charged, no file knows it           make_chunk
+//   attached   in its file's table; clean ones are in the eviction ring  attach, from reserved
+//   detached   out of the table; whoever has a pin still reads it        detach, or evict_one by way of try_retire
+//   freed      by the last pin, or by detach if there is none
+//
+// Lock order: file lock, latches (ascending in a file, the file's own before a content chunk's), registry shard, table,
+// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes by
+// try, against that order, and takes another victim where it fails.
+//
+// Room: a thread that found no memory counts itself in room_waiters_ and parks until room_epoch_ moves. Whoever frees a
+// chunk, makes one evictable or ends a flush moves it, if there is a waiter. Both sides use sequentially consistent
+// operations: either the waiter's next try sees the room, or the one who made it sees the waiter. A waiter holds no
+// latch, lock, pin or reserved chunk.
+
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <utility>
+
+#include <tarn/budget.hpp>
+#include <tarn/chunk_layout.hpp>
+#include <tarn/detail/file_record.hpp>
+#include <tarn/detail/registry.hpp>
+#include <tarn/detail/small_vector.hpp>
+#include <tarn/detail/sync.hpp>
+#include <tarn/policies.hpp>
+#include <tarn/pool_options.hpp>
+
+namespace tarn::detail {
+
+template <class Traits>
+class PoolCore {
+ public:
+  using TraitsType = Traits;
+  using Record = FileRecord<Traits>;
+  using RecordHandle = RecordRef<Traits>;
+  using PoolChunk = Chunk<Traits>;
+  using Key = typename Record::Key;
+  using FileId = typename Traits::FileId;
+  using ContentId = typename Traits::ContentId;
+
+  struct Counters {
+    Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, dirty_bytes{0}, loads{0}, load_bytes{0}, loads_uncached{0},
+        load_waits{0}, flushes{0}, flush_bytes{0}, flush_failures{0}, swaps{0}, evictions{0}, refusals{0};
+  };
+
+  /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
+  PoolCore(const PoolOptions& options, typename Traits::Observer watch)
+      : layout{checked_layout(options)}, budget{options.budget_bytes}, window_bytes{window_for(options)},
+        observer{std::move(watch)}, registry{budget},
+        storage{StorageOptions{.chunk_bytes = static_cast<std::size_t>(options.chunk_bytes),
+                               .prefault = options.prefault}} {}
+  PoolCore(const PoolCore&) = delete;
+  PoolCore& operator=(const PoolCore&) = delete;
+
+  /// What a chunk costs beside its memory: its descriptor and, at worst, a leaf of its own.
+  static constexpr std::uint64_t chunk_overhead_bytes = sizeof(PoolChunk) + ChunkTable<PoolChunk>::node_bytes();
+  static constexpr std::uint64_t max_window_chunks = 256;
+  /// What a call may need beside chunks: a record, and a path of table nodes.
+  static constexpr std::uint64_t record_and_table_bytes =
+      Registry<Traits>::record_bytes + 6 * ChunkTable<PoolChunk>::node_bytes();
+
+  [[nodiscard]] static std::uint64_t min_budget_bytes(const PoolOptions& options) {
+    return Traits::Storage::min_budget_bytes(static_cast<std::size_t>(options.chunk_bytes)) +
+           4 * (chunk_overhead_bytes + record_and_table_bytes);
+  }
+
+  const ChunkLayout layout;  // by chunks; a file's own parts are in its metadata
+  Budget budget;
+  const std::uint64_t window_bytes;
+  [[no_unique_address]] typename Traits::Observer observer;
+  ParkingLot parking;
+  Registry<Traits> registry;
+  Counters counters;
+  Atomic<std::uint64_t> flush_generation{0};
+
+  [[nodiscard]] std::size_t chunk_bytes() const { return static_cast<std::size_t>(layout.chunk_bytes()); }
+  [[nodiscard]] static Key file_key(const FileId& id) { return Key{std::in_place_index<0>, id}; }
+  [[nodiscard]] static Key content_key(const ContentId& id) { return Key{std::in_place_index<1>, id}; }
+
+  // ---- memory
+
+  /// A reserved chunk, if that needs no eviction.
+  /// Pinned and exclusively latched by the caller.
+  [[nodiscard]] PoolChunk* make_chunk() noexcept {
+    if (!budget.try_charge(sizeof(PoolChunk))) return nullptr;  // before the memory: see fill in chunk_reserve.hpp
+    auto* const memory = storage.allocate(budget);
+    auto* const chunk = memory == nullptr ? nullptr : new (std::nothrow) PoolChunk{memory};
+    if (chunk == nullptr) {
+      if (memory != nullptr) storage.deallocate(memory, budget);
+      budget.release(sizeof(PoolChunk));
+    }
+    return chunk;
+  }
+  void free_memory(std::byte* memory) noexcept {
+    storage.deallocate(memory, budget);
+    note_room();
+  }
+  void free_chunk(PoolChunk* chunk) noexcept {
+    budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + sizeof(PoolChunk));
+    auto* const memory = chunk->memory;
+    delete chunk;
+    if (memory != nullptr) free_memory(memory);
+  }
+  /// `chunk`, whose memory a flush reads, goes on with the memory of `fresh`, which holds all its valid bytes; the old
+  /// memory is the flush's own from now on. Requires: the exclusive latch on both.
+  void move_to(PoolChunk& chunk, PoolChunk& fresh) noexcept {
+    chunk.memory = std::exchange(fresh.memory, nullptr);
+    chunk.state.clear(ChunkState::in_flush);
+    counters.swaps.fetch_add(1, std::memory_order_relaxed);
+    free_chunk(&fresh);
+  }
+  enum class Freed : std::uint8_t { some, none, none_but_busy };  ///< busy: clean chunks are there, all in use
+
+  /// One step towards more room: gives back warm memory, else evicts a clean chunk.
+  [[nodiscard]] Freed free_some() { return storage.trim(budget) != 0 ? Freed::some : evict_one(); }
+
+  Freed evict_one() {
+    PoolChunk* victim = nullptr;
+    bool busy = false;
+    RecordHandle owner;
+    {
+      std::lock_guard lock{eviction_mutex_};
+      eviction_.evict([&](typename Traits::Eviction::Hook& hook) {
+        auto& chunk = static_cast<PoolChunk&>(hook);
+        auto& record = *chunk.record;  // alive: a chunk in the ring is attached, and leaves the ring under our mutex
+        std::unique_lock table{record.table_mutex, std::try_to_lock};
+        if (!table.owns_lock() || !chunk.state.try_retire()) {
+          busy = true;
+          return false;
+        }
+        record.users.fetch_add(1);
+        owner = RecordHandle{registry, record};
+        record.table.erase(chunk.index, budget);
+        eviction_.remove(hook);
+        victim = &chunk;
+        return true;
+      });
+    }
+    if (victim == nullptr) return busy ? Freed::none_but_busy : Freed::none;
+    counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
+    counters.evictions.fetch_add(1, std::memory_order_relaxed);
+    free_chunk(victim);
+    return Freed::some;
+  }
+  static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
+
+  // ---- states of a chunk; the owner's table mutex is held for all but unpin
+
+  /// reserved -> attached, clean, still pinned and exclusively latched by its maker.
+  /// Requires: its place is reserved in the table.
+  void attach(PoolChunk& chunk, Record& record, std::uint64_t index) noexcept {
+    chunk.record = &record;
+    chunk.index = index;
+    record.table.insert(index, &chunk);
+    std::lock_guard lock{eviction_mutex_};
+    eviction_.insert(chunk);
+    counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
+  }
+  /// attached -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
+  void detach(PoolChunk& chunk) noexcept {
+    chunk.record->table.erase(chunk.index, budget);
+    counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
+    if (chunk.state.is(ChunkState::dirty)) {
+      count_dirty(*chunk.record, 0, chunk.dirty.size_bytes());
+      counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
+      chunk.state.clear(ChunkState::dirty);
+    } else {
+      std::lock_guard lock{eviction_mutex_};
+      eviction_.remove(chunk);
+    }
+    if ((chunk.state.detach() & ChunkState::pin_mask) == 0) free_chunk(&chunk);
+  }
+  /// Sets the state's dirty bit to what `dirty` says. Requires: the exclusive latch, too. A detached chunk is left alone.
+  void settle_dirty(PoolChunk& chunk) noexcept {
+    const bool is = chunk.state.is(ChunkState::dirty), should = !chunk.dirty.empty();
+    if (is == should || chunk.state.is(ChunkState::detached)) return;
+    {
+      std::lock_guard lock{eviction_mutex_};
+      if (should) {
+        eviction_.remove(chunk);
+        chunk.state.set(ChunkState::dirty);
+        counters.chunks_dirty.fetch_add(1, std::memory_order_relaxed);
+      } else {
+        chunk.state.clear(ChunkState::dirty);
+        eviction_.insert(chunk);
+        counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
+      }
+    }
+    if (!should) note_room();
+  }
+  void count_dirty(Record& record, std::uint64_t more_bytes, std::uint64_t less_bytes) noexcept {
+    record.dirty_bytes.fetch_add(more_bytes - less_bytes);  // wraps to a subtraction, which is what is meant
+    counters.dirty_bytes.fetch_add(more_bytes - less_bytes);
+  }
+  /// Gives back a pin, and frees the chunk if that was the last of a detached one.
+  void unpin(PoolChunk& chunk) noexcept {
+    const auto word = chunk.state.unpin();
+    if ((word & ChunkState::pin_mask) != 0) return;
+    if ((word & ChunkState::detached) != 0) {
+      free_chunk(&chunk);
+    } else {
+      note_room();  // evictable now, perhaps; `chunk` may be gone already
+    }
+  }
+  /// Forgets every chunk of the file and everything in flight. Returns: the dirty bytes that went with it.
+  std::uint64_t drop(Record& record) noexcept {
+    std::uint64_t lost_bytes = 0;
+    {
+      std::lock_guard table{record.table_mutex};
+      while (record.loads != nullptr) {
+        record.loads->dropped = true;
+        record.loads->loading.clear();
+        record.loads = record.loads->next;
+      }
+      if (record.flush != nullptr) {
+        record.flush->dropped = true;
+        record.flush->lent.clear();
+        record.flush = nullptr;
+      }
+      lost_bytes = record.dirty_bytes.load();
+      for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first)) detach(*at.second);
+      record.arrivals.fetch_add(1);
+    }
+    parking.wake(&record.arrivals);
+    return lost_bytes;
+  }
+
+  // ---- waiting for room
+
+  void note_room() noexcept {
+    if (room_waiters_.load() == 0) return;
+    room_epoch_.fetch_add(1);
+    parking.wake(&room_epoch_);
+  }
+  /// Tries until `attempt()` is true, and sleeps between tries until there may be more room.
+  /// Returns: false if `worthwhile()` said that nothing will ever make room.
+  template <class Attempt, class Worthwhile>
+  bool wait_for_room(Attempt attempt, Worthwhile worthwhile) {
+    const Count waiting{room_waiters_};
+    for (;;) {
+      const auto epoch = room_epoch_.load();
+      if (attempt()) return true;
+      if (!worthwhile()) return false;
+      parking.park(&room_epoch_, [&] { return room_epoch_.load() == epoch; });
+    }
+  }
+  /// Waits until a load or the flush of `record` ends that was in flight when `arrivals` was read.
+  void wait_for_arrival(Record& record, std::uint64_t arrivals) {
+    parking.park(&record.arrivals, [&] { return record.arrivals.load() == arrivals; });
+  }
+
+  /// Counts its own lifetime.
+  struct Count {
+    explicit Count(Atomic<std::uint32_t>& to) : counter{to} { counter.fetch_add(1); }
+    Count(const Count&) = delete;
+    Count& operator=(const Count&) = delete;
+    ~Count() { counter.fetch_sub(1); }
+    Atomic<std::uint32_t>& counter;
+  };
+  Atomic<std::uint32_t> reserves{0};   ///< calls that hold reserved chunks: they will attach or free them
+  Atomic<std::uint32_t> flying{0};     ///< flushes between begin and finish
+  Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
+
+  typename Traits::Storage storage;
+
+ private:
+  [[nodiscard]] static ChunkLayout checked_layout(const PoolOptions& options) {
+    const auto made = ChunkLayout::make(options.chunk_bytes);
+    if (!made || options.window_bytes == 0 || options.budget_bytes > max_offset ||
+        options.budget_bytes < min_budget_bytes(options)) {
+      throw std::system_error{std::make_error_code(std::errc::invalid_argument),
+                              !made ? "tarn::ChunkPool: chunk_bytes is not a power of two up to 1 GiB"
+                                    : "tarn::ChunkPool: budget_bytes is below ChunkPool::min_budget_bytes"};
+    }
+    return *made;
+  }
+  // A quarter of the budget at most, so that a few calls at once find their windows, and at most so many chunks that
+  // latching them stays cheap; but one chunk at least.
+  [[nodiscard]] static std::uint64_t window_for(const PoolOptions& options) {
+    const auto chunk = options.chunk_bytes;
+    const auto affordable = options.budget_bytes / (chunk + chunk_overhead_bytes) / 4;
+    const auto chunks = std::min({options.window_bytes / chunk, max_window_chunks, affordable});
+    return std::max<std::uint64_t>(chunks, 1) * chunk;
+  }
+
+  Mutex eviction_mutex_;
+  typename Traits::Eviction eviction_;
+  Atomic<std::uint64_t> room_epoch_{0};
+  Atomic<std::uint32_t> room_waiters_{0};
+};
+
+}  // namespace tarn::detail

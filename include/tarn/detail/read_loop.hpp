@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// One window of a blocking read, from the first look to the bytes. The life of a read:
+//
+//   look     file lock shared, chunks pinned and latched: all there? then use the pieces, under the latches alone
+//   room     something is missing and chunks are needed for it: let go of everything, get room, look again
+//   load     enter `loading`, let go of everything, ask the store, land, look again: the landed chunks stay pinned
+//   wait     somebody else loads the same bytes: let go of everything, wait, look again
+//   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there
+//
+// Nothing is waited for with a latch, the file's lock or a reserved chunk held, apart from the store filling the chunks
+// that were reserved for it.
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <shared_mutex>
+#include <span>
+#include <system_error>
+
+#include <tarn/detail/load.hpp>
+
+namespace tarn::detail {
+
+/// What an algorithm works on: the pool, what it keeps of the file, what the file is, and the lock around that.
+template <class Traits, class Metadata, class Lock>
+struct FileAccess {
+  PoolCore<Traits>& core;
+  const RecordRef<Traits>& record;
+  Metadata& meta;  // const for a read of a building block
+  const ChunkLayout& layout;
+  Lock& lock;
+  bool open_when_deleted = false;  // a deleted file that somebody has open is still written
+};
+
+/// Reads the first window's worth of `asked`, at most, and calls use(pieces) under the latches.
+/// Returns: the bytes used, 0 only at end of file; with `into`, those may have gone straight there, without use.
+template <class File, class Store, class Room, class Use>
+[[nodiscard]] Result<std::size_t> read_one_window(File& file, ByteRange asked, Store& store, Room& room, std::byte* into,
+                                                  Use use) {
+  auto& core = file.core;
+  using Core = std::remove_reference_t<decltype(core)>;
+  using Traits = typename Core::TraitsType;
+  using Begun = typename Load<Traits>::Begun;
+
+  ChunkReserve<Traits> reserve{core};
+  LatchedChunks<Traits> kept{core};
+  bool uncached = false;
+  for (;;) {
+    WindowLoads<Traits> loads{core};
+    ReadWindow<Traits> window{core};
+    std::shared_lock lock{file.lock};
+    const auto range = asked.intersect(ByteRange::between(0, file.meta.size()));
+    if (range.empty()) return std::size_t{0};
+    if (const auto error = window.plan(*file.record, file.meta, file.layout, range, true); error) return fail(error);
+    const auto missing = window.missing().extents();
+    if (missing.empty() || (uncached && missing.front().offset() > range.offset())) {
+      const auto end = missing.empty() ? range.end() : missing.front().offset();
+      lock.unlock();
+      use(window.pieces());
+      return static_cast<std::size_t>(end - range.offset());
+    }
+
+    auto only = missing;  // of an uncached read: the part of the first extent that one request covers
+    ByteRange first;
+    if (uncached) {
+      first = file.layout.part_range(file.layout.part_of(range.offset())).intersect(missing.front());
+      only = {&first, 1};
+    }
+    Need need;
+    auto begun = Begun::need_room;
+    if (loads.collect(file.record, file.meta, file.layout, only)) {
+      need.chunks = loads.chunks_needed();
+      if (uncached || reserve.size() >= need.chunks) begun = loads.begin(window, uncached ? nullptr : &reserve);
+    }
+    need.bytes = Core::record_and_table_bytes;
+    window.release();
+    lock.unlock();
+
+    switch (begun) {
+      case Begun::again:
+        break;
+      case Begun::elsewhere:
+        kept.release();
+        reserve.clear();
+        loads.wait_for_the_other();
+        break;
+      case Begun::need_room: {
+        kept.release();
+        const Result<> roomy = room(reserve, need);
+        if (roomy) break;
+        if (uncached || into == nullptr || roomy.error() != std::errc::no_buffer_space) return fail(roomy.error());
+        uncached = true;
+        break;
+      }
+      case Begun::yes: {
+        auto error = loads.fetch(store, file.layout, uncached ? into : nullptr);
+        if (!error && !uncached) error = loads.land(kept);
+        if (error) return fail(error);
+        if (uncached && loads.still_whole()) {
+          core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
+          return static_cast<std::size_t>(first.size_bytes());
+        }
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace tarn::detail

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// One window of a read: which bytes are where.
+//
+// Each byte is in one of three places: in a held chunk, the file's own before one of its part's content; in the store
+// and not held, so missing; or nowhere, so zero. The window pins the chunks under the table mutex, latches them, and
+// lists the bytes as pieces in file order; with nothing missing the pieces are the answer, good until release.
+//
+// Thread safety: one call's own. The caller holds the file's lock while plan runs; the pieces stay right after it gave
+//                the lock back, since every change of those bytes needs an exclusive latch.
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <system_error>
+
+#include <tarn/buffers.hpp>
+#include <tarn/detail/latched_chunks.hpp>
+#include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/small_vector.hpp>
+#include <tarn/dirty_file_metadata.hpp>
+
+namespace tarn::detail {
+
+template <class Traits>
+class ReadWindow {
+ public:
+  using PoolChunk = Chunk<Traits>;
+  using Record = FileRecord<Traits>;
+
+  explicit ReadWindow(PoolCore<Traits>& core) : core_{core}, latched_{core} {}
+
+  /// Finds the bytes of `range`, which lies inside the file's size.
+  /// Errors: EAGAIN if a chunk has too many pins, or if a latch is not to be had and `wait` is false. Throws bad_alloc.
+  [[nodiscard]] std::error_code plan(Record& record, const MetadataFor<Traits>& meta, const ChunkLayout& layout,
+                                     ByteRange range, bool wait) {
+    wait_ = wait;
+    const auto chunks = layout.chunks_of(range);
+    SmallVector<PoolChunk*, 20> own;
+    own.reserve(chunks.count());
+    latched_.reserve(chunks.count());
+    {
+      std::lock_guard table{record.table_mutex};
+      for (auto index = chunks.first; index < chunks.last; ++index) {
+        auto* const chunk = record.table.find(index);
+        if (chunk != nullptr) {
+          if (!chunk->state.try_pin()) return again;
+          latched_.hold(*chunk);
+        }
+        own.push_back(chunk);
+      }
+    }
+    if (!latch()) return again;
+    for (auto index = chunks.first; index < chunks.last; ++index) {
+      const auto part = layout.chunk_range(index).intersect(range);
+      auto* const chunk = own[static_cast<std::size_t>(index - chunks.first)];
+      if (chunk != nullptr) PoolCore<Traits>::touch(*chunk);
+      if (const auto error = add_chunk(chunk, meta, layout, part, layout.chunk_range(index).offset()); error) return error;
+    }
+    return {};
+  }
+
+  /// What is stored and not held, in file offsets.
+  [[nodiscard]] const ExtentSet& missing() const { return missing_; }
+  /// The bytes of the range in order. Requires: missing() is empty, or lies behind them.
+  [[nodiscard]] ConstBuffers pieces() { return ConstBuffers{pieces_.span()}; }
+  [[nodiscard]] std::size_t piece_count() const { return pieces_.size(); }
+  [[nodiscard]] bool holds(const PoolChunk* chunk) { return latched_.holds(chunk); }
+  void release() noexcept { latched_.release(); }
+
+ private:
+  inline static const std::error_code again = std::make_error_code(std::errc::resource_unavailable_try_again);
+
+  [[nodiscard]] bool latch() {
+    if (!wait_) return latched_.try_latch(LatchMode::shared);
+    latched_.latch(LatchMode::shared);
+    return true;
+  }
+
+  // The bytes of `range`, all in the chunk that starts at `chunk_offset`: from `chunk` where it has them.
+  [[nodiscard]] std::error_code add_chunk(PoolChunk* chunk, const MetadataFor<Traits>& meta, const ChunkLayout& layout,
+                                          ByteRange range, std::uint64_t chunk_offset) {
+    for (auto at = range.offset(); at < range.end();) {
+      const auto rest = ByteRange::between(at - chunk_offset, range.end() - chunk_offset);
+      const auto run = chunk != nullptr ? chunk->valid.next_in(rest) : std::nullopt;
+      const auto gap_end = run ? run->offset() + chunk_offset : range.end();
+      if (gap_end > at) {
+        if (const auto error = add_gap(meta, layout, ByteRange::between(at, gap_end)); error) return error;
+      }
+      if (!run) break;
+      add_bytes(chunk->memory + run->offset(), run->size_bytes());
+      at = run->end() + chunk_offset;
+    }
+    return {};
+  }
+
+  // The bytes of `range` that the file's own chunk does not have: stored ones by content or missing, the others zero.
+  [[nodiscard]] std::error_code add_gap(const MetadataFor<Traits>& meta, const ChunkLayout& layout, ByteRange range) {
+    for (auto at = range.offset(); at < range.end();) {
+      const auto rest = ByteRange::between(at, range.end());
+      const auto stored = meta.stored().next_in(rest);
+      const auto zero_end = stored ? stored->offset() : range.end();
+      add_zeros(zero_end - at);
+      if (!stored) break;
+      if (const auto error = add_stored(meta, layout, *stored); error) return error;
+      at = stored->end();
+    }
+    return {};
+  }
+
+  [[nodiscard]] std::error_code add_stored(const MetadataFor<Traits>& meta, const ChunkLayout& layout, ByteRange range) {
+    const auto part = layout.part_of(range.offset());  // a chunk lies in one part
+    const auto* const content = meta.content_id(part);
+    auto* const chunk = content == nullptr ? nullptr : pin_content(*content, range, layout, part);
+    if (chunk == nullptr) {
+      missing_.add(range);
+      return {};
+    }
+    if (!latch()) return again;
+    const auto chunk_offset = layout.chunk_range(layout.chunk_of(range.offset())).offset();
+    for (auto at = range.offset(); at < range.end();) {
+      const auto run = chunk->valid.next_in(ByteRange::between(at - chunk_offset, range.end() - chunk_offset));
+      const auto gap_end = run ? run->offset() + chunk_offset : range.end();
+      if (gap_end > at) missing_.add(ByteRange::between(at, gap_end));
+      if (!run) break;
+      add_bytes(chunk->memory + run->offset(), run->size_bytes());
+      at = run->end() + chunk_offset;
+    }
+    PoolCore<Traits>::touch(*chunk);
+    return {};
+  }
+
+  [[nodiscard]] PoolChunk* pin_content(const typename Traits::ContentId& id, ByteRange range, const ChunkLayout& layout,
+                                       std::uint64_t part) {
+    const auto record = core_.registry.find(PoolCore<Traits>::content_key(id));
+    if (!record) return nullptr;
+    latched_.reserve(1);
+    std::lock_guard table{record->table_mutex};
+    auto* const chunk = record->table.find(layout.chunk_of(range.offset() - layout.part_range(part).offset()));
+    // Latched already, for another part of the same content: a second latch could wait for somebody who waits for us.
+    if (chunk == nullptr || latched_.holds(chunk)) return chunk;
+    if (!chunk->state.try_pin()) return nullptr;
+    latched_.hold(*chunk);
+    return chunk;
+  }
+
+  void add_bytes(std::byte* bytes, std::uint64_t size_bytes) {
+    const auto size = static_cast<std::size_t>(size_bytes);
+    if (!missing_.empty()) return;  // pieces past the first missing byte answer nobody
+    if (!pieces_.empty()) {
+      auto& last = pieces_.back();
+      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == bytes && !in_zero_area(last.iov_base)) {
+        last.iov_len += size;  // chunks that lie side by side make one piece
+        return;
+      }
+    }
+    pieces_.push_back({bytes, size});
+  }
+  void add_zeros(std::uint64_t size_bytes) {
+    if (!missing_.empty()) return;
+    if (size_bytes != 0 && !pieces_.empty() && in_zero_area(pieces_.back().iov_base)) {
+      auto& last = pieces_.back();
+      const auto more = std::min<std::uint64_t>(size_bytes, zero_area_bytes - last.iov_len);
+      last.iov_len += static_cast<std::size_t>(more);
+      size_bytes -= more;
+    }
+    while (size_bytes != 0) {
+      const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(size_bytes, zero_area_bytes));
+      pieces_.push_back({const_cast<std::byte*>(zero_area()), n});  // iovec has no const; ConstBuffers gives it back
+      size_bytes -= n;
+    }
+  }
+
+  PoolCore<Traits>& core_;
+  LatchedChunks<Traits> latched_;
+  SmallVector<::iovec, 64> pieces_;
+  ExtentSet missing_;
+  bool wait_ = true;
+};
+
+}  // namespace tarn::detail

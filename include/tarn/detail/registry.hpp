@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The file records by key, with a count of users.
+//
+// A record is found or made under its shard's mutex and stays while it has a user, a chunk, or anything in flight. The
+// count goes up under the shard's mutex, or by whoever holds the table mutex of a record that is not idle; the last user
+// gives up under the shard's mutex and then, under the table mutex too, looks whether the record is idle and still
+// without a user, and if so erases it. So nobody can find a record that is being erased.
+//
+// Thread safety: any thread. Lock order: shard, then table.
+
+#include <array>
+#include <cassert>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <tarn/budget.hpp>
+#include <tarn/detail/file_record.hpp>
+#include <tarn/detail/sync.hpp>
+
+namespace tarn::detail {
+
+template <class Traits>
+class Registry;
+
+/// Keeps a record alive. Move-only.
+template <class Traits>
+class RecordRef {
+ public:
+  RecordRef() = default;
+  /// Takes over one use that was counted already.
+  RecordRef(Registry<Traits>& registry, FileRecord<Traits>& record) : registry_{&registry}, record_{&record} {}
+  RecordRef(RecordRef&& other) noexcept
+      : registry_{other.registry_}, record_{std::exchange(other.record_, nullptr)} {}
+  RecordRef& operator=(RecordRef&& other) noexcept {
+    std::swap(registry_, other.registry_);
+    std::swap(record_, other.record_);
+    return *this;
+  }
+  ~RecordRef() {
+    if (record_ != nullptr) registry_->release(*record_);
+  }
+
+  explicit operator bool() const { return record_ != nullptr; }
+  [[nodiscard]] FileRecord<Traits>& operator*() const { return *record_; }
+  [[nodiscard]] FileRecord<Traits>* operator->() const { return record_; }
+  [[nodiscard]] RecordRef share() const {
+    record_->users.fetch_add(1);
+    return {*registry_, *record_};
+  }
+
+ private:
+  Registry<Traits>* registry_ = nullptr;
+  FileRecord<Traits>* record_ = nullptr;
+};
+
+template <class Traits>
+class Registry {
+ public:
+  using Record = FileRecord<Traits>;
+  using Key = typename Record::Key;
+
+  explicit Registry(Budget& budget) : budget_{budget} {}
+
+  /// Returns: the record, or nothing if the pool knows none.
+  [[nodiscard]] RecordRef<Traits> find(const Key& key) {
+    auto& shard = shard_of(key);
+    std::lock_guard lock{shard.mutex};
+    const auto at = shard.records.find(key);
+    if (at == shard.records.end()) return {};
+    at->second->users.fetch_add(1);
+    return {*this, *at->second};
+  }
+  /// Returns: the record, made if there was none; nothing if the budget refuses that.
+  /// Errors:  throws bad_alloc, and changes nothing.
+  [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
+    auto& shard = shard_of(key);
+    std::lock_guard lock{shard.mutex};
+    auto at = shard.records.find(key);
+    if (at == shard.records.end()) {
+      if (!budget_.try_charge(record_bytes)) return {};
+      try {
+        at = shard.records.emplace(key, std::make_unique<Record>(key)).first;
+      } catch (...) {
+        budget_.release(record_bytes);
+        throw;
+      }
+    }
+    at->second->users.fetch_add(1);
+    return {*this, *at->second};
+  }
+  void release(Record& record) noexcept {
+    auto users = record.users.load();
+    while (users > 1) {
+      if (record.users.compare_exchange_weak(users, users - 1)) return;
+    }
+    auto& shard = shard_of(record.key);
+    std::lock_guard lock{shard.mutex};
+    if (record.users.fetch_sub(1) != 1) return;
+    {
+      std::lock_guard table{record.table_mutex};
+      if (!record.idle() || record.users.load() != 0) return;
+    }
+    // Idle and without a user, and both can only change through this shard: nobody else has a way to the record.
+    shard.records.erase(shard.records.find(record.key));
+    budget_.release(record_bytes);
+  }
+
+  /// Calls f(record) for every record, each kept alive for the call, with no lock held.
+  template <class F>
+  void for_each(F f) {
+    for (auto& shard : shards_) {
+      std::vector<RecordRef<Traits>> refs;
+      {
+        std::lock_guard lock{shard.mutex};
+        refs.reserve(shard.records.size());
+        for (auto& [key, record] : shard.records) {
+          record->users.fetch_add(1);
+          refs.emplace_back(*this, *record);
+        }
+      }
+      for (auto& ref : refs) f(*ref);
+    }
+  }
+
+  /// What one record costs, tables apart: itself and its place in the hash table.
+  static constexpr std::size_t record_bytes = sizeof(Record) + sizeof(Key) + 6 * sizeof(void*);
+
+ private:
+  struct Hash {
+    std::size_t operator()(const Key& key) const {
+      return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, key);
+    }
+  };
+  struct Shard {
+    Mutex mutex;
+    std::unordered_map<Key, std::unique_ptr<Record>, Hash> records;
+  };
+  Shard& shard_of(const Key& key) {
+    // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
+    return shards_[(Hash{}(key) * 0x9E3779B97F4A7C15u) >> 60];
+  }
+
+  Budget& budget_;
+  std::array<Shard, 16> shards_;
+};
+
+}  // namespace tarn::detail

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The one door to atomics, mutexes and parking.
+//
+// Everything in tarn that one thread does and another can see goes through these types, so that an explorer of
+// interleavings can drive the shipped code: define TARN_SYNC_HEADER to a header that provides the same names.
+//
+// FileLock is phase-fair: a waiting writer stops new readers, and a writer that leaves admits all readers that wait
+// before the next writer goes, so neither side starves (Brandenburg and Anderson, "Spin-based reader-writer
+// synchronization for multiprocessor real-time systems", 2010, here with blocking waits).
+
+#ifdef TARN_SYNC_HEADER
+#include TARN_SYNC_HEADER
+#else
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+
+namespace tarn::detail {
+
+template <class T>
+using Atomic = std::atomic<T>;
+using Mutex = std::mutex;
+
+/// Where threads wait for a word to change that has no room for a mutex of its own; hashed by address.
+class ParkingLot {
+ public:
+  /// Waits while `blocked()` is true. It is called under the bucket's mutex and may take a file's table mutex, nothing
+  /// else; whoever makes it false calls `wake` afterwards, holding no table mutex.
+  template <class Blocked>
+  void park(const void* address, Blocked blocked) {
+    auto& bucket = bucket_of(address);
+    std::unique_lock lock{bucket.mutex};
+    while (blocked()) bucket.changed.wait(lock);
+  }
+
+  /// Lets everyone parked at `address` (and its hash neighbours) look again.
+  void wake(const void* address) {
+    auto& bucket = bucket_of(address);
+    { std::lock_guard lock{bucket.mutex}; }  // whoever saw the old word is asleep by now
+    bucket.changed.notify_all();
+  }
+
+ private:
+  struct Bucket {
+    Mutex mutex;
+    std::condition_variable changed;
+  };
+  Bucket& bucket_of(const void* address) {
+    return buckets_[(reinterpret_cast<std::uintptr_t>(address) >> 6) % buckets_.size()];
+  }
+  std::array<Bucket, 61> buckets_;
+};
+
+/// A file's lock: many readers or one writer. Meets the standard's shared-mutex requirements as far as locks need them.
+class FileLock {
+ public:
+  void lock_shared() {
+    std::unique_lock lock{mutex_};
+    if (exclusive_ || waiting_writers_ != 0) {
+      ++waiting_readers_;
+      const auto phase = phase_;
+      readers_.wait(lock, [&] { return phase_ != phase || (!exclusive_ && waiting_writers_ == 0); });
+      if (phase_ == phase) {
+        --waiting_readers_;
+        ++shared_;
+      }  // else the leaving writer counted us in
+      return;
+    }
+    ++shared_;
+  }
+  bool try_lock_shared() {
+    std::lock_guard lock{mutex_};
+    if (exclusive_ || waiting_writers_ != 0) return false;
+    ++shared_;
+    return true;
+  }
+  void unlock_shared() {
+    std::lock_guard lock{mutex_};
+    if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_one();
+  }
+  void lock() {
+    std::unique_lock lock{mutex_};
+    ++waiting_writers_;
+    writers_.wait(lock, [&] { return !exclusive_ && shared_ == 0; });
+    --waiting_writers_;
+    exclusive_ = true;
+  }
+  bool try_lock() {
+    std::lock_guard lock{mutex_};
+    if (exclusive_ || shared_ != 0) return false;
+    exclusive_ = true;
+    return true;
+  }
+  void unlock() {
+    std::lock_guard lock{mutex_};
+    exclusive_ = false;
+    if (waiting_readers_ != 0) {  // their phase: all that wait now go in, counted here so that no writer slips between
+      shared_ += waiting_readers_;
+      waiting_readers_ = 0;
+      ++phase_;
+      readers_.notify_all();
+    } else if (waiting_writers_ != 0) {
+      writers_.notify_one();
+    }
+  }
+
+ private:
+  Mutex mutex_;
+  std::condition_variable readers_, writers_;
+  std::size_t shared_ = 0, waiting_readers_ = 0, waiting_writers_ = 0;
+  std::uint64_t phase_ = 0;
+  bool exclusive_ = false;
+};
+
+}  // namespace tarn::detail
+
+#endif
+
+namespace tarn::detail {
+
+/// The lock of a value with one owner at a time: the building blocks use it.
+struct NoLock {
+  void lock() {}
+  bool try_lock() { return true; }
+  void unlock() {}
+  void lock_shared() {}
+  bool try_lock_shared() { return true; }
+  void unlock_shared() {}
+};
+
+}  // namespace tarn::detail

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What a file is: a plain value that copies and compares, and holds no bytes and no lock.
+//
+// `stored` says, byte-exact, where the store has bytes that show when nothing is held. The algorithms keep it: truncate
+// and punch take from it, a flush that ends well adds to it, a write leaves it alone. What is held and what of that is
+// dirty only the pool knows.
+//
+// What the store has of the size: `store_size_bytes` is the size it was last known to have (nothing: never stored, or a
+// flush failed since), and it holds no byte at or past `store_size_bound_bytes`. A flush that fails half done may have
+// left bytes past the old size, and a later one must overwrite them with zeros where holes are, so the bound only rises
+// with a failure and falls with a success.
+//
+//   state     means                              becomes
+//   created   the store does not know the file   clean by a flush; deleted
+//   clean     as stored                          modified by a write, truncate, punch; deleted
+//   modified  bytes, holes or size not stored    clean by a flush that leaves nothing; deleted
+//   deleted   the name is gone                   -
+//
+// Thread safety: a plain value.
+// Invariant:     stored lies in [0, size).
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <tarn/byte_range.hpp>
+#include <tarn/extent_set.hpp>
+#include <tarn/policies.hpp>
+
+namespace tarn {
+
+enum class FileState : std::uint8_t { clean, created, modified, deleted };
+
+struct FileOptions {
+  std::uint64_t part_bytes = 0;  ///< the unit of the store, a multiple of the pool's chunk; 0: one chunk
+  std::uint64_t version = 0;     ///< of what the store has
+  std::int64_t mtime_ns = 0;     ///< never read from a clock: whoever changes the file gives it
+};
+
+template <class FileIdType, class ContentIdType, class PayloadType>
+class BasicDirtyFileMetadata {
+ public:
+  using FileId = FileIdType;
+  using ContentId = ContentIdType;
+  using Payload = PayloadType;
+
+  /// A new, empty file that the store does not know.
+  [[nodiscard]] static BasicDirtyFileMetadata created(FileId id, const FileOptions& options = {}) {
+    return BasicDirtyFileMetadata{std::move(id), options};
+  }
+  /// A file of which the store has all `size_bytes` bytes.
+  /// Requires: size_bytes <= max_offset.
+  [[nodiscard]] static BasicDirtyFileMetadata from_store(FileId id, std::uint64_t size_bytes,
+                                                         const FileOptions& options = {}) {
+    BasicDirtyFileMetadata meta{std::move(id), options};
+    meta.reset_to_store(size_bytes, options.version);
+    return meta;
+  }
+  /// A file whose parts the store has by content id, in order.
+  [[nodiscard]] static BasicDirtyFileMetadata from_content(FileId id, std::uint64_t size_bytes,
+                                                           std::span<const ContentId> parts,
+                                                           const FileOptions& options = {}) {
+    auto meta = from_store(std::move(id), size_bytes, options);
+    for (std::uint64_t part = 0; const auto& content : parts) meta.content_.emplace(part++, content);
+    return meta;
+  }
+
+  [[nodiscard]] const FileId& id() const { return id_; }
+  [[nodiscard]] std::uint64_t size() const { return size_bytes_; }
+  [[nodiscard]] std::uint64_t part_bytes() const { return part_bytes_; }
+  [[nodiscard]] FileState state() const { return state_; }
+  [[nodiscard]] std::uint64_t version() const { return version_; }
+  [[nodiscard]] const ExtentSet& stored() const { return stored_; }
+  [[nodiscard]] std::optional<std::uint64_t> store_size_bytes() const { return store_size_bytes_; }
+  [[nodiscard]] std::uint64_t store_size_bound_bytes() const { return store_size_bound_bytes_; }
+  /// Returns: the content id of a part, or null: its bytes, if any, are the file's own.
+  [[nodiscard]] const ContentId* content_id(std::uint64_t part) const {
+    const auto at = content_.find(part);
+    return at == content_.end() ? nullptr : &at->second;
+  }
+  [[nodiscard]] std::size_t content_count() const { return content_.size(); }
+
+  [[nodiscard]] std::int64_t mtime_ns() const { return mtime_ns_; }
+  void set_mtime_ns(std::int64_t mtime_ns) { mtime_ns_ = mtime_ns; }
+  [[nodiscard]] const Payload& payload() const { return payload_; }
+  [[nodiscard]] Payload& payload() { return payload_; }
+
+  friend bool operator==(const BasicDirtyFileMetadata&, const BasicDirtyFileMetadata&) = default;
+
+  // ---- for the algorithms
+
+  /// Whether the store lacks the file, its size, or a zero below its size that is not held. Dirty bytes are the pool's.
+  [[nodiscard]] bool store_lacks_size() const { return store_size_bytes_ != size_bytes_; }
+  void note_modified() {
+    if (state_ == FileState::clean) state_ = FileState::modified;
+  }
+  void note_deleted() { state_ = FileState::deleted; }
+  void note_clean() {
+    if (state_ != FileState::deleted) state_ = FileState::clean;
+  }
+  void set_version(std::uint64_t version) { version_ = version; }
+
+  /// Errors: throws bad_alloc, and changes nothing.
+  void set_size(std::uint64_t size_bytes) {
+    if (size_bytes < size_bytes_) stored_.subtract(ByteRange::between(size_bytes, max_offset));
+    size_bytes_ = size_bytes;
+  }
+  void note_stored(const ExtentSet& extents) { stored_.add(extents); }
+  void note_not_stored(ByteRange range) { stored_.subtract(range); }
+  /// The store has set this size, and cut off what was past it.
+  void note_store_size(std::uint64_t size_bytes) {
+    store_size_bytes_ = size_bytes;
+    store_size_bound_bytes_ = size_bytes;
+  }
+  /// The store may have set this size, wholly, in part or not at all.
+  void note_store_size_unknown(std::uint64_t size_bytes) {
+    store_size_bytes_.reset();
+    store_size_bound_bytes_ = std::max(store_size_bound_bytes_, size_bytes);
+  }
+  void set_content_id(std::uint64_t part, ContentId id) { content_.insert_or_assign(part, std::move(id)); }
+  void clear_content_ids(std::uint64_t first_part, std::uint64_t last_part) {
+    content_.erase(content_.lower_bound(first_part), content_.upper_bound(last_part));
+  }
+  /// As the store has it: `size_bytes` bytes, all stored, by no content id.
+  void reset_to_store(std::uint64_t size_bytes, std::uint64_t version) {
+    stored_ = ExtentSet{ByteRange::between(0, size_bytes)};
+    size_bytes_ = size_bytes;
+    version_ = version;
+    content_.clear();
+    note_store_size(size_bytes);
+    if (state_ != FileState::deleted) state_ = FileState::clean;
+  }
+
+ private:
+  BasicDirtyFileMetadata(FileId id, const FileOptions& options)
+      : id_{std::move(id)}, part_bytes_{options.part_bytes}, version_{options.version}, mtime_ns_{options.mtime_ns} {}
+
+  FileId id_;
+  std::uint64_t size_bytes_ = 0;
+  std::uint64_t part_bytes_;
+  std::uint64_t version_;
+  std::int64_t mtime_ns_;
+  std::optional<std::uint64_t> store_size_bytes_;
+  std::uint64_t store_size_bound_bytes_ = 0;
+  ExtentSet stored_;
+  std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
+  FileState state_ = FileState::created;
+  [[no_unique_address]] Payload payload_{};
+};
+
+template <class Traits>
+using MetadataFor = BasicDirtyFileMetadata<typename Traits::FileId, typename Traits::ContentId, typename Traits::Payload>;
+
+using DirtyFileMetadata = MetadataFor<DefaultTraits>;
+
+}  // namespace tarn

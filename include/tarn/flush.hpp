@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Write-back: giving the store what is dirty.
+//
+// begin_flush takes, the store stores, finish_flush settles; flush does all three until what was dirty is stored. A write
+// that comes in between stays dirty. One flush of a file is in flight at a time, so a store never has to order two.
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include <tarn/chunk_pool.hpp>
+#include <tarn/detail/flush_job.hpp>
+#include <tarn/read_range.hpp>
+
+namespace tarn {
+
+inline constexpr ByteRange whole_file = ByteRange::between(0, max_offset);
+
+namespace detail {
+
+/// What the store says of a request, an exception included.
+template <class Traits, class Store>
+[[nodiscard]] FlushOutcome<Traits> ask_to_flush(Store& store, const FlushRequest<Traits>& request) {
+  try {
+    return store.flush(request);
+  } catch (...) {
+    return FlushOutcome<Traits>::failed(current_exception_code());
+  }
+}
+
+template <class Store, class FileId>
+[[nodiscard]] Result<> ask_to_remove(Store& store, const FileId& id) {
+  try {
+    return store.remove(id);
+  } catch (...) {
+    return fail(current_exception_code());
+  }
+}
+
+/// Flushes `range`, job by job. Returns: how many jobs were stored. Errors: as flush.
+template <class Traits, class File, class Store>
+[[nodiscard]] Result<std::size_t> flush_jobs(File& file, ByteRange range, Store& store, std::size_t most_jobs) {
+  std::size_t jobs = 0;
+  for (auto at = range.offset(); jobs < most_jobs;) {
+    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, range.end()));
+    if (!job) return fail(job.error());
+    const auto outcome = job->empty() ? std::optional<FlushOutcome<Traits>>{} : ask_to_flush<Traits>(store, job->request());
+    if (!outcome) break;
+    // Nothing is left behind a job that reached no further, and one that only set the size ends at the end.
+    const auto end = job->end();
+    if (const auto settled = finish_flush_of(file, std::move(*job), *outcome); !settled) return fail(settled.error());
+    ++jobs;
+    if (end <= at || end >= range.end()) break;
+    at = end;
+  }
+  return jobs;
+}
+
+}  // namespace detail
+
+/// Takes what is dirty in `range` to be stored: the dirty bytes up to the end of the part in which the first of them
+/// lies, and the zeros there that the store lacks; the size, if the store lacks that.
+///
+/// Returns:  the job; job.empty() if there is nothing to do. Give job.request() to the store, and the job to finish_flush.
+/// Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM; EINVAL for a part
+///           that is not a multiple of the chunk. Nothing has changed then.
+/// Requires: `meta` has one owner at a time.
+/// Cost:     no copy of data; O(chunks held in the part).
+template <class Traits>
+[[nodiscard]] Result<FlushJob<Traits>> begin_flush(ChunkPool<Traits>& pool,
+                                                   const std::type_identity_t<MetadataFor<Traits>>& meta,
+                                                   ByteRange range = whole_file) {
+  return detail::with_file(pool, meta, [&](auto& file) { return begin_flush_of<Traits>(file, range); });
+}
+
+/// Settles a job: with an outcome that is ok, what nobody changed since it began is clean and stored; with another one
+/// everything stays dirty.
+///
+/// Errors:   the outcome's own; ESTALE if the file was dropped meanwhile; ENOMEM.
+/// Blocks:   while a view or a with_data of a chunk of the job runs.
+template <class Traits>
+[[nodiscard]] Result<> finish_flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                    FlushJob<Traits>&& job, const FlushOutcome<Traits>& outcome) {
+  return detail::with_file(pool, meta, [&](auto& file) { return finish_flush_of(file, std::move(job), outcome); });
+}
+
+/// Stores what is dirty in `range`; of a deleted file, removes it from the store and forgets it.
+///
+/// Errors:   the store's own, with everything not stored still dirty; EBUSY while another flush of the file is in flight.
+/// Blocks:   on the store, holding no latch.
+template <class Traits, ChunkStore<Traits> Store>
+[[nodiscard]] Result<> flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta, Store&& store,
+                             ByteRange range = whole_file) {
+  if (meta.state() == FileState::deleted) {
+    const auto removed = detail::ask_to_remove(store, meta.id());
+    if (removed) pool.drop(meta);
+    return removed;
+  }
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    const auto jobs = detail::flush_jobs<Traits>(file, range, store, SIZE_MAX);
+    if (!jobs) return fail(jobs.error());
+    return {};
+  });
+}
+
+/// Notes that the embedder has stored the dirty bytes of one chunk by means of its own.
+/// Returns: whether the chunk was there with dirty bytes. Errors: as begin_flush.
+/// Requires: the store has the chunk's bytes, and the file's size.
+template <class Traits>
+[[nodiscard]] Result<bool> mark_flushed(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                        std::uint64_t chunk) {
+  if (!pool.has_dirty(meta, chunk)) return false;
+  auto job = begin_flush(pool, meta, pool.core().layout.chunk_range(chunk));
+  if (!job) return fail(job.error());
+  const auto settled = finish_flush(pool, meta, std::move(*job), FlushOutcome<Traits>::stored());
+  if (!settled) return fail(settled.error());
+  return true;
+}
+
+}  // namespace tarn

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What a pool is made of: a plain bag of types, each a small struct that meets a concept. Derive from DefaultTraits and
+// replace what differs:
+//
+//   struct MyTraits : tarn::DefaultTraits { using FileId = Uuid; using Storage = tarn::HeapStorage; };
+//   tarn::ChunkPool<MyTraits> pool{{.budget_bytes = tarn::GiB}};
+
+#include <algorithm>
+#include <array>
+#include <compare>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <system_error>
+#include <utility>
+#include <variant>
+
+#include <tarn/budget.hpp>
+
+namespace tarn {
+
+/// A digest of N bytes that names content. Compared whole; the hash is a fold, which only spreads.
+template <std::size_t N>
+struct Digest {
+  std::array<std::byte, N> bytes{};
+  friend auto operator<=>(const Digest&, const Digest&) = default;
+};
+
+struct StorageOptions {
+  std::size_t chunk_bytes;
+  bool prefault = false;  ///< touch memory when it is committed, not when it is first used
+};
+
+/// Where chunk memory comes from. `allocate` charges the budget before it commits anything and answers null if the
+/// charge or the system refuses; memory that is kept warm stays charged, and `trim` gives back what it can of that.
+/// Memory is aligned to min(chunk_bytes, 4096) and never initialised. All calls come from any thread.
+template <class S>
+concept ChunkStorage =
+    std::constructible_from<S, const StorageOptions&> && requires(S& s, Budget& budget, std::byte* memory) {
+      { s.allocate(budget) } noexcept -> std::same_as<std::byte*>;
+      { s.deallocate(memory, budget) } noexcept;
+      { s.trim(budget) } noexcept -> std::convertible_to<std::uint64_t>;
+      { S::min_budget_bytes(std::size_t{}) } -> std::convertible_to<std::uint64_t>;
+    };
+
+/// Which clean chunk goes first. `Hook` is the policy's part of each chunk. insert, remove and evict come one at a time;
+/// touch comes from any thread at any time and must be O(1) and lock-free. evict(try_evict) offers hooks in the order
+/// they should go until try_evict, which removes what it takes, answers true; it offers a bounded number and answers
+/// whether one was taken.
+template <class E>
+concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_evict)(typename E::Hook&)) {
+  { policy.insert(hook) } noexcept;
+  { policy.remove(hook) } noexcept;
+  { E::touch(hook) } noexcept;
+  { policy.evict(try_evict) } -> std::same_as<bool>;
+};
+
+/// Told of what a log or a metric wants to know, with no lock and no latch held. Costs nothing when empty.
+struct NullObserver {
+  template <class FileId>
+  void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}  ///< dirty bytes of a file were dropped unflushed
+  template <class FileId>
+  void on_flush_failed(const FileId&, std::error_code) noexcept {}  ///< a flush that made room failed
+};
+
+template <class O, class FileId>
+concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t bytes, std::error_code why) {
+  { observer.on_dirty_lost(id, bytes) } noexcept;
+  { observer.on_flush_failed(id, why) } noexcept;
+};
+
+class ArenaStorage;
+class ClockEviction;
+
+struct DefaultTraits {
+  using FileId = std::uint64_t;
+  using ContentId = Digest<16>;
+  using Payload = std::monostate;  ///< carried by a file's metadata: a path, a parent, whatever the filesystem likes
+  using Storage = ArenaStorage;
+  using Eviction = ClockEviction;
+  using Observer = NullObserver;
+};
+
+template <class K>
+concept HashableKey = std::regular<K> && requires(const K& key) {
+  { std::hash<K>{}(key) } -> std::convertible_to<std::size_t>;
+};
+
+template <class T>
+concept PoolTraits = HashableKey<typename T::FileId> && HashableKey<typename T::ContentId> &&
+                     std::copyable<typename T::Payload> && ChunkStorage<typename T::Storage> &&
+                     EvictionPolicy<typename T::Eviction> && PoolObserver<typename T::Observer, typename T::FileId>;
+
+}  // namespace tarn
+
+template <std::size_t N>
+struct std::hash<tarn::Digest<N>> {
+  std::size_t operator()(const tarn::Digest<N>& digest) const noexcept {
+    std::uint64_t fold = 0;
+    for (std::size_t at = 0; at < N; at += sizeof fold) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, digest.bytes.data() + at, std::min(sizeof word, N - at));
+      fold = (fold ^ word) * 0x9E3779B97F4A7C15u;
+    }
+    return static_cast<std::size_t>(fold ^ (fold >> 32));
+  }
+};

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Reading: a copy, a view, and a try that never blocks.
+//
+// A read is a sequence of windows in ascending order. Each is consistent in itself: all its bytes are of one moment.
+//
+// Source of the shape: the read path of a writable FUSE filesystem whose author replaced clones of whole chunks by a
+// callback over them (with_data), added a synchronous path for what is in memory, and filled zeros past a chunk's end.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <shared_mutex>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include <tarn/chunk_pool.hpp>
+#include <tarn/detail/read_loop.hpp>
+
+namespace tarn {
+
+/// What a try came to: done, or why not.
+template <class T>
+class [[nodiscard]] ReadOutcome {
+ public:
+  [[nodiscard]] static ReadOutcome of(T value) { return ReadOutcome{std::move(value), {}, {}}; }
+  [[nodiscard]] static ReadOutcome failed(std::error_code error) { return ReadOutcome{std::nullopt, {}, error}; }
+  [[nodiscard]] static ReadOutcome needing(ExtentSet missing) { return ReadOutcome{std::nullopt, std::move(missing), {}}; }
+
+  [[nodiscard]] bool done() const { return value_.has_value(); }
+  /// Stored bytes are not held: load them (a blocking read does) and try again.
+  [[nodiscard]] bool needs_load() const { return !missing_.empty(); }
+  /// A latch or lock was not to be had at once.
+  [[nodiscard]] bool busy() const { return error_ == std::errc::resource_unavailable_try_again; }
+  [[nodiscard]] std::error_code error() const { return error_; }
+  [[nodiscard]] const ExtentSet& missing() const { return missing_; }
+  /// Requires: done().
+  [[nodiscard]] T& operator*() { return *value_; }
+
+ private:
+  ReadOutcome(std::optional<T> value, ExtentSet missing, std::error_code error)
+      : value_{std::move(value)}, missing_{std::move(missing)}, error_{error} {}
+  std::optional<T> value_;
+  ExtentSet missing_;
+  std::error_code error_;
+};
+
+namespace detail {
+
+/// The range of a read. Errors: EINVAL for no buffer, EOVERFLOW past max_offset.
+[[nodiscard]] inline Result<ByteRange> read_at(std::uint64_t offset, std::uint64_t size_bytes, const void* into) {
+  if (into == nullptr && size_bytes != 0) return fail(std::errc::invalid_argument);
+  const auto range = ByteRange::at(offset, size_bytes);
+  if (!range) return fail(std::errc::value_too_large);
+  return *range;
+}
+
+template <class File, class Store, class Room>
+[[nodiscard]] Result<std::size_t> read_copy(File& file, std::uint64_t offset, std::span<std::byte> into, Store& store,
+                                            Room& room) {
+  const auto asked = read_at(offset, into.size(), into.data());
+  if (!asked) return fail(asked.error());
+  std::size_t done = 0;
+  while (done < into.size()) {
+    const auto rest = ByteRange::between(offset + done, asked->end());
+    const auto size = std::min<std::uint64_t>(rest.size_bytes(), file.core.window_bytes);
+    const auto window = ByteRange::between(rest.offset(), rest.offset() + size);
+    const auto n = read_one_window(file, window, store, room, into.data() + done,
+                                   [&](ConstBuffers bytes) { bytes.copy_to(into.subspan(done)); });
+    if (!n) {
+      if (done != 0) break;
+      return n;
+    }
+    if (*n == 0) break;  // end of file
+    done += *n;
+  }
+  return done;
+}
+
+template <class File, class Store, class Room, class F>
+[[nodiscard]] auto read_view(File& file, std::uint64_t offset, std::uint64_t size_bytes, Store& store, Room& room, F& f)
+    -> Result<std::invoke_result_t<F&, ConstBuffers>> {
+  using R = std::invoke_result_t<F&, ConstBuffers>;
+  const auto asked = ByteRange::at(offset, size_bytes);
+  if (!asked) return fail(std::errc::value_too_large);
+  if (size_bytes > file.core.window_bytes) return fail(std::errc::message_size);
+  if constexpr (std::is_void_v<R>) {
+    const auto n = read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { f(bytes); });
+    if (!n) return fail(n.error());
+    if (*n == 0) f(ConstBuffers{});
+    return {};
+  } else {
+    std::optional<R> answer;
+    const auto n = read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { answer.emplace(f(bytes)); });
+    if (!n) return fail(n.error());
+    if (*n == 0) answer.emplace(f(ConstBuffers{}));
+    return std::move(*answer);
+  }
+}
+
+template <class File>
+[[nodiscard]] ReadOutcome<std::size_t> try_read(File& file, std::uint64_t offset, std::span<std::byte> into) {
+  using Traits = typename std::remove_reference_t<decltype(file.core)>::TraitsType;
+  using Outcome = ReadOutcome<std::size_t>;
+  const auto asked = read_at(offset, into.size(), into.data());
+  if (!asked) return Outcome::failed(asked.error());
+  std::size_t done = 0;
+  while (done < into.size()) {
+    ReadWindow<Traits> window{file.core};
+    std::shared_lock lock{file.lock, std::try_to_lock};
+    if (!lock.owns_lock()) return Outcome::failed(std::make_error_code(std::errc::resource_unavailable_try_again));
+    const auto rest = ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
+    const auto size = std::min<std::uint64_t>(rest.size_bytes(), file.core.window_bytes);
+    if (size == 0) break;  // end of file
+    const auto range = ByteRange::between(rest.offset(), rest.offset() + size);
+    if (const auto error = window.plan(*file.record, file.meta, file.layout, range, false); error) {
+      return Outcome::failed(error);
+    }
+    if (!window.missing().empty()) return Outcome::needing(window.missing());
+    lock.unlock();
+    done += window.pieces().copy_to(into.subspan(done));
+  }
+  return Outcome::of(done);
+}
+
+/// Calls f(file access) for a building block: the file's record, no lock.
+template <class Traits, class Metadata, class F>
+[[nodiscard]] auto with_file(ChunkPool<Traits>& pool, Metadata& meta, F f)
+    -> std::invoke_result_t<F&, FileAccess<Traits, Metadata, NoLock>&> {
+  const auto layout = pool.layout(meta);
+  if (!layout) return fail(layout.error());
+  auto& core = pool.core();
+  try {
+    auto record = core.registry.find_or_make(core.file_key(meta.id()));
+    while (!record) {
+      if (core.free_some() != PoolCore<Traits>::Freed::some) return fail(std::errc::no_buffer_space);
+      record = core.registry.find_or_make(core.file_key(meta.id()));
+    }
+    NoLock lock;
+    FileAccess<Traits, Metadata, NoLock> file{core, record, meta, *layout, lock};
+    return f(file);
+  } catch (const std::bad_alloc&) {
+    return fail(std::errc::not_enough_memory);
+  }
+}
+
+}  // namespace detail
+
+/// Copies the bytes [offset, offset + into.size()) of the file into `into`; bytes that nobody wrote read as zero.
+///
+/// Returns:       the bytes copied; fewer than into.size() only at end of file, or when a later window failed.
+/// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not a
+///                multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of bytes
+///                than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. What was copied of an earlier
+///                window is returned instead, if anything was. `into` may be written past what is returned.
+/// Requires:      `meta` stays as it is during the call. `into` is not memory whose page faults this process serves.
+/// Blocks:        on the store, once for each missing range, holding no latch; on somebody else's load of the same bytes.
+/// Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile.
+/// Cost:          one copy; O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
+///                missing is loaded straight into `into`, uncached.
+template <class Traits, ChunkLoader<Traits> Store>
+[[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
+                                             const std::type_identity_t<MetadataFor<Traits>>& meta, std::uint64_t offset,
+                                             std::span<std::byte> into, Store&& store) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
+    detail::EvictOnly room;
+    return detail::read_copy(file, offset, into, store, room);
+  });
+}
+
+/// Calls f(ConstBuffers) with the bytes [offset, offset + size_bytes) of the file, in place: spans of chunk memory, and
+/// of a shared area of zeros for holes. The view is cut at end of file, and lives for the call.
+///
+/// Returns:  what f returns; f was called exactly once if there is a value, else not at all.
+/// Errors:   EMSGSIZE above pool.window_bytes(); ENOBUFS if no chunk can be had for what must be loaded; else as above.
+/// Requires: f calls nothing of tarn and does not block: it runs under the chunks' shared latches.
+/// Cost:     no copy; no allocation when every byte is held, for up to 64 pieces.
+template <class Traits, ChunkLoader<Traits> Store, std::invocable<ConstBuffers> F>
+[[nodiscard]] auto read_range(ChunkPool<Traits>& pool, const std::type_identity_t<MetadataFor<Traits>>& meta,
+                              std::uint64_t offset, std::uint64_t size_bytes, Store&& store, F&& f) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<std::invoke_result_t<F&, ConstBuffers>> {
+    detail::EvictOnly room;
+    return detail::read_view(file, offset, size_bytes, store, room, f);
+  });
+}
+
+/// read_range for what is in memory: never blocks, never loads.
+///
+/// Returns: done with the bytes copied (of them, fewer than asked only at end of file); needs_load with what is missing
+///          of the first window that lacks something; busy if a latch is held by a writer; or an error as above. Unless
+///          it is done, `into` may hold part of the bytes.
+template <class Traits>
+[[nodiscard]] ReadOutcome<std::size_t> try_read_range(ChunkPool<Traits>& pool,
+                                                      const std::type_identity_t<MetadataFor<Traits>>& meta,
+                                                      std::uint64_t offset, std::span<std::byte> into) {
+  ReadOutcome<std::size_t> outcome = ReadOutcome<std::size_t>::failed({});
+  const auto found = detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    outcome = detail::try_read(file, offset, into);
+    return {};
+  });
+  return found ? std::move(outcome) : ReadOutcome<std::size_t>::failed(found.error());
+}
+
+}  // namespace tarn

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A value, or the reason there is none.
+//
+// Every call of tarn that can fail for a reason outside the program answers a Result. Its error is a std::error_code of
+// the generic category, so `error().value()` is an errno number. A Result that holds a value has no error, and the
+// reverse: there is no third state.
+//
+// Thread safety: a plain value.
+
+#include <cassert>
+#include <new>
+#include <optional>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+namespace tarn {
+
+/// What `fail` answers: converts to any Result.
+struct Failure {
+  std::error_code error;
+};
+
+/// Requires: `error` is an error, not success.
+[[nodiscard]] inline Failure fail(std::error_code error) {
+  assert(error && "a failure needs an error");
+  return {error};
+}
+[[nodiscard]] inline Failure fail(std::errc error) { return fail(std::make_error_code(error)); }
+
+template <class T = void>
+class [[nodiscard]] Result {
+ public:
+  template <class U = T>
+    requires(std::is_constructible_v<T, U &&> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
+             !std::is_same_v<std::remove_cvref_t<U>, Failure>)
+  Result(U&& value) : value_{std::in_place, std::forward<U>(value)} {}  // implicit: `return n;`
+  Result(Failure failure) : error_{failure.error} {}                    // implicit: `return fail(...);`
+
+  [[nodiscard]] bool has_value() const { return value_.has_value(); }
+  explicit operator bool() const { return has_value(); }
+
+  /// Requires: has_value().
+  [[nodiscard]] T& value() & { return *checked(); }
+  [[nodiscard]] const T& value() const& { return *checked(); }
+  [[nodiscard]] T&& value() && { return std::move(*checked()); }
+  [[nodiscard]] T& operator*() & { return value(); }
+  [[nodiscard]] const T& operator*() const& { return value(); }
+  [[nodiscard]] T&& operator*() && { return std::move(*this).value(); }
+  [[nodiscard]] T* operator->() { return &value(); }
+  [[nodiscard]] const T* operator->() const { return &value(); }
+
+  /// Returns: the reason; success if there is a value.
+  [[nodiscard]] std::error_code error() const { return error_; }
+
+ private:
+  auto& checked() {
+    assert(value_.has_value() && "a Result without a value was read");
+    return value_;
+  }
+  auto& checked() const {
+    assert(value_.has_value() && "a Result without a value was read");
+    return value_;
+  }
+
+  std::optional<T> value_;
+  std::error_code error_;
+};
+
+template <>
+class [[nodiscard]] Result<void> {
+ public:
+  Result() = default;
+  Result(Failure failure) : error_{failure.error} {}  // implicit: `return fail(...);`
+
+  [[nodiscard]] bool has_value() const { return !error_; }
+  explicit operator bool() const { return has_value(); }
+  [[nodiscard]] std::error_code error() const { return error_; }
+
+ private:
+  std::error_code error_;
+};
+
+namespace detail {
+
+/// The error code that stands for the exception being handled, which came out of the embedder's code or an allocation.
+/// Requires: called inside a catch block.
+[[nodiscard]] inline std::error_code current_exception_code() noexcept {
+  try {
+    throw;
+  } catch (const std::system_error& e) {
+    if (e.code() && e.code().category() == std::generic_category()) return e.code();
+    if (e.code() && e.code().category() == std::system_category()) return {e.code().value(), std::generic_category()};
+  } catch (const std::bad_alloc&) {
+    return std::make_error_code(std::errc::not_enough_memory);
+  } catch (...) {
+  }
+  return std::make_error_code(std::errc::io_error);
+}
+
+}  // namespace detail
+}  // namespace tarn

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Changing the size, and turning bytes into zeros: truncate, punch_hole, zero_range.
+//
+// All three let go of bytes: what they take is neither held nor stored afterwards, so it reads as zero and costs
+// nothing, and the next flush reports it to the store as zeros. No memory is written, so a flush in flight goes on
+// reading what it took.
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <type_traits>
+
+#include <tarn/chunk_pool.hpp>
+#include <tarn/detail/write_window.hpp>
+#include <tarn/read_range.hpp>
+
+namespace tarn {
+namespace detail {
+
+/// Lets go of the bytes of one range. Chunks that lie wholly inside are detached; of the one or two at the borders the
+/// extents change, under their exclusive latches.
+template <class Traits>
+class Removal {
+ public:
+  explicit Removal(PoolCore<Traits>& core) : core_{core}, latched_{core} {}
+
+  /// Latches the border chunks and makes sure that nothing can fail any more but take_out.
+  /// Returns: the bytes that the budget lacks; 0 if all is well.
+  /// Errors:  EAGAIN if a border chunk has too many pins; throws bad_alloc.
+  [[nodiscard]] Result<std::uint64_t> prepare(FileRecord<Traits>& record, ByteRange range) {
+    record_ = &record;
+    range_ = range;
+    const auto chunks = core_.layout.chunks_of(range);
+    latched_.reserve(2);
+    {
+      std::lock_guard table{record.table_mutex};
+      const auto count = chunks.count();
+      if ((count > 0 && !add_border(chunks.first, borders_[0])) || (count > 1 && !add_border(chunks.last - 1, borders_[1]))) {
+        return fail(std::errc::resource_unavailable_try_again);
+      }
+    }
+    latched_.latch(LatchMode::exclusive);
+    for (auto* const chunk : borders_) {
+      if (chunk == nullptr) continue;
+      if (const auto lacking = prepare_extents(core_, *chunk); lacking != 0) return lacking;
+    }
+    return std::uint64_t{0};
+  }
+
+  /// Errors: throws bad_alloc, and nothing shows.
+  void take_out() {
+    std::lock_guard table{record_->table_mutex};
+    record_->take_out(range_);
+  }
+
+  void commit() noexcept {
+    for (auto* const chunk : borders_) {
+      if (chunk != nullptr) cut(*chunk);
+    }
+    std::lock_guard table{record_->table_mutex};
+    const auto chunks = core_.layout.chunks_of(range_);
+    for (auto from = chunks.first; from < chunks.last;) {
+      const auto [index, chunk] = record_->table.next(from);
+      if (chunk == nullptr || index >= chunks.last) break;
+      from = index + 1;
+      const bool border = chunk == borders_[0] || chunk == borders_[1];
+      if (border) core_.settle_dirty(*chunk);
+      // A load may have landed at a border since we looked: clean bytes, and the store has those outside the range.
+      if (!border || chunk->valid.empty()) core_.detach(*chunk);
+    }
+  }
+
+ private:
+  using PoolChunk = Chunk<Traits>;
+
+  // Returns: false if the chunk has too many pins.
+  [[nodiscard]] bool add_border(std::uint64_t index, PoolChunk*& border) {
+    const auto whole = ByteRange::between(0, core_.chunk_bytes());
+    auto* const chunk = record_->table.find(index);
+    if (chunk == nullptr || core_.layout.in_chunk(index, range_) == whole) return true;
+    if (!chunk->state.try_pin()) return false;
+    latched_.hold(*chunk);
+    border = chunk;
+    return true;
+  }
+
+  void cut(PoolChunk& chunk) noexcept {
+    const auto in_chunk = core_.layout.in_chunk(chunk.index, range_);
+    std::uint64_t dirty_bytes = 0;
+    chunk.dirty.for_each_in(in_chunk, [&](ByteRange run) { dirty_bytes += run.size_bytes(); });
+    const ExtentsChange<Traits> change{core_, chunk};
+    chunk.valid.subtract(in_chunk, core_.chunk_bytes());
+    chunk.dirty.subtract(in_chunk, core_.chunk_bytes());
+    core_.count_dirty(*record_, 0, dirty_bytes);
+  }
+
+  PoolCore<Traits>& core_;
+  FileRecord<Traits>* record_ = nullptr;
+  LatchedChunks<Traits> latched_;
+  ByteRange range_;
+  PoolChunk* borders_[2] = {nullptr, nullptr};
+};
+
+/// Removes what range_of(meta) says and then calls settle(meta), all as one change.
+template <class File, class Room, class RangeOf, class Settle>
+[[nodiscard]] Result<> remove_bytes(File& file, Room& room, std::optional<std::int64_t> mtime_ns, RangeOf range_of,
+                                    Settle settle) {
+  auto& core = file.core;
+  using Traits = typename std::remove_reference_t<decltype(core)>::TraitsType;
+  ChunkReserve<Traits> reserve{core};
+  for (;;) {
+    Need need;
+    {
+      std::unique_lock lock{file.lock};
+      if (file.meta.state() == FileState::deleted && !file.open_when_deleted) {
+        return fail(std::errc::no_such_file_or_directory);
+      }
+      const ByteRange range = range_of(file.meta);
+      Removal<Traits> removal{core};
+      const auto lacking = removal.prepare(*file.record, range);
+      if (!lacking) return fail(lacking.error());
+      need.bytes = *lacking;
+      if (need.bytes == 0) {
+        removal.take_out();
+        file.meta.note_not_stored(range);
+        removal.commit();
+        settle(file.meta);
+        file.meta.note_modified();
+        if (mtime_ns) file.meta.set_mtime_ns(*mtime_ns);
+        return {};
+      }
+    }
+    if (const Result<> roomy = room(reserve, need); !roomy) return fail(roomy.error());
+  }
+}
+
+template <class File, class Room>
+[[nodiscard]] Result<> truncate_file(File& file, std::uint64_t size_bytes, Room& room,
+                                     std::optional<std::int64_t> mtime_ns) {
+  if (size_bytes > max_offset) return fail(std::errc::file_too_large);
+  return remove_bytes(
+      file, room, mtime_ns,
+      [&](const auto& meta) {
+        return size_bytes < meta.size() ? ByteRange::between(size_bytes, max_offset) : ByteRange{};
+      },
+      [&](auto& meta) { meta.set_size(size_bytes); });
+}
+
+/// `extends`: the size grows to the end of the range.
+template <class File, class Room>
+[[nodiscard]] Result<> zero_bytes(File& file, ByteRange range, bool extends, Room& room,
+                                  std::optional<std::int64_t> mtime_ns) {
+  return remove_bytes(
+      file, room, mtime_ns, [&](const auto& meta) { return range.intersect(ByteRange::between(0, meta.size())); },
+      [&](auto& meta) {
+        if (extends && !range.empty()) meta.set_size(std::max(meta.size(), range.end()));
+      });
+}
+
+}  // namespace detail
+
+/// Sets the size: what is past it is gone, and reads as zero if the file grows again; growth reads as zero.
+///
+/// Errors:   EFBIG past max_offset; ENOENT for a deleted file; ENOBUFS; EINVAL for a part that is not a multiple of the
+///           chunk; ENOMEM. Nothing has changed then.
+/// Requires: `meta` has one owner at a time.
+/// Blocks:   while a view or a with_data of the chunk at the new end runs. Never on the store.
+/// Cost:     O(chunks held past the new size); growth is O(1) and takes no memory.
+template <class Traits>
+[[nodiscard]] Result<> truncate(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                std::uint64_t size_bytes) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    detail::EvictOnly room;
+    return detail::truncate_file(file, size_bytes, room, std::nullopt);
+  });
+}
+
+/// Makes the bytes of the range zero and gives back their memory; the size stays. What of the range is past it is
+/// ignored. Errors, blocks, requires: as truncate.
+template <class Traits>
+[[nodiscard]] Result<> punch_hole(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                  ByteRange range) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    detail::EvictOnly room;
+    return detail::zero_bytes(file, range, false, room, std::nullopt);
+  });
+}
+
+/// Makes the bytes of the range zero, and the file reach to its end. Errors, blocks, requires: as truncate.
+template <class Traits>
+[[nodiscard]] Result<> zero_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                  ByteRange range) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    detail::EvictOnly room;
+    return detail::zero_bytes(file, range, true, room, std::nullopt);
+  });
+}
+
+}  // namespace tarn

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Checks that a file is refused by the compiler, for the reason that it gives and for no other.
+
+  check.py FILE -- COMPILER [FLAG...]
+  check.py --self-test -- COMPILER [FLAG...]    sees that the check itself fails when it should
+
+A file says in a line `// expect: REGEX` what an error of the compiler must match. The code that must not compile is in
+`#ifdef MUST_NOT_COMPILE`; the file must compile without it, so that a wrong include or a renamed type is not taken for
+success.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+
+def compile_file(path, compiler, *flags):
+    return subprocess.run([*compiler, "-fsyntax-only", *flags, str(path)], env={**os.environ, "LC_ALL": "C"},
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def check(path, compiler):
+    """Returns what is wrong, or None."""
+    expected = re.search(r"^// expect: (.+)$", path.read_text(), re.MULTILINE)
+    if not expected:
+        return "has no line `// expect: REGEX`"
+    plain = compile_file(path, compiler)
+    if plain.returncode != 0:
+        return "does not compile even without MUST_NOT_COMPILE:\n" + plain.stderr
+    refused = compile_file(path, compiler, "-DMUST_NOT_COMPILE")
+    if refused.returncode == 0:
+        return "compiles, and must not"
+    errors = [line for line in refused.stderr.splitlines() if "error:" in line]
+    if not any(re.search(expected[1], line) for line in errors):
+        return f"is refused, but no error matches {expected[1]!r}:\n" + refused.stderr
+    return None
+
+
+def self_test(compiler):
+    expect = "// expect: deleted\n"
+    only_moves = "struct Pin { Pin() = default; Pin(const Pin&) = delete; };\nPin first;\n"
+    cases = {
+        "refused as expected": (expect + only_moves + "#ifdef MUST_NOT_COMPILE\nPin second = first;\n#endif\n", None),
+        "not refused": (expect + only_moves + "#ifdef MUST_NOT_COMPILE\nPin second;\n#endif\n", "compiles, and must not"),
+        "refused for another reason": (
+            expect + only_moves + "#ifdef MUST_NOT_COMPILE\nPni second = first;\n#endif\n", "no error matches"),
+        "broken anyhow": (expect + "#include <tarn/gone.hpp>\n", "does not compile even without"),
+        "no expectation": (only_moves, "has no line"),
+    }
+    failed = 0
+    for name, (text, problem) in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "case.cpp"
+            path.write_text(text)
+            found = check(path, compiler)
+        as_expected = found is None if problem is None else found is not None and problem in found
+        failed += not as_expected
+        print(f"{'ok' if as_expected else 'FAILED'}: {name}" + ("" if as_expected else f": {found}"))
+    return 1 if failed else 0
+
+
+def main(arguments):
+    if len(arguments) < 3 or arguments[1] != "--":
+        print(__doc__.strip(), file=sys.stderr)
+        return 2
+    compiler = arguments[2:]
+    if arguments[0] == "--self-test":
+        return self_test(compiler)
+    problem = check(pathlib.Path(arguments[0]), compiler)
+    print(f"{arguments[0]}: {problem or 'is refused, as it must be'}")
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

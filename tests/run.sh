@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds tarn and runs its tests, from a clean clone on a machine that may lack all it takes.
+#   tests/run.sh                       preset dev
+#   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=${1:-dev}
+shift $(($# > 0))
+
+cmake/dependencies.sh
+cmake --preset "$preset"
+cmake --build --preset "$preset"
+CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)} ctest --preset "$preset" "$@"
