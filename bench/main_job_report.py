@@ -112,7 +112,7 @@ def drawing(rows, caption):
         return bottom - ratio / most * height
 
     out = ['<rect width="100%" height="100%" fill="#ffffff"/>',
-           f'<text x="{left}" y="24" font-size="15" font-weight="600">Reads through a mount: CPU of plan/after divided by CPU of each</text>',
+           f'<text x="{left}" y="24" font-size="15" font-weight="600">Reads: CPU time of plan/after over that of each path</text>',
            f'<text x="{left}" y="43" fill="#5a6270">{caption}</text>']
     tick = 0.0
     while tick <= most:
@@ -133,11 +133,11 @@ def drawing(rows, caption):
                 out.append(f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}" stroke="#1d2126" stroke-width="1.5"/>')
                 out.append(f'<text x="{middle:.1f}" y="{y(high) - 5:.1f}" text-anchor="middle" font-size="11">{row["ratio"]:.2f}</text>')
     for i, arm in enumerate(arms):
-        at = bottom + 36 + 18 * i
+        at = bottom + 44 + 18 * i
         out.append(f'<rect x="{left}" y="{at - 9}" width="11" height="11" fill="{COLOURS[arm]}"/>'
                    f'<text x="{left + 18}" y="{at}">{LABELS[arm]}</text>')
-    full = bottom + 36 + 18 * len(arms)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 560)} {full}" width="{max(width, 560)}" height="{full}" '
+    full = bottom + 44 + 18 * len(arms)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 600)} {full}" width="{max(width, 600)}" height="{full}" '
             'font-family="system-ui, sans-serif" font-size="12" fill="#1d2126">\n' + "\n".join(out) + "\n</svg>\n")
 
 

@@ -35,9 +35,7 @@ class ChunkLayout {
   [[nodiscard]] constexpr std::uint64_t offset_in_chunk(std::uint64_t offset) const {
     return offset & (chunk_bytes() - 1);
   }
-  [[nodiscard]] constexpr ByteRange chunk_range(std::uint64_t chunk) const {
-    return range_of(chunk, chunk_bytes());
-  }
+  [[nodiscard]] constexpr ByteRange chunk_range(std::uint64_t chunk) const { return range_of(chunk, chunk_bytes()); }
   /// The part of `chunk` that lies in `range`, relative to the start of the chunk.
   [[nodiscard]] constexpr ByteRange in_chunk(std::uint64_t chunk, ByteRange range) const {
     const auto whole = chunk_range(chunk);

@@ -175,10 +175,12 @@ class ChunkPool {
   /// Where the file has dirty bytes; where anything of it is held.
   /// Blocks: while a writer copies into a chunk of the file. Errors: throws bad_alloc.
   [[nodiscard]] ExtentSet dirty_extents(const Metadata& meta) const {
-    return extents_of(meta, [](const auto& chunk) -> auto& { return chunk.dirty; });
+    return extents_of(
+        meta, [](const auto& chunk) -> auto& { return chunk.dirty; });
   }
   [[nodiscard]] ExtentSet held_extents(const Metadata& meta) const {
-    return extents_of(meta, [](const auto& chunk) -> auto& { return chunk.valid; });
+    return extents_of(
+        meta, [](const auto& chunk) -> auto& { return chunk.valid; });
   }
 
   // ---- content, named by its digest
@@ -227,11 +229,21 @@ class ChunkPool {
 
   [[nodiscard]] PoolStats stats() const {
     const auto& c = core_.counters;
-    return {.budget_bytes = budget_bytes(), .charged_bytes = core_.budget.charged_bytes(),
-            .chunks_held = c.chunks_held, .chunks_dirty = c.chunks_dirty, .dirty_bytes = c.dirty_bytes,
-            .loads = c.loads, .load_bytes = c.load_bytes, .loads_uncached = c.loads_uncached, .load_waits = c.load_waits,
-            .flushes = c.flushes, .flush_bytes = c.flush_bytes, .flush_failures = c.flush_failures, .swaps = c.swaps,
-            .evictions = c.evictions, .refusals = c.refusals};
+    return {.budget_bytes = budget_bytes(),
+            .charged_bytes = core_.budget.charged_bytes(),
+            .chunks_held = c.chunks_held,
+            .chunks_dirty = c.chunks_dirty,
+            .dirty_bytes = c.dirty_bytes,
+            .loads = c.loads,
+            .load_bytes = c.load_bytes,
+            .loads_uncached = c.loads_uncached,
+            .load_waits = c.load_waits,
+            .flushes = c.flushes,
+            .flush_bytes = c.flush_bytes,
+            .flush_failures = c.flush_failures,
+            .swaps = c.swaps,
+            .evictions = c.evictions,
+            .refusals = c.refusals};
   }
 
   /// The inside, for tarn's algorithms.

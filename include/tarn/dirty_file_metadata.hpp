@@ -101,6 +101,8 @@ class BasicDirtyFileMetadata {
     if (state_ == FileState::clean) state_ = FileState::modified;
   }
   void note_deleted() { state_ = FileState::deleted; }
+  /// The store would not remove it. Requires: `before` is what the state was.
+  void undo_deleted(FileState before) { state_ = before; }
   void note_clean() {
     if (state_ != FileState::deleted) state_ = FileState::clean;
   }
@@ -155,7 +157,8 @@ class BasicDirtyFileMetadata {
 };
 
 template <class Traits>
-using MetadataFor = BasicDirtyFileMetadata<typename Traits::FileId, typename Traits::ContentId, typename Traits::Payload>;
+using MetadataFor =
+    BasicDirtyFileMetadata<typename Traits::FileId, typename Traits::ContentId, typename Traits::Payload>;
 
 using DirtyFileMetadata = MetadataFor<DefaultTraits>;
 

@@ -3,8 +3,9 @@
 
 // Write-back: giving the store what is dirty.
 //
-// begin_flush takes, the store stores, finish_flush settles; flush does all three until what was dirty is stored. A write
-// that comes in between stays dirty. One flush of a file is in flight at a time, so a store never has to order two.
+// begin_flush takes, the store stores, finish_flush settles; flush does all three until what was dirty is stored. A
+// write that comes in between stays dirty. One flush of a file is in flight at a time, so a store never has to order
+// two.
 
 #include <cstdint>
 #include <type_traits>
@@ -46,7 +47,8 @@ template <class Traits, class File, class Store>
   for (auto at = range.offset(); jobs < most_jobs;) {
     auto job = begin_flush_of<Traits>(file, ByteRange::between(at, range.end()));
     if (!job) return fail(job.error());
-    const auto outcome = job->empty() ? std::optional<FlushOutcome<Traits>>{} : ask_to_flush<Traits>(store, job->request());
+    const auto outcome =
+        job->empty() ? std::optional<FlushOutcome<Traits>>{} : ask_to_flush<Traits>(store, job->request());
     if (!outcome) break;
     // Nothing is left behind a job that reached no further, and one that only set the size ends at the end.
     const auto end = job->end();
@@ -63,8 +65,9 @@ template <class Traits, class File, class Store>
 /// Takes what is dirty in `range` to be stored: the dirty bytes up to the end of the part in which the first of them
 /// lies, and the zeros there that the store lacks; the size, if the store lacks that.
 ///
-/// Returns:  the job; job.empty() if there is nothing to do. Give job.request() to the store, and the job to finish_flush.
-/// Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM; EINVAL for a part
+/// Returns:  the job; job.empty() if there is nothing to do. Give job.request() to the store, and the job to
+/// finish_flush. Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM;
+/// EINVAL for a part
 ///           that is not a multiple of the chunk. Nothing has changed then.
 /// Requires: `meta` has one owner at a time.
 /// Cost:     no copy of data; O(chunks held in the part).
@@ -88,8 +91,8 @@ template <class Traits>
 
 /// Stores what is dirty in `range`; of a deleted file, removes it from the store and forgets it.
 ///
-/// Errors:   the store's own, with everything not stored still dirty; EBUSY while another flush of the file is in flight.
-/// Blocks:   on the store, holding no latch.
+/// Errors:   the store's own, with everything not stored still dirty; EBUSY while another flush of the file is in
+/// flight. Blocks:   on the store, holding no latch.
 template <class Traits, ChunkStore<Traits> Store>
 [[nodiscard]] Result<> flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta, Store&& store,
                              ByteRange range = whole_file) {

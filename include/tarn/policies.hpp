@@ -39,23 +39,29 @@ struct StorageOptions {
 /// charge or the system refuses; memory that is kept warm stays charged, and `trim` gives back what it can of that.
 /// Memory is aligned to min(chunk_bytes, 4096) and never initialised. All calls come from any thread.
 template <class S>
-concept ChunkStorage =
-    std::constructible_from<S, const StorageOptions&> && requires(S& s, Budget& budget, std::byte* memory) {
-      { s.allocate(budget) } noexcept -> std::same_as<std::byte*>;
-      { s.deallocate(memory, budget) } noexcept;
-      { s.trim(budget) } noexcept -> std::convertible_to<std::uint64_t>;
-      { S::min_budget_bytes(std::size_t{}) } -> std::convertible_to<std::uint64_t>;
-    };
+concept ChunkStorage = std::constructible_from<S, const StorageOptions&> &&
+    requires(S& s, Budget& budget, std::byte* memory) {
+  { s.allocate(budget) }
+  noexcept->std::same_as<std::byte*>;
+  { s.deallocate(memory, budget) }
+  noexcept;
+  { s.trim(budget) }
+  noexcept->std::convertible_to<std::uint64_t>;
+  { S::min_budget_bytes(std::size_t{}) } -> std::convertible_to<std::uint64_t>;
+};
 
-/// Which clean chunk goes first. `Hook` is the policy's part of each chunk. insert, remove and evict come one at a time;
-/// touch comes from any thread at any time and must be O(1) and lock-free. evict(try_evict) offers hooks in the order
-/// they should go until try_evict, which removes what it takes, answers true; it offers a bounded number and answers
-/// whether one was taken.
+/// Which clean chunk goes first. `Hook` is the policy's part of each chunk. insert, remove and evict come one at a
+/// time; touch comes from any thread at any time and must be O(1) and lock-free. evict(try_evict) offers hooks in the
+/// order they should go until try_evict, which removes what it takes, answers true; it offers a bounded number and
+/// answers whether one was taken.
 template <class E>
 concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_evict)(typename E::Hook&)) {
-  { policy.insert(hook) } noexcept;
-  { policy.remove(hook) } noexcept;
-  { E::touch(hook) } noexcept;
+  { policy.insert(hook) }
+  noexcept;
+  { policy.remove(hook) }
+  noexcept;
+  { E::touch(hook) }
+  noexcept;
   { policy.evict(try_evict) } -> std::same_as<bool>;
 };
 
@@ -69,8 +75,10 @@ struct NullObserver {
 
 template <class O, class FileId>
 concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t bytes, std::error_code why) {
-  { observer.on_dirty_lost(id, bytes) } noexcept;
-  { observer.on_flush_failed(id, why) } noexcept;
+  { observer.on_dirty_lost(id, bytes) }
+  noexcept;
+  { observer.on_flush_failed(id, why) }
+  noexcept;
 };
 
 class ArenaStorage;
@@ -92,8 +100,8 @@ concept HashableKey = std::regular<K> && requires(const K& key) {
 
 template <class T>
 concept PoolTraits = HashableKey<typename T::FileId> && HashableKey<typename T::ContentId> &&
-                     std::copyable<typename T::Payload> && ChunkStorage<typename T::Storage> &&
-                     EvictionPolicy<typename T::Eviction> && PoolObserver<typename T::Observer, typename T::FileId>;
+    std::copyable<typename T::Payload> && ChunkStorage<typename T::Storage> && EvictionPolicy<typename T::Eviction> &&
+    PoolObserver<typename T::Observer, typename T::FileId>;
 
 }  // namespace tarn
 

@@ -28,7 +28,9 @@ class [[nodiscard]] ReadOutcome {
  public:
   [[nodiscard]] static ReadOutcome of(T value) { return ReadOutcome{std::move(value), {}, {}}; }
   [[nodiscard]] static ReadOutcome failed(std::error_code error) { return ReadOutcome{std::nullopt, {}, error}; }
-  [[nodiscard]] static ReadOutcome needing(ExtentSet missing) { return ReadOutcome{std::nullopt, std::move(missing), {}}; }
+  [[nodiscard]] static ReadOutcome needing(ExtentSet missing) {
+    return ReadOutcome{std::nullopt, std::move(missing), {}};
+  }
 
   [[nodiscard]] bool done() const { return value_.has_value(); }
   /// Stored bytes are not held: load them (a blocking read does) and try again.
@@ -94,7 +96,8 @@ template <class File, class Store, class Room, class F>
     return {};
   } else {
     std::optional<R> answer;
-    const auto n = read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { answer.emplace(f(bytes)); });
+    const auto n =
+        read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { answer.emplace(f(bytes)); });
     if (!n) return fail(n.error());
     if (*n == 0) answer.emplace(f(ConstBuffers{}));
     return std::move(*answer);
@@ -112,7 +115,8 @@ template <class File>
     ReadWindow<Traits> window{file.core};
     std::shared_lock lock{file.lock, std::try_to_lock};
     if (!lock.owns_lock()) return Outcome::failed(std::make_error_code(std::errc::resource_unavailable_try_again));
-    const auto rest = ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
+    const auto rest =
+        ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
     const auto size = std::min<std::uint64_t>(rest.size_bytes(), file.core.window_bytes);
     if (size == 0) break;  // end of file
     const auto range = ByteRange::between(rest.offset(), rest.offset() + size);
@@ -153,18 +157,18 @@ template <class Traits, class Metadata, class F>
 ///
 /// Returns:       the bytes copied; fewer than into.size() only at end of file, or when a later window failed.
 /// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not a
-///                multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of bytes
-///                than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. What was copied of an earlier
-///                window is returned instead, if anything was. `into` may be written past what is returned.
+///                multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of
+///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. What was copied of an
+///                earlier window is returned instead, if anything was. `into` may be written past what is returned.
 /// Requires:      `meta` stays as it is during the call. `into` is not memory whose page faults this process serves.
-/// Blocks:        on the store, once for each missing range, holding no latch; on somebody else's load of the same bytes.
-/// Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile.
-/// Cost:          one copy; O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
+/// Blocks:        on the store, once for each missing range, holding no latch; on somebody else's load of the same
+/// bytes. Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile. Cost:          one copy;
+/// O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
 ///                missing is loaded straight into `into`, uncached.
 template <class Traits, ChunkLoader<Traits> Store>
 [[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
-                                             const std::type_identity_t<MetadataFor<Traits>>& meta, std::uint64_t offset,
-                                             std::span<std::byte> into, Store&& store) {
+                                             const std::type_identity_t<MetadataFor<Traits>>& meta,
+                                             std::uint64_t offset, std::span<std::byte> into, Store&& store) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
     detail::EvictOnly room;
     return detail::read_copy(file, offset, into, store, room);

@@ -34,10 +34,10 @@ template <class T = void>
 class [[nodiscard]] Result {
  public:
   template <class U = T>
-    requires(std::is_constructible_v<T, U &&> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
-             !std::is_same_v<std::remove_cvref_t<U>, Failure>)
-  Result(U&& value) : value_{std::in_place, std::forward<U>(value)} {}  // implicit: `return n;`
-  Result(Failure failure) : error_{failure.error} {}                    // implicit: `return fail(...);`
+  requires(std::is_constructible_v<T, U&&> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
+           !std::is_same_v<std::remove_cvref_t<U>, Failure>) Result(U&& value)
+      : value_{std::in_place, std::forward<U>(value)} {}  // implicit: `return n;`
+  Result(Failure failure) : error_{failure.error} {}      // implicit: `return fail(...);`
 
   [[nodiscard]] bool has_value() const { return value_.has_value(); }
   explicit operator bool() const { return has_value(); }

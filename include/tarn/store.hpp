@@ -149,8 +149,8 @@ concept ChunkFlusher = requires(S& store, const FlushRequest<Traits>& request) {
 /// All a DirtyFile needs.
 template <class S, class Traits>
 concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> &&
-                     requires(S& store, const typename Traits::FileId& file) {
-                       { store.remove(file) } -> std::convertible_to<Result<>>;
-                     };
+    requires(S& store, const typename Traits::FileId& file) {
+  { store.remove(file) } -> std::convertible_to<Result<>>;
+};
 
 }  // namespace tarn

@@ -37,7 +37,8 @@ class Removal {
     {
       std::lock_guard table{record.table_mutex};
       const auto count = chunks.count();
-      if ((count > 0 && !add_border(chunks.first, borders_[0])) || (count > 1 && !add_border(chunks.last - 1, borders_[1]))) {
+      if ((count > 0 && !add_border(chunks.first, borders_[0])) ||
+          (count > 1 && !add_border(chunks.last - 1, borders_[1]))) {
         return fail(std::errc::resource_unavailable_try_again);
       }
     }

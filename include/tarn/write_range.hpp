@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Writing: bytes copied in, or received in place by a filler. A write loads nothing: it leaves what it does not cover to
-// the store.
+// Writing: bytes copied in, or received in place by a filler. A write loads nothing: it leaves what it does not cover
+// to the store.
 
 #include <sys/uio.h>
 
@@ -20,13 +20,14 @@
 #include <tarn/read_range.hpp>
 
 namespace tarn {
-namespace detail {
 
 /// What a write came to: where it began, and how much was taken in.
 struct Written {
   std::uint64_t offset = 0;
   std::size_t size_bytes = 0;
 };
+
+namespace detail {
 
 /// A write as a sequence of windows. fill(window, done, size) fills up to `size` bytes, of which `done` went before.
 template <class File, class Room, class Fill>
@@ -59,8 +60,9 @@ template <class File, class Room, class Fill>
 }
 
 template <class File, class Room>
-[[nodiscard]] Result<Written> write_copy(File& file, std::optional<std::uint64_t> offset, std::span<const std::byte> from,
-                                         Room& room, std::optional<std::int64_t> mtime_ns) {
+[[nodiscard]] Result<Written> write_copy(File& file, std::optional<std::uint64_t> offset,
+                                         std::span<const std::byte> from, Room& room,
+                                         std::optional<std::int64_t> mtime_ns) {
   if (from.data() == nullptr && !from.empty()) return fail(std::errc::invalid_argument);
   return write_windows(file, offset, from.size(), false, room, mtime_ns,
                        [&](auto& window, std::size_t done, std::size_t size) -> Result<std::size_t> {
@@ -76,20 +78,22 @@ template <class File, class Room>
 template <class File, class Room, class Filler>
 [[nodiscard]] Result<Written> write_in_place(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes,
                                              Filler& filler, Room& room, std::optional<std::int64_t> mtime_ns) {
-  return write_windows(file, offset, size_bytes, true, room, mtime_ns,
-                       [&](auto& window, std::size_t, std::size_t) -> Result<std::size_t> {
-                         SmallVector<::iovec, 64> pieces;
-                         window.for_each_target([&](std::byte* memory, std::size_t n) { pieces.push_back({memory, n}); });
-                         return filler(MutableBuffers{pieces.span()});
-                       });
+  return write_windows(
+      file, offset, size_bytes, true, room, mtime_ns,
+      [&](auto& window, std::size_t, std::size_t) -> Result<std::size_t> {
+        SmallVector<::iovec, 64> pieces;
+        window.for_each_target([&](std::byte* memory, std::size_t n) { pieces.push_back({memory, n}); });
+        return filler(MutableBuffers{pieces.span()});
+      });
 }
 
 }  // namespace detail
 
 /// Copies `from` into the file at `offset`; a gap between the old end and `offset` reads as zero.
 ///
-/// Returns:       the bytes taken in: fewer than from.size() only if a later window failed. The size covers exactly them.
-/// Errors:        EFBIG past max_offset; ENOBUFS if no chunk can be had; ENOENT for a deleted file; EINVAL for a null
+/// Returns:       the bytes taken in: fewer than from.size() only if a later window failed. The size covers exactly
+/// them. Errors:        EFBIG past max_offset; ENOBUFS if no chunk can be had; ENOENT for a deleted file; EINVAL for a
+/// null
 ///                span with a size, or a part that is not a multiple of the chunk; EAGAIN if a chunk has too many pins;
 ///                ENOMEM. Nothing has changed then.
 /// Requires:      `meta` has one owner at a time. `from` is not memory whose page faults this process serves.

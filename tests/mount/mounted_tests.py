@@ -409,6 +409,42 @@ def bytes_are_equal_with_2m_chunks_on_every_path_budget_and_part():
     every_combination("2M")
 
 
+@case(timeout=120)
+def a_read_never_shows_half_a_write():
+    block, reads = 256 * KiB, 1500    # within one window, and across chunks
+    for path in ("copy", "gather"):
+        with Pair(f"--read-path={path}", "--direct-io", "--threads=4") as pair:
+            fd = os.open(pair.at / "f", os.O_RDWR | os.O_CREAT)
+            done, torn = threading.Event(), []
+            try:
+                versions = [bytes([letter]) * block for letter in b"AB"]
+                os.pwrite(fd, versions[0], 0)
+
+                def write():
+                    for turn in itertools.count():
+                        if done.is_set():
+                            return
+                        os.pwrite(fd, versions[turn % 2], 0)
+
+                def read():
+                    for _ in range(reads):
+                        got = os.pread(fd, block, 0)
+                        if got not in versions:
+                            torn.append(got)
+                readers = [threading.Thread(target=read) for _ in range(2)]
+                writer = threading.Thread(target=write)
+                for thread in (writer, *readers):
+                    thread.start()
+                for thread in readers:
+                    thread.join()
+                done.set()
+                writer.join()
+                expect(not torn, f"{path}: {len(torn)} of {2 * reads} reads are torn")
+            finally:
+                done.set()
+                os.close(fd)
+
+
 @case()
 def a_file_across_the_border_of_two_256m_parts_is_whole():
     border = 256 * MiB

@@ -61,10 +61,13 @@ class ChunkReserve {
     return *chunk;
   }
   void clear() noexcept {
-    const bool any = counted_.has_value();
     while (!chunks_.empty()) core_.free_chunk(&take());
+    if (!counted_) return;
+    // Even with nothing freed, since a waiter counted on us: once before, so that who sees the count without us sees
+    // the epoch moved, and once after, so that who slept on the count wakes.
+    core_.note_room();
     counted_.reset();
-    if (any) core_.note_room();  // even with nothing freed: a waiter counted on us
+    core_.note_room();
   }
 
  private:

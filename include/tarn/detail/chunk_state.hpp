@@ -12,8 +12,8 @@
 //   bit  36      in_flush   a flush reads the memory: who writes swaps in other memory first
 //   bit  37      detached   no file finds the chunk any more: the last pin frees it
 //
-// Legal words (check): a latch is shared or exclusive, never both; a latch and in_flush imply a pin; a detached chunk is
-// not dirty.
+// Legal words (check): a latch is shared or exclusive, never both; a latch and in_flush imply a pin; a detached chunk
+// is not dirty.
 //
 // Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), and given back by
 // anybody. Latches are taken by whoever has a pin. dirty and detached change under the owner's table mutex; dirty is

@@ -9,9 +9,9 @@
 // invalidate, discard, drop) takes them out of both, so a load that ends late covers no newer byte, and a flush that
 // ends well settles none.
 //
-// Order of a change against a landing load, for one chunk: both hold its exclusive latch; the change takes its bytes out
-// of `loading` under it, the landing asks `loading` under it. Where there is no chunk yet, both go through the table
-// mutex: the landing asks and inserts in one critical section.
+// Order of a change against a landing load, for one chunk: both hold its exclusive latch; the change takes its bytes
+// out of `loading` under it, the landing asks `loading` under it. Where there is no chunk yet, both go through the
+// table mutex: the landing asks and inserts in one critical section.
 //
 // Thread safety: everything but `users` is guarded by table_mutex. No thread waits for a latch, a load, a flush or
 // memory while it holds one.
@@ -36,8 +36,9 @@ struct FileRecord;
 
 /// A chunk: its memory and what the bytes in it are. Found through its file's table while it is not detached.
 ///
-/// memory, valid and dirty change under the exclusive latch and are read under a latch. record and index are set when it is attached.
-/// Invariant: dirty is inside valid; in the eviction ring <=> attached, and the state's dirty bit is clear.
+/// memory, valid and dirty change under the exclusive latch and are read under a latch. record and index are set when
+/// it is attached. Invariant: dirty is inside valid; in the eviction ring <=> attached, and the state's dirty bit is
+/// clear.
 template <class Traits>
 struct Chunk : Traits::Eviction::Hook {
   explicit Chunk(std::byte* bytes) : memory{bytes} {}
@@ -67,14 +68,15 @@ struct FileRecord {
 
   explicit FileRecord(Key k) : key{std::move(k)} {}
 
-  const Key key;                    // file ids and content ids are different alternatives: they never meet
-  Atomic<std::uint32_t> users{0};   // see Registry
+  const Key key;                   // file ids and content ids are different alternatives: they never meet
+  Atomic<std::uint32_t> users{0};  // see Registry
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;
   FlushInFlight* flush = nullptr;
-  Atomic<std::uint64_t> arrivals{0};     // rises when a load or the flush ends; who waits for one parks here
-  Atomic<std::uint64_t> dirty_bytes{0};  // of the attached chunks; changes under their exclusive latch or the table mutex
+  Atomic<std::uint64_t> arrivals{0};  // rises when a load or the flush ends; who waits for one parks here
+  Atomic<std::uint64_t> dirty_bytes{
+      0};  // of the attached chunks; changes under their exclusive latch or the table mutex
 
   [[nodiscard]] bool idle() const { return table.empty() && loads == nullptr && flush == nullptr; }
 

@@ -3,11 +3,13 @@
 
 // A flush in flight: what it took, and the memory it reads. The life of a flush:
 //
-//   begin    under the file's lock: dirty bytes of one part, and the zeros below and between that the store lacks, become
+//   begin    under the file's lock: dirty bytes of one part, and the zeros below and between that the store lacks,
+//   become
 //            `lent`; each chunk's in_flush bit is set under its latch, and its memory is the job's to read
 //   store    with nothing locked or latched: the store reads the chunks' own memory, with no copy in between; a writer
 //            that meets in_flush moves its chunk to other memory and leaves the old to the job
-//   finish   under the file's lock: what is still `lent` is clean and stored if the store said ok, else all stays dirty;
+//   finish   under the file's lock: what is still `lent` is clean and stored if the store said ok, else all stays
+//   dirty;
 //            memory that a writer left behind is freed
 //
 // A job that is dropped without finish counts as one whose fate is unknown: everything stays dirty.
@@ -48,8 +50,13 @@ class FlushJob {
   [[nodiscard]] std::uint64_t end() const { return end_; }
   /// What to tell the store. The spans live until finish.
   [[nodiscard]] FlushRequest<Traits> request() const {
-    return {.file = &file_, .size_bytes = size_bytes_, .store_size_bound_bytes = bound_bytes_, .version = version_,
-            .generation = generation_, .ranges = ranges_, .data = data_};
+    return {.file = &file_,
+            .size_bytes = size_bytes_,
+            .store_size_bound_bytes = bound_bytes_,
+            .version = version_,
+            .generation = generation_,
+            .ranges = ranges_,
+            .data = data_};
   }
 
  private:
@@ -64,8 +71,13 @@ class FlushJob {
   static constexpr std::size_t max_extents = 4096;
 
   FlushJob(detail::PoolCore<Traits>& core, const detail::RecordRef<Traits>& record, const Metadata& meta)
-      : core_{&core}, record_{record.share()}, flight_{std::make_unique<detail::FlushInFlight>()}, file_{meta.id()},
-        size_bytes_{meta.size()}, bound_bytes_{meta.store_size_bound_bytes()}, version_{meta.version()} {}
+      : core_{&core},
+        record_{record.share()},
+        flight_{std::make_unique<detail::FlushInFlight>()},
+        file_{meta.id()},
+        size_bytes_{meta.size()},
+        bound_bytes_{meta.store_size_bound_bytes()},
+        version_{meta.version()} {}
 
   struct Taken {
     PoolChunk* chunk;   // pinned
@@ -128,7 +140,8 @@ class FlushJob {
       table.unlock();
       latched.latch(detail::LatchMode::shared);
       const auto whole = core_->layout.chunk_range(index);
-      if (dirty.extent_count() != 0 && dirty.extent_count() + chunk->dirty.extent_count() > max_extents) return whole.offset();
+      if (dirty.extent_count() != 0 && dirty.extent_count() + chunk->dirty.extent_count() > max_extents)
+        return whole.offset();
       take_chunk(*chunk, whole.offset(), core_->layout.in_chunk(index, zone), dirty);
     }
     return zone.end();
@@ -146,7 +159,8 @@ class FlushJob {
     chunk.state.set(detail::ChunkState::in_flush);
   }
   static void pin(PoolChunk& chunk) {
-    if (!chunk.state.try_pin()) throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
+    if (!chunk.state.try_pin())
+      throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
   }
 
   // The dirty extents of the zone, and the zeros that the store lacks between them, in order.
@@ -217,8 +231,9 @@ class FlushJob {
   void land() noexcept {
     flight_.reset();
     if (!entered_) return;
-    core_->flying.fetch_sub(1);
     core_->parking.wake(&record_->arrivals);
+    core_->note_room();  // before and after, as in ChunkReserve::clear
+    core_->flying.fetch_sub(1);
     core_->note_room();
   }
 
@@ -250,8 +265,8 @@ template <class Traits, class File>
   return job;
 }
 
-/// Settles a job. Errors: the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not be
-/// noted (it stays dirty).
+/// Settles a job. Errors: the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not
+/// be noted (it stays dirty).
 template <class Traits, class File>
 [[nodiscard]] Result<> finish_flush_of(File& file, FlushJob<Traits>&& finished, const FlushOutcome<Traits>& outcome) {
   auto job = std::move(finished);

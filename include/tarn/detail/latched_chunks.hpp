@@ -108,7 +108,8 @@ template <class Traits>
 template <class Traits>
 class ExtentsChange {
  public:
-  ExtentsChange(PoolCore<Traits>& core, Chunk<Traits>& chunk) : core_{core}, chunk_{chunk}, charged_bytes_{held_bytes()} {}
+  ExtentsChange(PoolCore<Traits>& core, Chunk<Traits>& chunk)
+      : core_{core}, chunk_{chunk}, charged_bytes_{held_bytes()} {}
   ExtentsChange(const ExtentsChange&) = delete;
   ExtentsChange& operator=(const ExtentsChange&) = delete;
   ~ExtentsChange() {

@@ -6,7 +6,8 @@
 //   begin    under the file's lock and the window's latches: split the missing bytes by record (the file's own, or a
 //            part's content), give each a reserved chunk for every chunk touched, and enter `loading`
 //   fetch    with nothing held but those chunks: the store fills them
-//   land     for each chunk: attached if the file has none there, else what is still in `loading` and not held is copied
+//   land     for each chunk: attached if the file has none there, else what is still in `loading` and not held is
+//   copied
 //            in; the chunk stays pinned, so that the read that loaded it cannot lose it before it has read it
 //   end      out of `loading`; whoever waited for the same bytes looks again
 //
@@ -14,8 +15,8 @@
 // nothing held; it answers `again` if a chunk has come since the window was planned. So between the look that found a
 // byte missing and our entry in `loading`, nobody else can have loaded it.
 //
-// Without a chunk to be had, one extent is fetched straight to the caller (begin with `into`), and counts only if all of
-// it is still in `loading` at the end.
+// Without a chunk to be had, one extent is fetched straight to the caller (begin with `into`), and counts only if all
+// of it is still in `loading` at the end.
 //
 // Thread safety: one call's own; what it shares is under the record's table mutex.
 
@@ -57,10 +58,15 @@ class Load {
 
   enum class Begun : std::uint8_t { yes, need_room, elsewhere, again };
 
-  /// Enters `wanted` in `loading`. With a reserve, places are made for every chunk; without, the caller's buffer is used.
+  /// Enters `wanted` in `loading`. With a reserve, places are made for every chunk; without, the caller's buffer is
+  /// used.
   [[nodiscard]] Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
     flight_.loading = wanted;
-    if (reserve != nullptr) add_places();
+    if (reserve == nullptr) {
+      places_.clear();
+    } else {
+      add_places();
+    }
     std::lock_guard table{record_->table_mutex};
     for (const auto& extent : wanted.extents()) {
       if (record_->is_loading(extent)) {
@@ -362,7 +368,8 @@ class WindowLoads {
     // Parts of equal content in one window would wait for each other's load: the second adds to the first one's bytes.
     while (at != shares_.end() && (content == nullptr ? at->content.has_value() : at->content != *content)) ++at;
     if (at == shares_.end()) {
-      auto record = content == nullptr ? own.share() : core_.registry.find_or_make(PoolCore<Traits>::content_key(*content));
+      auto record =
+          content == nullptr ? own.share() : core_.registry.find_or_make(PoolCore<Traits>::content_key(*content));
       if (!record) return false;
       Share share{content == nullptr ? std::nullopt : std::optional{*content},
                   std::make_unique<Load<Traits>>(core_, std::move(record), shift)};

@@ -12,8 +12,8 @@
 //   freed      by the last pin, or by detach if there is none
 //
 // Lock order: file lock, latches (ascending in a file, the file's own before a content chunk's), registry shard, table,
-// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes by
-// try, against that order, and takes another victim where it fails.
+// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes
+// by try, against that order, and takes another victim where it fails.
 //
 // Room: a thread that found no memory counts itself in room_waiters_ and parks until room_epoch_ moves. Whoever frees a
 // chunk, makes one evictable or ends a flush moves it, if there is a waiter. Both sides use sequentially consistent
@@ -31,6 +31,7 @@
 #include <tarn/budget.hpp>
 #include <tarn/chunk_layout.hpp>
 #include <tarn/detail/file_record.hpp>
+#include <tarn/detail/pressure.hpp>
 #include <tarn/detail/registry.hpp>
 #include <tarn/detail/small_vector.hpp>
 #include <tarn/detail/sync.hpp>
@@ -57,8 +58,11 @@ class PoolCore {
 
   /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
   PoolCore(const PoolOptions& options, typename Traits::Observer watch)
-      : layout{checked_layout(options)}, budget{options.budget_bytes}, window_bytes{window_for(options)},
-        observer{std::move(watch)}, registry{budget},
+      : layout{checked_layout(options)},
+        budget{options.budget_bytes},
+        window_bytes{window_for(options)},
+        observer{std::move(watch)},
+        registry{budget},
         storage{StorageOptions{.chunk_bytes = static_cast<std::size_t>(options.chunk_bytes),
                                .prefault = options.prefault}} {}
   PoolCore(const PoolCore&) = delete;
@@ -81,6 +85,7 @@ class PoolCore {
   const std::uint64_t window_bytes;
   [[no_unique_address]] typename Traits::Observer observer;
   ParkingLot parking;
+  Pressure pressure;
   Registry<Traits> registry;
   Counters counters;
   Atomic<std::uint64_t> flush_generation{0};
@@ -182,7 +187,8 @@ class PoolCore {
     }
     if ((chunk.state.detach() & ChunkState::pin_mask) == 0) free_chunk(&chunk);
   }
-  /// Sets the state's dirty bit to what `dirty` says. Requires: the exclusive latch, too. A detached chunk is left alone.
+  /// Sets the state's dirty bit to what `dirty` says. Requires: the exclusive latch, too. A detached chunk is left
+  /// alone.
   void settle_dirty(PoolChunk& chunk) noexcept {
     const bool is = chunk.state.is(ChunkState::dirty), should = !chunk.dirty.empty();
     if (is == should || chunk.state.is(ChunkState::detached)) return;

@@ -37,8 +37,8 @@ struct FileAccess {
 /// Reads the first window's worth of `asked`, at most, and calls use(pieces) under the latches.
 /// Returns: the bytes used, 0 only at end of file; with `into`, those may have gone straight there, without use.
 template <class File, class Store, class Room, class Use>
-[[nodiscard]] Result<std::size_t> read_one_window(File& file, ByteRange asked, Store& store, Room& room, std::byte* into,
-                                                  Use use) {
+[[nodiscard]] Result<std::size_t> read_one_window(File& file, ByteRange asked, Store& store, Room& room,
+                                                  std::byte* into, Use use) {
   auto& core = file.core;
   using Core = std::remove_reference_t<decltype(core)>;
   using Traits = typename Core::TraitsType;

@@ -59,7 +59,8 @@ class ReadWindow {
       const auto part = layout.chunk_range(index).intersect(range);
       auto* const chunk = own[static_cast<std::size_t>(index - chunks.first)];
       if (chunk != nullptr) PoolCore<Traits>::touch(*chunk);
-      if (const auto error = add_chunk(chunk, meta, layout, part, layout.chunk_range(index).offset()); error) return error;
+      if (const auto error = add_chunk(chunk, meta, layout, part, layout.chunk_range(index).offset()); error)
+        return error;
     }
     return {};
   }
@@ -112,7 +113,8 @@ class ReadWindow {
     return {};
   }
 
-  [[nodiscard]] std::error_code add_stored(const MetadataFor<Traits>& meta, const ChunkLayout& layout, ByteRange range) {
+  [[nodiscard]] std::error_code add_stored(const MetadataFor<Traits>& meta, const ChunkLayout& layout,
+                                           ByteRange range) {
     const auto part = layout.part_of(range.offset());  // a chunk lies in one part
     const auto* const content = meta.content_id(part);
     auto* const chunk = content == nullptr ? nullptr : pin_content(*content, range, layout, part);

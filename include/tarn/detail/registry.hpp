@@ -4,8 +4,8 @@
 // The file records by key, with a count of users.
 //
 // A record is found or made under its shard's mutex and stays while it has a user, a chunk, or anything in flight. The
-// count goes up under the shard's mutex, or by whoever holds the table mutex of a record that is not idle; the last user
-// gives up under the shard's mutex and then, under the table mutex too, looks whether the record is idle and still
+// count goes up under the shard's mutex, or by whoever holds the table mutex of a record that is not idle; the last
+// user gives up under the shard's mutex and then, under the table mutex too, looks whether the record is idle and still
 // without a user, and if so erases it. So nobody can find a record that is being erased.
 //
 // Thread safety: any thread. Lock order: shard, then table.
@@ -16,8 +16,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -37,8 +37,7 @@ class RecordRef {
   RecordRef() = default;
   /// Takes over one use that was counted already.
   RecordRef(Registry<Traits>& registry, FileRecord<Traits>& record) : registry_{&registry}, record_{&record} {}
-  RecordRef(RecordRef&& other) noexcept
-      : registry_{other.registry_}, record_{std::exchange(other.record_, nullptr)} {}
+  RecordRef(RecordRef&& other) noexcept : registry_{other.registry_}, record_{std::exchange(other.record_, nullptr)} {}
   RecordRef& operator=(RecordRef&& other) noexcept {
     std::swap(registry_, other.registry_);
     std::swap(record_, other.record_);
@@ -145,7 +144,7 @@ class Registry {
   };
   Shard& shard_of(const Key& key) {
     // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
-    return shards_[(Hash{}(key) * 0x9E3779B97F4A7C15u) >> 60];
+    return shards_[(Hash{}(key)*0x9E3779B97F4A7C15u) >> 60];
   }
 
   Budget& budget_;

@@ -27,6 +27,7 @@ namespace tarn::detail {
 template <class T>
 using Atomic = std::atomic<T>;
 using Mutex = std::mutex;
+using ConditionVariable = std::condition_variable;
 
 /// Where threads wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
@@ -50,7 +51,7 @@ class ParkingLot {
  private:
   struct Bucket {
     Mutex mutex;
-    std::condition_variable changed;
+    ConditionVariable changed;
   };
   Bucket& bucket_of(const void* address) {
     return buckets_[(reinterpret_cast<std::uintptr_t>(address) >> 6) % buckets_.size()];
@@ -113,7 +114,7 @@ class FileLock {
 
  private:
   Mutex mutex_;
-  std::condition_variable readers_, writers_;
+  ConditionVariable readers_, writers_;
   std::size_t shared_ = 0, waiting_readers_ = 0, waiting_writers_ = 0;
   std::uint64_t phase_ = 0;
   bool exclusive_ = false;

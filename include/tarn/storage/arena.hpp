@@ -3,10 +3,10 @@
 
 // Chunk memory from slabs of huge pages.
 //
-// A slab is 2 MiB (or one chunk, if that is larger), aligned to its size, mapped when chunks are wanted, with huge pages
-// where the system gives them, and carved into chunks. A chunk that comes back is handed out again soon, still warm in
-// cache and TLB. A slab is charged whole while it is mapped, and given back whole: by trim, which takes those that are
-// empty. Fresh memory is the kernel's zeros and nothing here writes it, so nothing is initialised twice.
+// A slab is 2 MiB (or one chunk, if that is larger), aligned to its size, mapped when chunks are wanted, with huge
+// pages where the system gives them, and carved into chunks. A chunk that comes back is handed out again soon, still
+// warm in cache and TLB. A slab is charged whole while it is mapped, and given back whole: by trim, which takes those
+// that are empty. Fresh memory is the kernel's zeros and nothing here writes it, so nothing is initialised twice.
 //
 // A new slab leaves a sixteenth of the budget to what is not a slab (tables, records), so that half-empty slabs cannot
 // starve those.
@@ -36,7 +36,8 @@ class ArenaStorage {
   static constexpr std::size_t huge_page_bytes = 2 * MiB;
 
   explicit ArenaStorage(const StorageOptions& options)
-      : chunk_bytes_{options.chunk_bytes}, slab_bytes_{std::max(huge_page_bytes, chunk_bytes_)},
+      : chunk_bytes_{options.chunk_bytes},
+        slab_bytes_{std::max(huge_page_bytes, chunk_bytes_)},
         prefault_{options.prefault} {}
   ArenaStorage(const ArenaStorage&) = delete;
   ArenaStorage& operator=(const ArenaStorage&) = delete;
@@ -134,7 +135,8 @@ class ArenaStorage {
 
   [[nodiscard]] std::byte* map_aligned() const noexcept {
     const auto map = [](std::size_t bytes) -> std::byte* {
-      void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      void* const at =
+          ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       return at == MAP_FAILED ? nullptr : static_cast<std::byte*>(at);
     };
     auto* base = map(slab_bytes_);
@@ -143,7 +145,8 @@ class ArenaStorage {
       ::munmap(base, slab_bytes_);
       base = map(2 * slab_bytes_);
       if (base == nullptr) return nullptr;
-      const auto before = (slab_bytes_ - (reinterpret_cast<std::uintptr_t>(base) & (slab_bytes_ - 1))) & (slab_bytes_ - 1);
+      const auto before =
+          (slab_bytes_ - (reinterpret_cast<std::uintptr_t>(base) & (slab_bytes_ - 1))) & (slab_bytes_ - 1);
       if (before != 0) ::munmap(base, before);
       ::munmap(base + before + slab_bytes_, slab_bytes_ - before);
       base += before;
@@ -159,7 +162,8 @@ class ArenaStorage {
     if (::madvise(base, slab_bytes_, MADV_POPULATE_WRITE) == 0) return;
 #endif
     constexpr std::size_t page_bytes = 4096;
-    for (std::size_t at = 0; at < slab_bytes_; at += page_bytes) *static_cast<volatile std::byte*>(base + at) = std::byte{};
+    for (std::size_t at = 0; at < slab_bytes_; at += page_bytes)
+      *static_cast<volatile std::byte*>(base + at) = std::byte{};
   }
 
   const std::size_t chunk_bytes_, slab_bytes_;

@@ -37,7 +37,9 @@ class HeapStorage {
   std::uint64_t trim(Budget&) noexcept { return 0; }
 
   /// What the memory of four chunks takes: the least that a pool works with.
-  [[nodiscard]] static std::uint64_t min_budget_bytes(std::size_t chunk_bytes) { return 4 * std::uint64_t{chunk_bytes}; }
+  [[nodiscard]] static std::uint64_t min_budget_bytes(std::size_t chunk_bytes) {
+    return 4 * std::uint64_t{chunk_bytes};
+  }
 
  private:
   static constexpr std::size_t page_bytes = 4096;

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Who can be flushed for room: every DirtyFile is on its pool's ring, and is asked in turn, so that none is spared for
+// ever.
+//
+// A member being flushed is kept: leave() waits for it. A flush runs in the thread that wants room, with nothing held.
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+
+#include <tarn/detail/sync.hpp>
+
+namespace tarn::detail {
+
+/// A file that can be asked to flush some of its dirty bytes.
+class Flushable {
+ public:
+  Flushable() = default;
+  Flushable(const Flushable&) = delete;
+  Flushable& operator=(const Flushable&) = delete;
+
+  /// Flushes one job, if there is any. Returns: whether anything was stored.
+  virtual bool flush_for_room() noexcept = 0;
+
+ protected:
+  ~Flushable() = default;
+
+ private:
+  friend class Pressure;
+  Flushable* next_ = nullptr;  // a ring, guarded by Pressure
+  Flushable* previous_ = nullptr;
+  std::uint32_t users_ = 0;
+};
+
+class Pressure {
+ public:
+  void join(Flushable& member) {
+    std::lock_guard lock{mutex_};
+    if (turn_ == nullptr) {
+      member.next_ = member.previous_ = turn_ = &member;
+    } else {  // last in turn
+      member.next_ = turn_;
+      member.previous_ = turn_->previous_;
+      member.previous_->next_ = turn_->previous_ = &member;
+    }
+    ++count_;
+  }
+  /// Blocks: while the member is being flushed for somebody's room.
+  void leave(Flushable& member) {
+    std::unique_lock lock{mutex_};
+    idle_.wait(lock, [&] { return member.users_ == 0; });
+    if (member.next_ == &member) {
+      turn_ = nullptr;
+    } else {
+      member.previous_->next_ = member.next_;
+      member.next_->previous_ = member.previous_;
+      if (turn_ == &member) turn_ = member.next_;
+    }
+    --count_;
+  }
+  /// Asks each member in turn, once at most, until one has stored something.
+  bool flush_one() {
+    std::unique_lock lock{mutex_};
+    for (auto left = count_; left != 0 && turn_ != nullptr; --left) {
+      auto& member = *turn_;
+      turn_ = member.next_;
+      ++member.users_;
+      lock.unlock();
+      const bool stored = member.flush_for_room();
+      lock.lock();
+      if (--member.users_ == 0) idle_.notify_all();
+      if (stored) return true;
+    }
+    return false;
+  }
+
+ private:
+  Mutex mutex_;
+  ConditionVariable idle_;
+  Flushable* turn_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+}  // namespace tarn::detail

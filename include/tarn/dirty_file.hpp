@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A file that is read and written by many threads: the algorithms with the lock, the waiting and the write-back kept.
+//
+// Most filesystems hold one DirtyFile per inode, and one OpenFile per opener. The file is registered with its pool:
+// when the pool is full of dirty bytes, a call that needs memory flushes some file for room, through that file's store.
+//
+// Thread safety: every call from any thread, except construction and destruction.
+// Lock:          one phase-fair lock around the metadata. Reads take it shared for as long as it takes to latch their
+//                chunks, changes exclusively for one window; it is never held across a load, a flush, or other code of
+//                the user's than a filler. A view runs under the chunks' latches alone.
+
+#include <cassert>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include <tarn/chunk_pool.hpp>
+#include <tarn/detail/drop_clean.hpp>
+#include <tarn/detail/flush_for_room.hpp>
+#include <tarn/flush.hpp>
+#include <tarn/read_range.hpp>
+#include <tarn/truncate.hpp>
+#include <tarn/write_range.hpp>
+
+namespace tarn {
+
+template <class Traits, ChunkStore<Traits> Store>
+class OpenFile;
+
+template <class Traits, ChunkStore<Traits> Store>
+class DirtyFile : private detail::Flushable {
+ public:
+  using Metadata = MetadataFor<Traits>;
+  using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
+
+  /// Requires: `pool` and `store` outlive the file; no other DirtyFile of the pool has the id.
+  /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
+  /// pool
+  ///           has no room for its record; bad_alloc.
+  DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
+      : pool_{pool},
+        core_{pool.core()},
+        store_{store},
+        meta_{std::move(metadata)},
+        layout_{checked_layout()},
+        record_{make_record()} {
+    core_.pressure.join(*this);
+  }
+  /// Forgets what the pool holds of the file. Flush before: dirty bytes are lost here, and the observer is told.
+  /// Requires: no call in progress, no OpenFile.
+  ~DirtyFile() {
+    core_.pressure.leave(*this);
+    assert(opens_ == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    const auto lost_bytes = core_.drop(*record_);
+    if (lost_bytes != 0 && meta_.state() != FileState::deleted) core_.observer.on_dirty_lost(meta_.id(), lost_bytes);
+  }
+
+  // ---- reading
+
+  /// As read_range; with no chunk to be had, what is missing is loaded straight into `into`.
+  [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) {
+    auto file = access();
+    detail::EvictOnly room;
+    return guarded([&] { return detail::read_copy(file, offset, into, store_, room); });
+  }
+  /// As the visiting read_range; flushes for room if a load needs it.
+  template <std::invocable<ConstBuffers> F>
+  [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f)
+      -> Result<std::invoke_result_t<F&, ConstBuffers>> {
+    auto file = access();
+    detail::FlushForRoom<Traits> room{core_};
+    return guarded([&] { return detail::read_view(file, offset, size_bytes, store_, room, f); });
+  }
+  /// As try_read_range; busy also while a change of the file is under way.
+  [[nodiscard]] ReadOutcome<std::size_t> try_read(std::uint64_t offset, std::span<std::byte> into) {
+    auto file = access();
+    try {
+      return detail::try_read(file, offset, into);
+    } catch (const std::bad_alloc&) {
+      return ReadOutcome<std::size_t>::failed(std::make_error_code(std::errc::not_enough_memory));
+    }
+  }
+
+  // ---- changing; ENOBUFS only if no flush makes room and nobody else will
+
+  /// As write_range.
+  /// Blocks: on the stores of other files and of this one, if the pool is full; holding nothing.
+  [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::span<const std::byte> from, Mtime mtime_ns = {}) {
+    return size_of(write_at(offset, from, mtime_ns));
+  }
+  /// As the write_range with a filler.
+  template <std::invocable<MutableBuffers> Filler>
+  [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler,
+                                          Mtime mtime_ns = {}) {
+    auto file = access();
+    detail::FlushForRoom<Traits> room{core_};
+    return size_of(guarded([&] { return detail::write_in_place(file, offset, size_bytes, filler, room, mtime_ns); }));
+  }
+  /// Writes at the end of the file as it is then; appends of one file never mix.
+  /// Returns: where the bytes went, and how many were taken in.
+  [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {}) {
+    std::lock_guard one_at_a_time{append_mutex_};
+    return write_at(std::nullopt, from, mtime_ns);
+  }
+  /// As the free functions of these names.
+  [[nodiscard]] Result<> truncate(std::uint64_t size_bytes, Mtime mtime_ns = {}) {
+    auto file = access();
+    detail::FlushForRoom<Traits> room{core_};
+    return guarded([&] { return detail::truncate_file(file, size_bytes, room, mtime_ns); });
+  }
+  [[nodiscard]] Result<> punch_hole(ByteRange range, Mtime mtime_ns = {}) { return zero(range, false, mtime_ns); }
+  /// `keep_size`: what of the range is past the size is ignored; else the size grows to its end.
+  [[nodiscard]] Result<> zero_range(ByteRange range, bool keep_size, Mtime mtime_ns = {}) {
+    return zero(range, !keep_size, mtime_ns);
+  }
+  void set_mtime_ns(std::int64_t mtime_ns) {
+    std::lock_guard lock{lock_};
+    meta_.set_mtime_ns(mtime_ns);
+  }
+
+  // ---- write-back
+
+  /// Stores what is dirty at the call; what becomes dirty meanwhile may go with it or stay.
+  /// Errors: the store's own; what was not stored is still dirty. A deleted file has nothing to store.
+  /// Blocks: on the store; on a flush of the file that is in flight.
+  [[nodiscard]] Result<> flush() {
+    const auto jobs = flush_some(SIZE_MAX, true);
+    if (!jobs) return fail(jobs.error());
+    return {};
+  }
+  /// Removes the file from the store. Its bytes live on while it is open; then they are gone.
+  /// Errors: the store's own, and the file is as it was. ENOENT if it is deleted already.
+  /// Blocks: on the store, and on a flush in flight.
+  [[nodiscard]] Result<> remove() {
+    FileState before{};
+    {
+      std::lock_guard lock{lock_};
+      before = meta_.state();
+      if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
+      meta_.note_deleted();  // no flush begins from here on
+    }
+    wait_for_flush();
+    if (const auto removed = detail::ask_to_remove(store_, meta_.id()); !removed) {
+      std::lock_guard lock{lock_};
+      meta_.undo_deleted(before);
+      return removed;
+    }
+    forget_if_unused();
+    return {};
+  }
+  /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
+  /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
+  [[nodiscard]] Result<> invalidate(std::uint64_t version);
+  /// Returns the file to what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a
+  /// file that stays. Returns: the dirty bytes given up. Errors: EFBIG; throws bad_alloc. Blocks: on a flush in flight.
+  [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version) {
+    if (size_bytes > max_offset) return fail(std::errc::file_too_large);
+    std::unique_lock lock{lock_};
+    while (const auto arrivals = flush_in_flight()) {
+      lock.unlock();
+      core_.wait_for_arrival(*record_, *arrivals);
+      lock.lock();
+    }
+    meta_.reset_to_store(size_bytes, version);
+    return core_.drop(*record_);
+  }
+
+  // ---- looking
+
+  /// A copy of the metadata, of one moment.
+  [[nodiscard]] Metadata metadata() const {
+    std::shared_lock lock{lock_};
+    return meta_;
+  }
+  [[nodiscard]] std::uint64_t size() const {
+    std::shared_lock lock{lock_};
+    return meta_.size();
+  }
+  [[nodiscard]] std::int64_t mtime_ns() const {
+    std::shared_lock lock{lock_};
+    return meta_.mtime_ns();
+  }
+  /// Whether a flush would have anything to store.
+  [[nodiscard]] bool is_dirty() const {
+    std::shared_lock lock{lock_};
+    if (meta_.state() == FileState::deleted) return false;
+    return record_->dirty_bytes.load() != 0 || meta_.store_lacks_size() ||
+           !meta_.stored().contains(ByteRange::between(0, meta_.size()));
+  }
+  /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE).
+  [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
+    std::shared_lock lock{lock_};
+    auto data = meta_.stored();
+    data.add(pool_.held_extents(meta_));
+    return data.intersect(range.intersect(ByteRange::between(0, meta_.size())));
+  }
+
+  /// Opens the file. Requires: the OpenFile does not outlive the file.
+  [[nodiscard]] OpenFile<Traits, Store> open() { return OpenFile<Traits, Store>{*this}; }
+  [[nodiscard]] ChunkPool<Traits>& pool() const { return pool_; }
+
+ private:
+  friend class OpenFile<Traits, Store>;
+  using Access = detail::FileAccess<Traits, Metadata, detail::FileLock>;
+
+  [[nodiscard]] ChunkLayout checked_layout() const {
+    const auto layout = pool_.layout(meta_);
+    if (!layout) throw std::system_error{layout.error(), "tarn::DirtyFile: part_bytes is not a multiple of the chunk"};
+    return *layout;
+  }
+  [[nodiscard]] detail::RecordRef<Traits> make_record() {
+    detail::ChunkReserve<Traits> reserve{core_};
+    const detail::FlushForRoom<Traits> room{core_};
+    for (;;) {
+      auto record = core_.registry.find_or_make(core_.file_key(meta_.id()));
+      if (record) return record;
+      const auto roomy = room(reserve, {.chunks = 0, .bytes = core_.record_and_table_bytes});
+      if (!roomy) throw std::system_error{roomy.error(), "tarn::DirtyFile: no room for its record"};
+    }
+  }
+  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, opens_.load() != 0}; }
+
+  template <class F>
+  [[nodiscard]] static auto guarded(F f) -> std::invoke_result_t<F> {
+    try {
+      return f();
+    } catch (const std::bad_alloc&) {
+      return fail(std::errc::not_enough_memory);
+    }
+  }
+  [[nodiscard]] static Result<std::size_t> size_of(const Result<Written>& written) {
+    if (!written) return fail(written.error());
+    return written->size_bytes;
+  }
+  [[nodiscard]] Result<Written> write_at(std::optional<std::uint64_t> offset, std::span<const std::byte> from,
+                                         Mtime mtime_ns) {
+    auto file = access();
+    detail::FlushForRoom<Traits> room{core_};
+    return guarded([&] { return detail::write_copy(file, offset, from, room, mtime_ns); });
+  }
+  [[nodiscard]] Result<> zero(ByteRange range, bool extends, Mtime mtime_ns) {
+    auto file = access();
+    detail::FlushForRoom<Traits> room{core_};
+    return guarded([&] { return detail::zero_bytes(file, range, extends, room, mtime_ns); });
+  }
+
+  // The record's arrivals if a flush is in flight: what to wait on.
+  [[nodiscard]] std::optional<std::uint64_t> flush_in_flight() const {
+    std::lock_guard table{record_->table_mutex};
+    if (record_->flush == nullptr) return std::nullopt;
+    return record_->arrivals.load();
+  }
+  void wait_for_flush() {
+    while (const auto arrivals = flush_in_flight()) core_.wait_for_arrival(*record_, *arrivals);
+  }
+  /// Returns: how many jobs were stored.
+  [[nodiscard]] Result<std::size_t> flush_some(std::size_t most_jobs, bool wait) {
+    auto file = access();
+    for (;;) {
+      {
+        std::shared_lock lock{lock_};
+        if (meta_.state() == FileState::deleted) return std::size_t{0};
+      }
+      const auto jobs = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
+      if (jobs || !wait || jobs.error() != std::errc::device_or_resource_busy) return jobs;
+      wait_for_flush();
+    }
+  }
+  bool flush_for_room() noexcept override {
+    if (record_->dirty_bytes.load() == 0) return false;
+    const auto jobs = flush_some(1, false);
+    if (!jobs && jobs.error() != std::errc::device_or_resource_busy) {
+      note_error(jobs.error());
+      core_.observer.on_flush_failed(meta_.id(), jobs.error());
+    }
+    return jobs && *jobs != 0;
+  }
+
+  void forget_if_unused() {
+    std::lock_guard lock{lock_};
+    if (meta_.state() != FileState::deleted || opens_.load() != 0) return;
+    core_.drop(*record_);
+    meta_.set_size(0);
+  }
+
+  // Errors of flushes that nobody asked for: a count of them, the last one, and whether anybody was told.
+  void note_error(std::error_code error) noexcept {
+    std::lock_guard lock{errors_mutex_};
+    error_ = error;
+    ++error_count_;
+    error_seen_ = false;
+  }
+
+  ChunkPool<Traits>& pool_;
+  detail::PoolCore<Traits>& core_;
+  Store& store_;
+  mutable detail::FileLock lock_;
+  Metadata meta_;
+  const ChunkLayout layout_;
+  detail::RecordRef<Traits> record_;
+  detail::Mutex append_mutex_;
+  detail::Atomic<std::uint32_t> opens_{0};
+  detail::Mutex errors_mutex_;
+  std::error_code error_;
+  std::uint64_t error_count_ = 0;
+  bool error_seen_ = false;
+};
+
+template <class Traits, class Store>
+DirtyFile(ChunkPool<Traits>&, MetadataFor<Traits>, Store&) -> DirtyFile<Traits, Store>;
+
+/// One opener's view of a file: it keeps a deleted file's bytes, and is told of background errors of its time.
+///
+/// Move-only. Thread safety: as the file's, except that it is closed and moved by one thread.
+template <class Traits, ChunkStore<Traits> Store>
+class OpenFile {
+ public:
+  OpenFile(OpenFile&& other) noexcept : file_{std::exchange(other.file_, nullptr)}, told_{other.told_.load()} {}
+  OpenFile& operator=(OpenFile&& other) noexcept {
+    std::swap(file_, other.file_);
+    told_.store(other.told_.exchange(told_.load()));
+    return *this;
+  }
+  ~OpenFile() {
+    if (file_ != nullptr && file_->opens_.fetch_sub(1) == 1) file_->forget_if_unused();
+  }
+
+  [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }
+  [[nodiscard]] DirtyFile<Traits, Store>* operator->() const { return file_; }
+
+  /// The error of a background flush since this opener was last told, once; it stays to be told to the other openers.
+  /// `advance` false: only looks (a close of one of several descriptors).
+  [[nodiscard]] Result<> take_error(bool advance = true) {
+    std::lock_guard lock{file_->errors_mutex_};
+    if (told_ == file_->error_count_) return {};
+    if (advance) {
+      told_ = file_->error_count_;
+      file_->error_seen_ = true;
+    }
+    return fail(file_->error_);
+  }
+
+ private:
+  friend class DirtyFile<Traits, Store>;
+  explicit OpenFile(DirtyFile<Traits, Store>& file) : file_{&file} {
+    file.opens_.fetch_add(1);
+    std::lock_guard lock{file.errors_mutex_};
+    // An error that nobody has seen is told to the next opener, too (as the kernel's errseq_t does).
+    told_ = file.error_count_ - (file.error_count_ != 0 && !file.error_seen_ ? 1 : 0);
+  }
+
+  DirtyFile<Traits, Store>* file_;
+  detail::Atomic<std::uint64_t> told_{0};
+};
+
+template <class Traits, ChunkStore<Traits> Store>
+Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version) {
+  std::lock_guard lock{lock_};
+  return guarded([&]() -> Result<> {
+    const auto cleaned = detail::drop_clean(core_, *record_);
+    if (!cleaned) return cleaned;
+    meta_.clear_content_ids(0, UINT64_MAX);
+    meta_.set_version(version);
+    return {};
+  });
+}
+
+}  // namespace tarn

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The files of a filesystem by id.
+//
+// The table owns its files together with whoever holds a pointer from find, so a file lives through a call on it even
+// if it is dropped from the table meanwhile.
+//
+// Thread safety: every call from any thread. No file is called with the table's mutex held.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <tarn/dirty_file.hpp>
+
+namespace tarn {
+
+template <class Traits, ChunkStore<Traits> Store>
+class DirtyFileTable {
+ public:
+  using File = DirtyFile<Traits, Store>;
+  using FileId = typename Traits::FileId;
+  using FilePtr = std::shared_ptr<File>;
+
+  /// Requires: `pool` and `store` outlive the table and the pointers it gave out.
+  DirtyFileTable(ChunkPool<Traits>& pool, Store& store) : pool_{pool}, store_{store} {}
+  DirtyFileTable(const DirtyFileTable&) = delete;
+  DirtyFileTable& operator=(const DirtyFileTable&) = delete;
+
+  /// Returns: the file, or null: not knowing a file is normal.
+  [[nodiscard]] FilePtr find(const FileId& id) const {
+    std::lock_guard lock{mutex_};
+    const auto at = files_.find(id);
+    return at == files_.end() ? nullptr : at->second;
+  }
+  /// Returns: the file of that id, made from `metadata` if there was none.
+  /// Errors:  as the construction of a DirtyFile throws.
+  [[nodiscard]] FilePtr find_or_add(const MetadataFor<Traits>& metadata) {
+    std::lock_guard adding{adding_mutex_};  // a new file may flush others for room: not under the table's mutex
+    if (auto known = find(metadata.id())) return known;
+    auto made = std::make_shared<File>(pool_, metadata, store_);
+    std::lock_guard lock{mutex_};
+    files_.emplace(metadata.id(), made);
+    return made;
+  }
+  /// Takes the file out of the table. Its dirty bytes are lost when the last pointer goes, unless they are flushed
+  /// before. Returns: the file, or null.
+  FilePtr drop(const FileId& id) {
+    std::lock_guard lock{mutex_};
+    const auto at = files_.find(id);
+    if (at == files_.end()) return nullptr;
+    auto file = std::move(at->second);
+    files_.erase(at);
+    return file;
+  }
+
+  [[nodiscard]] bool is_dirty(const FileId& id) const {
+    const auto file = find(id);
+    return file != nullptr && file->is_dirty();
+  }
+  /// Ids of the files with anything to store.
+  [[nodiscard]] std::vector<FileId> dirty() const {
+    std::vector<FileId> ids;
+    for (const auto& [id, file] : all()) {
+      if (file->is_dirty()) ids.push_back(id);
+    }
+    return ids;
+  }
+  /// Flushes every file, all of them even if one fails. Returns: the first error.
+  [[nodiscard]] Result<> flush_all() {
+    Result<> first;
+    for (const auto& [id, file] : all()) {
+      if (const auto flushed = file->flush(); !flushed && first) first = flushed;
+    }
+    return first;
+  }
+
+  /// The first file, in no order, whose metadata meets `predicate`; or null.
+  template <class Predicate>
+  [[nodiscard]] FilePtr find_if(Predicate predicate) const {
+    for (const auto& [id, file] : all()) {
+      if (predicate(file->metadata())) return file;
+    }
+    return nullptr;
+  }
+  /// Drops every file whose metadata meets `predicate`. Returns: how many.
+  template <class Predicate>
+  std::size_t erase_if(Predicate predicate) {
+    std::size_t count = 0;
+    for (const auto& [id, file] : all()) {
+      if (predicate(file->metadata()) && drop(id) != nullptr) ++count;
+    }
+    return count;
+  }
+  [[nodiscard]] std::size_t size() const {
+    std::lock_guard lock{mutex_};
+    return files_.size();
+  }
+  /// Drops every file.
+  void clear() {
+    std::unordered_map<FileId, FilePtr> gone;  // destroyed after the lock: a file's end takes locks of its own
+    std::lock_guard lock{mutex_};
+    gone.swap(files_);
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::pair<FileId, FilePtr>> all() const {
+    std::lock_guard lock{mutex_};
+    return {files_.begin(), files_.end()};
+  }
+
+  ChunkPool<Traits>& pool_;
+  Store& store_;
+  detail::Mutex adding_mutex_;
+  mutable detail::Mutex mutex_;
+  std::unordered_map<FileId, FilePtr> files_;
+};
+
+}  // namespace tarn
