@@ -36,7 +36,7 @@ template <class Traits, ChunkStore<Traits> Store>
 class OpenFile;
 
 template <class Traits, ChunkStore<Traits> Store>
-class DirtyFile : private detail::Flushable {
+class DirtyFile final : private detail::Flushable {
  public:
   using Metadata = MetadataFor<Traits>;
   using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
