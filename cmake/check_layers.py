@@ -20,7 +20,7 @@ import tempfile
 # Lowest first. A new header is added here, in the lowest layer that it can live in.
 LAYERS = [
     ("ground", ["detail/sync.hpp", "detail/small_vector.hpp", "detail/pressure.hpp"]),
-    ("values", ["byte_range.hpp", "chunk_layout.hpp", "extent_set.hpp", "result.hpp", "buffers.hpp",
+    ("values", ["byte_range.hpp", "detail/sorted_extents.hpp", "chunk_layout.hpp", "extent_set.hpp", "result.hpp", "buffers.hpp",
                 "budget.hpp", "pool_options.hpp", "pool_stats.hpp"]),
     ("contracts", ["store.hpp", "policies.hpp"]),
     ("mechanisms", ["storage/*.hpp", "eviction/*.hpp", "dirty_file_metadata.hpp", "detail/chunk_state.hpp",

@@ -26,4 +26,24 @@ struct PoolStats {
   std::uint64_t refusals = 0;  ///< times that no memory could be had by evicting
 };
 
+/// Calls f(name, value) for every value, in the order above.
+template <class F>
+constexpr void for_each_value(const PoolStats& stats, F f) {
+  f("budget_bytes", stats.budget_bytes);
+  f("charged_bytes", stats.charged_bytes);
+  f("chunks_held", stats.chunks_held);
+  f("chunks_dirty", stats.chunks_dirty);
+  f("dirty_bytes", stats.dirty_bytes);
+  f("loads", stats.loads);
+  f("load_bytes", stats.load_bytes);
+  f("loads_uncached", stats.loads_uncached);
+  f("load_waits", stats.load_waits);
+  f("flushes", stats.flushes);
+  f("flush_bytes", stats.flush_bytes);
+  f("flush_failures", stats.flush_failures);
+  f("swaps", stats.swaps);
+  f("evictions", stats.evictions);
+  f("refusals", stats.refusals);
+}
+
 }  // namespace tarn

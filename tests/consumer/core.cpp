@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <tarn/chunk_pool.hpp>
+#include <tarn/tarn.hpp>
 
 int main() {
   const tarn::ChunkPool<> pool{{.budget_bytes = 64 * tarn::MiB}};

@@ -32,7 +32,7 @@
 #include <utility>
 
 #include <tarn/byte_range.hpp>
-#include <tarn/extent_set.hpp>
+#include <tarn/detail/sorted_extents.hpp>
 
 namespace tarn::detail {
 
