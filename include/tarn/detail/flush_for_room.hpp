@@ -21,7 +21,8 @@ struct FlushForRoom {
 
   [[nodiscard]] Result<> operator()(ChunkReserve<Traits>& reserve, const Need& need) const {
     using Freed = typename PoolCore<Traits>::Freed;
-    auto freed = Freed::none;
+    auto freed = reserve.fill(need);
+    if (freed == Freed::some) return {};  // the usual case: it bothers nobody who makes room
     const bool roomy = core.wait_for_room(
         [&] {
           do {
