@@ -37,10 +37,13 @@ SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
 GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
 
 FORMS = {
-    # large: bytes of one large file. read: how much of it one pass reads or writes, if less. times: passes of a timed read.
-    "quick": dict(large=32 * MiB, rounds=5, times=3, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], read={}),
-    "default": dict(large=96 * MiB, rounds=9, times=2, sizes=list(SIZES), cached=["128KiB"], free=["128KiB"], read={"4KiB": 16 * MiB}),
-    "full": dict(large=300_000_000, rounds=15, times=1, sizes=list(SIZES), cached=list(SIZES), free=list(SIZES), read={"4KiB": 64 * MiB}),
+    # large: bytes of one large file. pairs: of each figure. mounts: that make up one side of a pair. passes: in each mount.
+    # length: how much of the file one pass reads or writes, if less.
+    "quick": dict(large=32 * MiB, pairs=5, mounts=1, passes=2, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], length={}),
+    "default": dict(large=64 * MiB, pairs=7, mounts=2, passes=2, sizes=list(SIZES), cached=["128KiB"], free=["128KiB"],
+                    length={"4KiB": 8 * MiB}),
+    "full": dict(large=300_000_000, pairs=15, mounts=2, passes=1, sizes=list(SIZES), cached=list(SIZES), free=list(SIZES),
+                 length={"4KiB": 16 * MiB}),
 }
 
 
@@ -215,7 +218,7 @@ def workload(session, form, folder, progress, what):
     session("small_read", folder / "small", 1000, 40)
     progress(what, "a stored file: read, patched in the middle")
     with session.open(folder / "stored", "rw") as slot:
-        session("read", slot, large, 128 * KiB, 1)
+        session("read", slot, large, 128 * KiB)
         session("write", slot, large // 2 - 333_333, 777_777, 50_000, 50)
 
 
@@ -262,6 +265,10 @@ def cost(section):
     return (section["daemon_ns"] + section["reader_ns"]) / 1e9 / (section["bytes"] / GiB)
 
 
+def total(sections):
+    return {key: sum(section[key] for section in sections) for key in sections[0]}
+
+
 def orders(arms, rounds):
     """For each round the order in which it visits the arms: turned round each time and rotated, so that no arm keeps its place."""
     arms = list(arms)
@@ -283,8 +290,9 @@ class Rounds:
     def run(self, what, arms, visit, options, stored):
         """For each round, mounts the arms (name -> read path, environment), each with the file `measured`, verified, and lets
         `visit(order, folders)` time them. The file is stored before the mount, or else written in the mount and kept open."""
-        for number, order in orders(arms, self.form["rounds"]):
-            self._progress(what, f"round {number + 1} of {self.form['rounds']}")
+        rounds = self.form["pairs"] * self.form["mounts"]
+        for number, order in orders(arms, rounds):
+            self._progress(what, f"round {number + 1} of {rounds}")
             sources = {arm: self._mounts.scratch / f"source-{arm}" for arm in arms}
             with contextlib.ExitStack() as stack:
                 folders = {}
@@ -312,23 +320,22 @@ class Rounds:
                 shutil.rmtree(sources[arm])
 
     def length(self, size):
-        return min(self.form["read"].get(size, self.form["large"]), self.form["large"])
+        return min(self.form["length"].get(size, self.form["large"]), self.form["large"])
 
     def read(self, size, order, suffix="", before_each=None):
-        """One timed read for each arm, after an untimed one that warms up the buffers of its path."""
-        length = min(self.form["read"].get(size, self.form["large"]), self.form["large"])
-
-        def one(arm, times):
-            if before_each:
-                before_each(arm)
-            self._mounts.watch(arm)
-            return self._session("read", arm, length, SIZES[size], times)
+        """Timed reads for each arm, in several short passes that take turns, after one that warms up the buffers of its path.
+        What slows the machine down for a while then slows down all arms."""
+        passes = {arm: [] for arm in order}
+        for number in range(1 + self.form["passes"] * self._mounts.times):
+            for arm in order if number % 2 else order[::-1]:
+                if before_each:
+                    before_each(arm)
+                self._mounts.watch(arm)
+                section = self._session("read", arm, self.length(size), SIZES[size])
+                if number > 0:
+                    passes[arm].append(section)
         for arm in order:
-            one(arm, 1)
-        # Once only if each has to be prepared.
-        times = 1 if before_each else self.form["times"] * self._mounts.times
-        for arm in order:
-            self.keep(f"read/{size}", arm + suffix, one(arm, times))
+            self.keep(f"read/{size}", arm + suffix, total(passes[arm]))
 
     def keep(self, figure, arm, section):
         self._sections.setdefault(figure, {}).setdefault(arm, []).append(section)
@@ -340,7 +347,12 @@ class Rounds:
                 reference = None
                 if figure.startswith("read/") and name != "tmpfs":
                     reference = arms[f"{REFERENCE}/{suffix}" if suffix else REFERENCE]
-                self._figures.add(f"{figure}/{arm}".rstrip("/") + self._mounts.suffix, sections, reference)
+                self._figures.add(f"{figure}/{arm}".rstrip("/") + self._mounts.suffix, self._pairs(sections),
+                                  reference and self._pairs(reference))
+
+    def _pairs(self, sections):
+        mounts = self.form["mounts"]
+        return [total(sections[at:at + mounts]) for at in range(0, len(sections), mounts)]
 
 
 def measure_direct(session, mounts, form, figures, copy, progress):

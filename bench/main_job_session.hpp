@@ -295,19 +295,17 @@ class Session {
     if (from.read(buffer_.data(), size, offset) != size) throw std::runtime_error("a read was short");
   }
 
-  // SLOT SIZE BLOCK TIMES: from the start of the file, that many times.
+  // SLOT SIZE BLOCK: from the start of the file.
   std::string read(Words& words) {
     File& from = file(words.word());
-    const std::uint64_t size = words.number(), block = words.number(), times = words.number();
+    const std::uint64_t size = words.number(), block = words.number();
     return timed([&] {
-      for (std::uint64_t time = 0; time < times; ++time) {
-        for (std::uint64_t done = 0; done < size;) {
-          const std::size_t ask = clip(block, size - done);
-          read_all(from, ask, done);
-          done += ask;
-        }
+      for (std::uint64_t done = 0; done < size;) {
+        const std::size_t ask = clip(block, size - done);
+        read_all(from, ask, done);
+        done += ask;
       }
-      return size * times;
+      return size;
     });
   }
 

@@ -8,9 +8,9 @@
 // dirty only the pool knows.
 //
 // What the store has of the size: `store_size_bytes` is the size it was last known to have (nothing: never stored, or a
-// flush failed since), and it holds no byte at or past `store_size_bound_bytes`. A flush that fails half done may have
-// left bytes past the old size, and a later one must overwrite them with zeros where holes are, so the bound only rises
-// with a failure and falls with a success.
+// flush is in flight or failed), and it holds no byte at or past `store_size_bound_bytes`. A flush that fails half done
+// may have left bytes past the old size, and a later one must overwrite them with zeros where holes are, so the bound
+// rises when a flush begins and falls only when one ends well.
 //
 //   state     means                              becomes
 //   created   the store does not know the file   clean by a flush; deleted

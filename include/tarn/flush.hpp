@@ -73,7 +73,7 @@ template <class Traits, class File, class Store>
 /// Cost:     no copy of data; O(chunks held in the part).
 template <class Traits>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush(ChunkPool<Traits>& pool,
-                                                   const std::type_identity_t<MetadataFor<Traits>>& meta,
+                                                   std::type_identity_t<MetadataFor<Traits>>& meta,
                                                    ByteRange range = whole_file) {
   return detail::with_file(pool, meta, [&](auto& file) { return begin_flush_of<Traits>(file, range); });
 }

@@ -262,6 +262,8 @@ template <class Traits, class File>
   } catch (const std::bad_alloc&) {
     return fail(std::errc::not_enough_memory);
   }
+  // From here on the store may have any part of it, also if the job is dropped and nobody says what became of it.
+  if (!job.empty()) file.meta.note_store_size_unknown(file.meta.size());
   return job;
 }
 
@@ -296,8 +298,6 @@ template <class Traits, class File>
     if (outcome.version()) meta.set_version(*outcome.version());
     const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
     if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
-  } else {
-    meta.note_store_size_unknown(job.size_bytes_);
   }
   lock.unlock();
   auto& counters = file.core.counters;
