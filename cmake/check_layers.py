@@ -26,7 +26,7 @@ LAYERS = [
     ("mechanisms", ["storage/*.hpp", "eviction/*.hpp", "dirty_file_metadata.hpp", "detail/chunk_state.hpp",
                     "detail/chunk_extents.hpp", "detail/chunk_reserve.hpp", "detail/chunk_table.hpp",
                     "detail/file_record.hpp", "detail/registry.hpp", "detail/pool_core.hpp"]),
-    ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/flush_for_room.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
+    ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/flush_for_room.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
                  "detail/read_loop.hpp", "detail/load.hpp", "detail/flush_job.hpp"]),
     ("pool", ["chunk_pool.hpp"]),
     ("algorithms", ["read_range.hpp", "write_range.hpp", "truncate.hpp", "flush.hpp"]),

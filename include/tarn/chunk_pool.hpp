@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/detail/list_extents.hpp>
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/read_loop.hpp>
 #include <tarn/dirty_file_metadata.hpp>
@@ -175,12 +176,10 @@ class ChunkPool {
   /// Where the file has dirty bytes; where anything of it is held.
   /// Blocks: while a writer copies into a chunk of the file. Errors: throws bad_alloc.
   [[nodiscard]] ExtentSet dirty_extents(const Metadata& meta) const {
-    return extents_of(
-        meta, [](const auto& chunk) -> auto& { return chunk.dirty; });
+    return extents_of(meta, &detail::Chunk<Traits>::dirty);
   }
   [[nodiscard]] ExtentSet held_extents(const Metadata& meta) const {
-    return extents_of(
-        meta, [](const auto& chunk) -> auto& { return chunk.valid; });
+    return extents_of(meta, &detail::Chunk<Traits>::valid);
   }
 
   // ---- content, named by its digest
@@ -265,26 +264,9 @@ class ChunkPool {
     std::lock_guard table{record->table_mutex};
     f(*record);
   }
-  template <class Which>
-  [[nodiscard]] ExtentSet extents_of(const Metadata& meta, Which which) const {
-    ExtentSet found;
+  [[nodiscard]] ExtentSet extents_of(const Metadata& meta, detail::ChunkExtents detail::Chunk<Traits>::*which) const {
     const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
-    if (!record) return found;
-    for (std::uint64_t from = 0;;) {
-      detail::LatchedChunks<Traits> latched{core_};
-      std::unique_lock table{record->table_mutex};
-      const auto [index, chunk] = record->table.next(from);
-      if (chunk == nullptr) return found;
-      from = index + 1;
-      if (!chunk->state.try_pin()) continue;
-      latched.hold(*chunk);
-      table.unlock();
-      latched.latch(detail::LatchMode::shared);
-      const auto offset = core_.layout.chunk_range(index).offset();
-      which(*chunk).for_each_in(ByteRange::between(0, chunk_bytes()), [&](ByteRange run) {
-        found.add(ByteRange::between(offset + run.offset(), offset + run.end()));
-      });
-    }
+    return record ? detail::list_extents(core_, *record, which) : ExtentSet{};
   }
 
   mutable detail::PoolCore<Traits> core_;  // const calls of a pool are safe from many threads: they lock

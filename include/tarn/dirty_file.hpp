@@ -25,6 +25,7 @@
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/flush_for_room.hpp>
+#include <tarn/detail/list_extents.hpp>
 #include <tarn/flush.hpp>
 #include <tarn/read_range.hpp>
 #include <tarn/truncate.hpp>
@@ -41,7 +42,9 @@ class DirtyFile final : private detail::Flushable {
   using Metadata = MetadataFor<Traits>;
   using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
 
-  /// Requires: `pool` and `store` outlive the file; no other DirtyFile of the pool has the id.
+  /// Takes over what building blocks have put into the pool under the id. A DirtyFile of the same id that still lives
+  /// keeps its bytes to itself: the two have nothing in common but the store.
+  /// Requires: `pool` and `store` outlive the file.
   /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
   /// pool
   ///           has no room for its record; bad_alloc.
@@ -60,6 +63,7 @@ class DirtyFile final : private detail::Flushable {
     core_.pressure.leave(*this);
     assert(opens_ == 0 && "a DirtyFile is destroyed before its OpenFiles");
     const auto lost_bytes = core_.drop(*record_);
+    core_.registry.disown(*record_);
     if (lost_bytes != 0 && meta_.state() != FileState::deleted) core_.observer.on_dirty_lost(meta_.id(), lost_bytes);
   }
 
@@ -199,7 +203,7 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
     std::shared_lock lock{lock_};
     auto data = meta_.stored();
-    data.add(pool_.held_extents(meta_));
+    data.add(detail::list_extents(core_, *record_, &detail::Chunk<Traits>::valid));
     return data.intersect(range.intersect(ByteRange::between(0, meta_.size())));
   }
 
@@ -220,7 +224,7 @@ class DirtyFile final : private detail::Flushable {
     detail::ChunkReserve<Traits> reserve{core_};
     const detail::FlushForRoom<Traits> room{core_};
     for (;;) {
-      auto record = core_.registry.find_or_make(core_.file_key(meta_.id()));
+      auto record = core_.registry.own(core_.file_key(meta_.id()));
       if (record) return record;
       const auto roomy = room(reserve, {.chunks = 0, .bytes = core_.record_and_table_bytes});
       if (!roomy) throw std::system_error{roomy.error(), "tarn::DirtyFile: no room for its record"};

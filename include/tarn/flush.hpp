@@ -8,6 +8,7 @@
 // two.
 
 #include <cstdint>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -49,7 +50,11 @@ template <class Traits, class File, class Store>
     if (!job) return fail(job.error());
     const auto outcome =
         job->empty() ? std::optional<FlushOutcome<Traits>>{} : ask_to_flush<Traits>(store, job->request());
-    if (!outcome) break;
+    if (!outcome) {  // nothing to do, perhaps since one change took back another
+      std::unique_lock lock{file.lock};
+      note_clean_if_stored(file);
+      break;
+    }
     // Nothing is left behind a job that reached no further, and one that only set the size ends at the end.
     const auto end = job->end();
     if (const auto settled = finish_flush_of(file, std::move(*job), *outcome); !settled) return fail(settled.error());

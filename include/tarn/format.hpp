@@ -82,9 +82,8 @@ struct fmt::formatter<tarn::PoolStats> : tarn::detail::PlainFormatter {
   template <class Context>
   auto format(const tarn::PoolStats& stats, Context& context) const {
     auto out = context.out();
-    tarn::for_each_value(stats, [&](std::string_view name, std::uint64_t value) {
-      out = fmt::format_to(out, "{} {}\n", name, value);
-    });
+    tarn::for_each_value(
+        stats, [&](std::string_view name, std::uint64_t value) { out = fmt::format_to(out, "{} {}\n", name, value); });
     return out;
   }
 };

@@ -13,7 +13,7 @@
 // out of `loading` under it, the landing asks `loading` under it. Where there is no chunk yet, both go through the
 // table mutex: the landing asks and inserts in one critical section.
 //
-// Thread safety: everything but `users` is guarded by table_mutex. No thread waits for a latch, a load, a flush or
+// Thread safety: what follows table_mutex is guarded by it. No thread waits for a latch, a load, a flush or
 // memory while it holds one.
 
 #include <cassert>
@@ -68,8 +68,9 @@ struct FileRecord {
 
   explicit FileRecord(Key k) : key{std::move(k)} {}
 
-  const Key key;                   // file ids and content ids are different alternatives: they never meet
-  Atomic<std::uint32_t> users{0};  // see Registry
+  const Key key;                        // file ids and content ids are different alternatives: they never meet
+  Atomic<std::uint32_t> users{0};       // see Registry
+  bool owned = false, retired = false;  // guarded by the registry's shard; see there
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;

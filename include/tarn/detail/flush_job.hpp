@@ -267,6 +267,14 @@ template <class Traits, class File>
   return job;
 }
 
+/// Requires: the file's lock.
+template <class File>
+void note_clean_if_stored(File& file) {
+  auto& meta = file.meta;
+  const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
+  if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
+}
+
 /// Settles a job. Errors: the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not
 /// be noted (it stays dirty).
 template <class Traits, class File>
@@ -296,8 +304,7 @@ template <class Traits, class File>
   } else if (noted) {
     meta.note_store_size(job.size_bytes_);
     if (outcome.version()) meta.set_version(*outcome.version());
-    const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
-    if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
+    note_clean_if_stored(file);
   }
   lock.unlock();
   auto& counters = file.core.counters;

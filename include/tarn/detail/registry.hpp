@@ -8,6 +8,10 @@
 // user gives up under the shard's mutex and then, under the table mutex too, looks whether the record is idle and still
 // without a user, and if so erases it. So nobody can find a record that is being erased.
 //
+// A record may have one owner (a DirtyFile). When an id is used again while the owner of its record still lives, the
+// old record retires: nobody finds it any more, it belongs to its users alone, and goes with the last of them. So two
+// files that had one id, one after the other, never share a chunk, a load or a flush.
+//
 // Thread safety: any thread. Lock order: shard, then table.
 
 #include <array>
@@ -82,18 +86,42 @@ class Registry {
   [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
     auto& shard = shard_of(key);
     std::lock_guard lock{shard.mutex};
-    auto at = shard.records.find(key);
-    if (at == shard.records.end()) {
-      if (!budget_.try_charge(record_bytes)) return {};
-      try {
-        at = shard.records.emplace(key, std::make_unique<Record>(key)).first;
-      } catch (...) {
-        budget_.release(record_bytes);
-        throw;
+    const auto at = shard.records.find(key);
+    auto* const record = at != shard.records.end() ? at->second.get() : add(shard, key);
+    if (record == nullptr) return {};
+    record->users.fetch_add(1);
+    return {*this, *record};
+  }
+  /// The same, for its owner: a record that has an owner already retires, and another is made.
+  [[nodiscard]] RecordRef<Traits> own(const Key& key) {
+    auto& shard = shard_of(key);
+    std::lock_guard lock{shard.mutex};
+    if (const auto at = shard.records.find(key); at != shard.records.end()) {
+      if (!at->second->owned) {
+        at->second->owned = true;
+        at->second->users.fetch_add(1);
+        return {*this, *at->second};
       }
+      auto next = make(key);
+      if (next == nullptr) return {};
+      at->second->retired = true;
+      (void)at->second.release();  // its owner is a user: release deletes it
+      at->second = std::move(next);
+      at->second->owned = true;
+      at->second->users.fetch_add(1);
+      return {*this, *at->second};
     }
-    at->second->users.fetch_add(1);
-    return {*this, *at->second};
+    auto* const record = add(shard, key);
+    if (record == nullptr) return {};
+    record->owned = true;
+    record->users.fetch_add(1);
+    return {*this, *record};
+  }
+  /// The owner goes; it is still a user.
+  void disown(Record& record) noexcept {
+    auto& shard = shard_of(record.key);
+    std::lock_guard lock{shard.mutex};
+    record.owned = false;
   }
   void release(Record& record) noexcept {
     auto users = record.users.load();
@@ -108,7 +136,11 @@ class Registry {
       if (!record.idle() || record.users.load() != 0) return;
     }
     // Idle and without a user, and both can only change through this shard: nobody else has a way to the record.
-    shard.records.erase(shard.records.find(record.key));
+    if (record.retired) {
+      delete &record;
+    } else {
+      shard.records.erase(shard.records.find(record.key));
+    }
     budget_.release(record_bytes);
   }
 
@@ -142,6 +174,26 @@ class Registry {
     Mutex mutex;
     std::unordered_map<Key, std::unique_ptr<Record>, Hash> records;
   };
+  // Requires: the shard's mutex. Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
+  [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
+    if (!budget_.try_charge(record_bytes)) return nullptr;
+    try {
+      return std::make_unique<Record>(key);
+    } catch (...) {
+      budget_.release(record_bytes);
+      throw;
+    }
+  }
+  [[nodiscard]] Record* add(Shard& shard, const Key& key) {
+    auto record = make(key);
+    if (record == nullptr) return nullptr;
+    try {
+      return shard.records.emplace(key, std::move(record)).first->second.get();
+    } catch (...) {
+      budget_.release(record_bytes);
+      throw;
+    }
+  }
   Shard& shard_of(const Key& key) {
     // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
     return shards_[(Hash{}(key)*0x9E3779B97F4A7C15u) >> 60];

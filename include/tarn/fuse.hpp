@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// tarn under a FUSE filesystem: functions for libfuse's handlers, not a framework.
+//
+// A read is answered from the chunks' own memory, without a copy on this side, and under their latches until the kernel
+// has taken the bytes: without that a reply tears when a writer comes between. The kernel's buffer is faulted in before
+// the request is sent, so taking a view out to it does not block.
+//
+// Replying by spans (fuse_reply_iov) is what is fast here. Splicing was slower in every form, and a buffer list of
+// memory with splicing on copies twice; configure() switches it off.
+//
+// Thread safety: every function from any thread.
+
+#ifndef FUSE_USE_VERSION
+#define FUSE_USE_VERSION 312
+#endif
+#include <fuse_lowlevel.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <span>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include <tarn/buffers.hpp>
+#include <tarn/byte_range.hpp>
+#include <tarn/result.hpp>
+
+namespace tarn::fuse {
+
+/// More pieces than this are copied into one: each costs the kernel more than the copy of a small piece.
+inline constexpr std::size_t max_reply_spans = 64;
+
+/// The errno number of an error; EIO for one that is none.
+[[nodiscard]] inline int errno_of(std::error_code error) noexcept {
+  if (error.category() == std::generic_category() || error.category() == std::system_category()) return error.value();
+  return error ? EIO : 0;
+}
+
+inline void reply_error(fuse_req_t request, std::error_code error) { fuse_reply_err(request, errno_of(error)); }
+
+/// Sets up a connection for byte requests of up to 1 MiB that come in memory and are answered from memory. Called from
+/// the filesystem's init.
+inline void configure(fuse_conn_info* connection) {
+  connection->max_write = static_cast<unsigned>(1 * MiB);
+  connection->want &= ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+}
+
+/// Replies to a read with the bytes [offset, offset + size_bytes) of the file, fewer at its end, or with the error.
+///
+/// Replies:       exactly once.
+/// Blocks:        on the file's store, for bytes that are not held; holding no latch then.
+/// Cost:          no copy here. One where no view is to be had: more than a window, no chunk for a load, more than
+///                max_reply_spans pieces.
+template <class File>
+void reply_read(fuse_req_t request, File& file, std::size_t size_bytes, off_t offset) {
+  if (offset < 0) return reply_error(request, std::make_error_code(std::errc::invalid_argument));
+  const auto at = static_cast<std::uint64_t>(offset);
+  bool replied = false;
+  const auto viewed = file.view(at, size_bytes, [&](ConstBuffers bytes) {
+    if (bytes.count() > max_reply_spans) return;
+    replied = true;
+    const auto pieces = bytes.iovecs();
+    fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
+  });
+  if (replied) return;
+  if (!viewed && viewed.error() != std::errc::message_size && viewed.error() != std::errc::no_buffer_space) {
+    return reply_error(request, viewed.error());
+  }
+  const std::unique_ptr<std::byte[]> copy{new (std::nothrow) std::byte[size_bytes]};  // not initialised: it is written
+  if (!copy) return reply_error(request, std::make_error_code(std::errc::not_enough_memory));
+  const Result<std::size_t> read = file.read(at, std::span{copy.get(), size_bytes});
+  if (!read) return reply_error(request, read.error());
+  fuse_reply_buf(request, reinterpret_cast<const char*>(copy.get()), *read);
+}
+
+/// Writes what a write_buf request brought to the file at `offset`.
+///
+/// Returns:  the bytes taken in; fewer than there are only as file.write.
+/// Errors:   the file's own; that of reading the request's descriptor.
+/// Requires: `from` was not copied from before.
+/// Cost:     one copy, from the request's memory, or straight from its descriptor.
+template <class File, class... Mtime>
+[[nodiscard]] Result<std::size_t> write_from(File& file, fuse_bufvec* from, off_t offset, Mtime... mtime_ns) {
+  if (offset < 0) return fail(std::errc::invalid_argument);
+  const auto at = static_cast<std::uint64_t>(offset);
+  assert(from->idx == 0 && from->off == 0);
+  if (from->count == 1 && !(from->buf[0].flags & FUSE_BUF_IS_FD)) {
+    const auto* const bytes = static_cast<const std::byte*>(from->buf[0].mem);
+    return file.write(at, std::span{bytes, from->buf[0].size}, mtime_ns...);
+  }
+  std::error_code failed;
+  const auto take = [&](MutableBuffers into) {
+    std::size_t filled = 0;
+    for (std::size_t i = 0; i < into.count() && !failed; ++i) {
+      const auto piece = into[i];
+      fuse_bufvec to = FUSE_BUFVEC_INIT(piece.size());
+      to.buf[0].mem = piece.data();
+      const auto n = fuse_buf_copy(&to, from, fuse_buf_copy_flags{});  // goes on where it stopped
+      if (n < 0) {
+        failed = {static_cast<int>(-n), std::generic_category()};
+      } else {
+        filled += static_cast<std::size_t>(n);
+        if (static_cast<std::size_t>(n) < piece.size()) break;
+      }
+    }
+    return filled;
+  };
+  const Result<std::size_t> written = file.write(at, fuse_buf_size(from), take, mtime_ns...);
+  if (failed && (!written || *written == 0)) return fail(failed);
+  return written;
+}
+
+// ---- For libfuse's high-level interface, whose handlers answer a count or a negated errno
+
+template <class File>
+[[nodiscard]] int read(File& file, char* into, std::size_t size_bytes, off_t offset) {
+  if (offset < 0) return -EINVAL;
+  size_bytes = std::min<std::size_t>(size_bytes, std::numeric_limits<int>::max());
+  const Result<std::size_t> n =
+      file.read(static_cast<std::uint64_t>(offset), std::as_writable_bytes(std::span{into, size_bytes}));
+  return n ? static_cast<int>(*n) : -errno_of(n.error());
+}
+
+template <class File, class... Mtime>
+[[nodiscard]] int write(File& file, const char* from, std::size_t size_bytes, off_t offset, Mtime... mtime_ns) {
+  if (offset < 0) return -EINVAL;
+  size_bytes = std::min<std::size_t>(size_bytes, std::numeric_limits<int>::max());
+  const Result<std::size_t> n =
+      file.write(static_cast<std::uint64_t>(offset), std::as_bytes(std::span{from, size_bytes}), mtime_ns...);
+  return n ? static_cast<int>(*n) : -errno_of(n.error());
+}
+
+/// Tells the kernel to forget what it has cached of a file, from a thread of its own.
+///
+/// The kernel waits, in such a notification, for pages that requests are filling. So it must not be sent by a thread
+/// that serves requests or holds anything that one needs: hand it to this queue, from wherever.
+///
+/// Thread safety: any thread, except construction and destruction.
+class InvalidationQueue {
+ public:
+  /// Sends one: the inode, where, and how much (0: to the end). The answer is not looked at: a file that the kernel
+  /// does not know has nothing cached.
+  using Send = std::function<void(fuse_ino_t, off_t, off_t)>;
+
+  /// Requires: the session outlives the queue.
+  explicit InvalidationQueue(fuse_session* session)
+      : InvalidationQueue{[session](fuse_ino_t inode, off_t offset, off_t length) {
+          fuse_lowlevel_notify_inval_inode(session, inode, offset, length);
+        }} {}
+  explicit InvalidationQueue(Send send) : send_{std::move(send)}, thread_{[this] { run(); }} {}
+  /// Sends what is queued still, then ends the thread.
+  ~InvalidationQueue() {
+    {
+      const std::lock_guard lock{mutex_};
+      ending_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  InvalidationQueue(const InvalidationQueue&) = delete;
+  InvalidationQueue& operator=(const InvalidationQueue&) = delete;
+
+  /// Errors: throws bad_alloc. Blocks: no.
+  void invalidate(fuse_ino_t inode, off_t offset = 0, off_t length = 0) {
+    {
+      const std::lock_guard lock{mutex_};
+      queue_.push_back({inode, offset, length});
+    }
+    changed_.notify_all();
+  }
+  /// Waits until everything that was queued at the call has been sent.
+  /// Requires: the caller serves no request and holds nothing that one needs.
+  void wait_until_sent() {
+    std::unique_lock lock{mutex_};
+    const auto upto = sent_ + queue_.size() + (sending_ ? 1 : 0);
+    changed_.wait(lock, [&] { return sent_ >= upto; });
+  }
+
+ private:
+  struct Item {
+    fuse_ino_t inode;
+    off_t offset, length;
+  };
+
+  void run() {
+    std::unique_lock lock{mutex_};
+    for (;;) {
+      changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      const auto item = queue_.front();
+      queue_.pop_front();
+      sending_ = true;
+      lock.unlock();
+      send_(item.inode, item.offset, item.length);
+      lock.lock();
+      sending_ = false;
+      ++sent_;
+      changed_.notify_all();
+    }
+  }
+
+  const Send send_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Item> queue_;
+  std::uint64_t sent_ = 0;
+  bool sending_ = false;
+  bool ending_ = false;
+  std::thread thread_;  // last: it uses the others
+};
+
+}  // namespace tarn::fuse
