@@ -43,10 +43,8 @@ class DirtyFile final : private detail::Flushable {
   using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
 
   /// Takes over what building blocks have put into the pool under the id. A DirtyFile of the same id that still lives
-  /// keeps its bytes to itself: the two have nothing in common but the store.
-  /// Requires: `pool` and `store` outlive the file.
-  /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
-  /// pool
+  /// is abandoned (see abandon). Requires: `pool` and `store` outlive the file. Errors:   throws system_error: EINVAL
+  /// if the file's part is not a multiple of the pool's chunk, ENOBUFS if the pool
   ///           has no room for its record; bad_alloc.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
       : pool_{pool},
@@ -133,11 +131,12 @@ class DirtyFile final : private detail::Flushable {
   // ---- write-back
 
   /// Stores what is dirty at the call; what becomes dirty meanwhile may go with it or stay.
-  /// Errors: the store's own; what was not stored is still dirty. A deleted file has nothing to store.
+  /// Errors: the store's own; what was not stored is still dirty. ESTALE if the file was abandoned. A deleted file has
+  ///         nothing to store.
   /// Blocks: on the store; on a flush of the file that is in flight.
   [[nodiscard]] Result<> flush() {
-    const auto jobs = flush_some(SIZE_MAX, true);
-    if (!jobs) return fail(jobs.error());
+    const auto clean_bytes = flush_some(SIZE_MAX, true);
+    if (!clean_bytes) return fail(clean_bytes.error());
     return {};
   }
   /// Removes the file from the store. Its bytes live on while it is open; then they are gone.
@@ -151,10 +150,11 @@ class DirtyFile final : private detail::Flushable {
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
       meta_.note_deleted();  // no flush begins from here on
     }
-    wait_for_flush();
+    detail::wait_for_flush(core_, *record_);
     if (const auto removed = detail::ask_to_remove(store_, meta_.id()); !removed) {
       std::lock_guard lock{lock_};
       meta_.undo_deleted(before);
+      if (record_->dirty_bytes.load() != 0 || lacks_store()) meta_.note_modified();
       return removed;
     }
     forget_if_unused();
@@ -162,19 +162,23 @@ class DirtyFile final : private detail::Flushable {
   }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
+  /// Blocks: on a flush in flight.
   [[nodiscard]] Result<> invalidate(std::uint64_t version);
   /// Returns the file to what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a
   /// file that stays. Returns: the dirty bytes given up. Errors: EFBIG; throws bad_alloc. Blocks: on a flush in flight.
   [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version) {
     if (size_bytes > max_offset) return fail(std::errc::file_too_large);
     std::unique_lock lock{lock_};
-    while (const auto arrivals = flush_in_flight()) {
-      lock.unlock();
-      core_.wait_for_arrival(*record_, *arrivals);
-      lock.lock();
-    }
+    wait_for_flush(lock);
     meta_.reset_to_store(size_bytes, version);
     return core_.drop(*record_);
+  }
+
+  /// Ends the file's way to the store, because its id is another file's now: no flush begins any more (ESTALE), and
+  /// what is dirty goes with the file. Flush before, if it matters. Blocks: on a flush in flight.
+  void abandon() {
+    record_->abandoned = true;
+    detail::wait_for_flush(core_, *record_);
   }
 
   // ---- looking
@@ -196,10 +200,10 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] bool is_dirty() const {
     std::shared_lock lock{lock_};
     if (meta_.state() == FileState::deleted) return false;
-    return record_->dirty_bytes.load() != 0 || meta_.store_lacks_size() ||
-           !meta_.stored().contains(ByteRange::between(0, meta_.size()));
+    return record_->dirty_bytes.load() != 0 || lacks_store();
   }
   /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE).
+  /// Errors: throws bad_alloc; system_error(EAGAIN) if a chunk has too many pins.
   [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
     std::shared_lock lock{lock_};
     auto data = meta_.stored();
@@ -224,13 +228,15 @@ class DirtyFile final : private detail::Flushable {
     detail::ChunkReserve<Traits> reserve{core_};
     const detail::FlushForRoom<Traits> room{core_};
     for (;;) {
-      auto record = core_.registry.own(core_.file_key(meta_.id()));
+      detail::RecordRef<Traits> retired;
+      auto record = core_.registry.own(core_.file_key(meta_.id()), retired);
+      if (retired) detail::wait_for_flush(core_, *retired);
       if (record) return record;
       const auto roomy = room(reserve, {.chunks = 0, .bytes = core_.record_and_table_bytes});
       if (!roomy) throw std::system_error{roomy.error(), "tarn::DirtyFile: no room for its record"};
     }
   }
-  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, opens_.load() != 0}; }
+  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, &opens_}; }
 
   template <class F>
   [[nodiscard]] static auto guarded(F f) -> std::invoke_result_t<F> {
@@ -256,36 +262,37 @@ class DirtyFile final : private detail::Flushable {
     return guarded([&] { return detail::zero_bytes(file, range, extends, room, mtime_ns); });
   }
 
-  // The record's arrivals if a flush is in flight: what to wait on.
-  [[nodiscard]] std::optional<std::uint64_t> flush_in_flight() const {
-    std::lock_guard table{record_->table_mutex};
-    if (record_->flush == nullptr) return std::nullopt;
-    return record_->arrivals.load();
-  }
-  void wait_for_flush() {
-    while (const auto arrivals = flush_in_flight()) core_.wait_for_arrival(*record_, *arrivals);
-  }
-  /// Returns: how many jobs were stored.
-  [[nodiscard]] Result<std::size_t> flush_some(std::size_t most_jobs, bool wait) {
+  /// Returns: the dirty bytes that are clean now.
+  [[nodiscard]] Result<std::uint64_t> flush_some(std::size_t most_jobs, bool wait) {
     auto file = access();
     for (;;) {
-      {
-        std::shared_lock lock{lock_};
-        if (meta_.state() == FileState::deleted) return std::size_t{0};
-      }
-      const auto jobs = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
-      if (jobs || !wait || jobs.error() != std::errc::device_or_resource_busy) return jobs;
-      wait_for_flush();
+      const auto clean_bytes = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
+      if (clean_bytes || !wait || clean_bytes.error() != std::errc::device_or_resource_busy) return clean_bytes;
+      detail::wait_for_flush(core_, *record_);
     }
   }
-  bool flush_for_room() noexcept override {
-    if (record_->dirty_bytes.load() == 0) return false;
-    const auto jobs = flush_some(1, false);
-    if (!jobs && jobs.error() != std::errc::device_or_resource_busy) {
-      note_error(jobs.error());
-      core_.observer.on_flush_failed(meta_.id(), jobs.error());
+  detail::Flushed flush_for_room() noexcept override {
+    using detail::Flushed;
+    if (record_->dirty_bytes.load() == 0 || record_->abandoned.load()) return Flushed::nothing;
+    const auto clean_bytes = flush_some(1, false);
+    if (clean_bytes) return *clean_bytes != 0 ? Flushed::some : Flushed::nothing;
+    if (clean_bytes.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
+    note_error(clean_bytes.error());
+    core_.observer.on_flush_failed(meta_.id(), clean_bytes.error());
+    return Flushed::failed;
+  }
+
+  /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
+  [[nodiscard]] bool lacks_store() const {
+    return meta_.store_lacks_size() || !meta_.stored().contains(ByteRange::between(0, meta_.size()));
+  }
+  /// Waits until no flush is in flight, without the lock; comes back with it, so that none begins.
+  void wait_for_flush(std::unique_lock<detail::FileLock>& lock) {
+    while (const auto arrivals = detail::flush_in_flight(*record_)) {
+      lock.unlock();
+      core_.wait_for_arrival(*record_, *arrivals);
+      lock.lock();
     }
-    return jobs && *jobs != 0;
   }
 
   void forget_if_unused() {
@@ -367,7 +374,8 @@ class OpenFile {
 
 template <class Traits, ChunkStore<Traits> Store>
 Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version) {
-  std::lock_guard lock{lock_};
+  std::unique_lock lock{lock_};
+  wait_for_flush(lock);  // it ends with a version of its own
   return guarded([&]() -> Result<> {
     const auto cleaned = detail::drop_clean(core_, *record_);
     if (!cleaned) return cleaned;

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -41,22 +42,39 @@ class DirtyFileTable {
   }
   /// Returns: the file of that id, made from `metadata` if there was none.
   /// Errors:  as the construction of a DirtyFile throws.
+  /// Blocks:  while another thread makes the same file. Making one may flush others for room.
   [[nodiscard]] FilePtr find_or_add(const MetadataFor<Traits>& metadata) {
-    std::lock_guard adding{adding_mutex_};  // a new file may flush others for room: not under the table's mutex
-    if (auto known = find(metadata.id())) return known;
-    auto made = std::make_shared<File>(pool_, metadata, store_);
-    std::lock_guard lock{mutex_};
-    files_.emplace(metadata.id(), made);
-    return made;
+    const auto& id = metadata.id();
+    std::unique_lock lock{mutex_};
+    made_.wait(lock, [&] { return !making_.contains(id); });
+    if (const auto at = files_.find(id); at != files_.end()) return at->second;
+    making_.insert(id);
+    lock.unlock();
+    FilePtr file;
+    try {
+      file = std::make_shared<File>(pool_, metadata, store_);
+      lock.lock();
+      files_.emplace(id, file);
+    } catch (...) {
+      if (!lock.owns_lock()) lock.lock();
+      done_making(id);
+      throw;
+    }
+    done_making(id);
+    return file;
   }
-  /// Takes the file out of the table. Its dirty bytes are lost when the last pointer goes, unless they are flushed
-  /// before. Returns: the file, or null.
+  /// Takes the file out of the table and abandons it: flush it before, what is dirty then is lost with the last
+  /// pointer. Returns: the file, or null. Blocks:  on a flush of it in flight.
   FilePtr drop(const FileId& id) {
-    std::lock_guard lock{mutex_};
-    const auto at = files_.find(id);
-    if (at == files_.end()) return nullptr;
-    auto file = std::move(at->second);
-    files_.erase(at);
+    FilePtr file;
+    {
+      std::lock_guard lock{mutex_};
+      const auto at = files_.find(id);
+      if (at == files_.end()) return nullptr;
+      file = std::move(at->second);
+      files_.erase(at);
+    }
+    file->abandon();
     return file;
   }
 
@@ -104,9 +122,7 @@ class DirtyFileTable {
   }
   /// Drops every file.
   void clear() {
-    std::unordered_map<FileId, FilePtr> gone;  // destroyed after the lock: a file's end takes locks of its own
-    std::lock_guard lock{mutex_};
-    gone.swap(files_);
+    for (const auto& [id, file] : all()) drop(id);
   }
 
  private:
@@ -117,8 +133,15 @@ class DirtyFileTable {
 
   ChunkPool<Traits>& pool_;
   Store& store_;
-  detail::Mutex adding_mutex_;
+  // Requires: the mutex.
+  void done_making(const FileId& id) {
+    making_.erase(id);
+    made_.notify_all();
+  }
+
   mutable detail::Mutex mutex_;
+  detail::ConditionVariable made_;
+  std::unordered_set<FileId> making_;  // ids of files under construction, which happens with no lock held
   std::unordered_map<FileId, FilePtr> files_;
 };
 

@@ -25,6 +25,7 @@ namespace detail {
 /// What the store says of a request, an exception included.
 template <class Traits, class Store>
 [[nodiscard]] FlushOutcome<Traits> ask_to_flush(Store& store, const FlushRequest<Traits>& request) {
+  const InsideStore inside;
   try {
     return store.flush(request);
   } catch (...) {
@@ -34,6 +35,7 @@ template <class Traits, class Store>
 
 template <class Store, class FileId>
 [[nodiscard]] Result<> ask_to_remove(Store& store, const FileId& id) {
+  const InsideStore inside;
   try {
     return store.remove(id);
   } catch (...) {
@@ -41,28 +43,24 @@ template <class Store, class FileId>
   }
 }
 
-/// Flushes `range`, job by job. Returns: how many jobs were stored. Errors: as flush.
+/// Flushes `range`, job by job, `most_jobs` at most; what the file grows by meanwhile is left.
+/// Returns: the dirty bytes that are clean now. Errors: as flush.
 template <class Traits, class File, class Store>
-[[nodiscard]] Result<std::size_t> flush_jobs(File& file, ByteRange range, Store& store, std::size_t most_jobs) {
-  std::size_t jobs = 0;
-  for (auto at = range.offset(); jobs < most_jobs;) {
-    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, range.end()));
+[[nodiscard]] Result<std::uint64_t> flush_jobs(File& file, ByteRange range, Store& store, std::size_t most_jobs) {
+  std::uint64_t clean_bytes = 0;
+  auto at = range.offset(), end = range.end();
+  do {
+    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, end));
     if (!job) return fail(job.error());
-    const auto outcome =
-        job->empty() ? std::optional<FlushOutcome<Traits>>{} : ask_to_flush<Traits>(store, job->request());
-    if (!outcome) {  // nothing to do, perhaps since one change took back another
-      std::unique_lock lock{file.lock};
-      note_clean_if_stored(file);
-      break;
-    }
-    // Nothing is left behind a job that reached no further, and one that only set the size ends at the end.
-    const auto end = job->end();
-    if (const auto settled = finish_flush_of(file, std::move(*job), *outcome); !settled) return fail(settled.error());
-    ++jobs;
-    if (end <= at || end >= range.end()) break;
-    at = end;
-  }
-  return jobs;
+    if (job->empty()) break;
+    end = std::min(end, job->request().size_bytes);
+    at = std::max(at, job->end());
+    const auto outcome = ask_to_flush<Traits>(store, job->request());
+    const auto settled = finish_flush_of(file, std::move(*job), outcome);
+    if (!settled) return fail(settled.error());
+    clean_bytes += *settled;
+  } while (--most_jobs != 0 && at < end);
+  return clean_bytes;
 }
 
 }  // namespace detail
@@ -91,7 +89,11 @@ template <class Traits>
 template <class Traits>
 [[nodiscard]] Result<> finish_flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                     FlushJob<Traits>&& job, const FlushOutcome<Traits>& outcome) {
-  return detail::with_file(pool, meta, [&](auto& file) { return finish_flush_of(file, std::move(job), outcome); });
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
+    const auto settled = finish_flush_of(file, std::move(job), outcome);
+    if (!settled) return fail(settled.error());
+    return {};
+  });
 }
 
 /// Stores what is dirty in `range`; of a deleted file, removes it from the store and forgets it.

@@ -52,8 +52,8 @@ concept ChunkStorage = std::constructible_from<S, const StorageOptions&> &&
 
 /// Which clean chunk goes first. `Hook` is the policy's part of each chunk. insert, remove and evict come one at a
 /// time; touch comes from any thread at any time and must be O(1) and lock-free. evict(try_evict) offers hooks in the
-/// order they should go until try_evict, which removes what it takes, answers true; it offers a bounded number and
-/// answers whether one was taken.
+/// order they should go until try_evict, which removes what it takes, answers true; it offers every hook at least once,
+/// a bounded number in all, and answers whether one was taken.
 template <class E>
 concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_evict)(typename E::Hook&)) {
   { policy.insert(hook) }

@@ -115,9 +115,7 @@ template <class File, class Room, class RangeOf, class Settle>
     Need need;
     {
       std::unique_lock lock{file.lock};
-      if (file.meta.state() == FileState::deleted && !file.open_when_deleted) {
-        return fail(std::errc::no_such_file_or_directory);
-      }
+      if (file.gone()) return fail(std::errc::no_such_file_or_directory);
       const ByteRange range = range_of(file.meta);
       Removal<Traits> removal{core};
       const auto lacking = removal.prepare(*file.record, range);

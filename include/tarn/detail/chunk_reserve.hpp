@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 
 #include <tarn/detail/pool_core.hpp>
@@ -33,11 +34,13 @@ class ChunkReserve {
 
   [[nodiscard]] std::size_t size() const { return chunks_.size(); }
 
-  /// Reserves what is needed, evicting clean chunks for it.
-  /// Returns: Freed::some if all is there now; else why not, and nothing is reserved.
+  /// Reserves what is needed, evicting clean chunks for it. One call at a time does: two that took half each would both
+  /// fail. A call that fails wakes others only for what it evicted, not for what it took and gave back, so that two
+  /// that wait do not wake each other for ever. Returns:  Freed::some if all is there now; else why not, and nothing is
+  /// reserved. Requires: the caller holds nothing.
   [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need& need) {
     using Freed = typename PoolCore<Traits>::Freed;
-    if (!counted_) counted_.emplace(core_.reserves);
+    std::unique_lock one_at_a_time{core_.fill_mutex};
     while (chunks_.size() < need.chunks || !core_.budget.would_fit(need.bytes)) {
       if (chunks_.size() < need.chunks) {
         if (auto* const chunk = core_.make_chunk(); chunk != nullptr) {
@@ -47,11 +50,14 @@ class ChunkReserve {
       }
       // make_chunk charges the descriptor first: a slab that trim gave back here is not taken again for nothing.
       if (const auto freed = core_.free_some(); freed != Freed::some) {
-        clear();
+        while (!chunks_.empty()) core_.free_quietly(&take());
+        one_at_a_time.unlock();
+        uncount();
         core_.counters.refusals.fetch_add(1, std::memory_order_relaxed);
         return freed;
       }
     }
+    if (!counted_) counted_.emplace(core_.reserves);
     return Freed::some;
   }
   /// Requires: size() != 0. The caller has it from now on, pinned and exclusively latched.
@@ -62,12 +68,7 @@ class ChunkReserve {
   }
   void clear() noexcept {
     while (!chunks_.empty()) core_.free_chunk(&take());
-    if (!counted_) return;
-    // Even with nothing freed, since a waiter counted on us: once before, so that who sees the count without us sees
-    // the epoch moved, and once after, so that who slept on the count wakes.
-    core_.note_room();
-    counted_.reset();
-    core_.note_room();
+    uncount();
   }
 
  private:
@@ -78,6 +79,15 @@ class ChunkReserve {
       core_.free_chunk(chunk);
       throw;
     }
+  }
+
+  // Even with nothing freed a waiter may have counted on us: noted once before, so that who sees the count without us
+  // sees the epoch moved, and once after, so that who slept on the count wakes.
+  void uncount() noexcept {
+    if (!counted_) return;
+    core_.note_room();
+    counted_.reset();
+    core_.note_room();
   }
 
   PoolCore<Traits>& core_;

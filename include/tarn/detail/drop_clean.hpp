@@ -38,7 +38,7 @@ template <class Traits>
     } else {
       auto rest = whole;
       while (const auto clean = chunk->dirty.next_gap_in(rest)) {
-        if (prepare_extents(core, *chunk) != 0) return fail(std::errc::no_buffer_space);
+        if (prepare_extents(core, *chunk, Lists::valid) != 0) return fail(std::errc::no_buffer_space);
         const ExtentsChange<Traits> change{core, *chunk};
         chunk->valid.subtract(*clean, core.chunk_bytes());
         rest = ByteRange::between(clean->end(), whole.end());

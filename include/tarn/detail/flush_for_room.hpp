@@ -2,10 +2,15 @@
 #pragma once
 
 // What a DirtyFile's call does when there is no memory: it lets go of all it holds, flushes one file, and looks again;
-// when nothing can be flushed either it waits, as long as somebody is known to make room: a call that holds reserved
-// chunks, a flush in flight, a reader that uses a clean chunk. With none of those, waiting would be for ever, and the
-// answer is ENOBUFS.
+// when nothing can be flushed either it waits, as long as somebody is known to make room: a call that was given
+// reserved chunks, a flush in flight, a reader that uses a clean chunk. With none of those, waiting would be for ever,
+// and the answer is ENOBUFS.
+//
+// With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
+// stay true for ever. A call therefore gives up after two rounds of tries with a failure in both and nothing settled by
+// anybody in between. A call from inside a store's load or flush never waits: it might wait for itself.
 
+#include <cstdint>
 #include <system_error>
 
 #include <tarn/detail/chunk_reserve.hpp>
@@ -16,26 +21,43 @@ namespace tarn::detail {
 
 /// Room for a DirtyFile's calls: evict, flush, wait.
 template <class Traits>
-struct FlushForRoom {
-  PoolCore<Traits>& core;
+class FlushForRoom {
+ public:
+  explicit FlushForRoom(PoolCore<Traits>& pool) : core{pool} {}
 
   [[nodiscard]] Result<> operator()(ChunkReserve<Traits>& reserve, const Need& need) const {
     using Freed = typename PoolCore<Traits>::Freed;
-    auto freed = reserve.fill(need);
-    if (freed == Freed::some) return {};  // the usual case: it bothers nobody who makes room
-    const bool roomy = core.wait_for_room(
-        [&] {
-          do {
-            freed = reserve.fill(need);
-          } while (freed != Freed::some && core.pressure.flush_one());
-          return freed == Freed::some;
-        },
-        // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
-        [&] {
-          return core.reserves != 0 || core.flying != 0 || (freed == Freed::none_but_busy && core.user_pins == 0);
-        });
-    if (!roomy) return fail(std::errc::no_buffer_space);
-    return {};
+    if (reserve.fill(need) == Freed::some) return {};  // the usual case: it bothers nobody who makes room
+    typename PoolCore<Traits>::RoomWait wait{core};
+    bool failed_before = false;
+    std::uint64_t settled_before = 0;
+    for (;;) {
+      auto flushed = Flushed::some;
+      Freed freed{};
+      while (flushed == Flushed::some) {
+        if (reserve.fill(need) == Freed::some) return {};
+        flushed = core.pressure.flush_one();
+      }
+      wait.look();  // after our own flushes, which make room known too: from here on it is somebody else's
+      if (freed = reserve.fill(need); freed == Freed::some) return {};
+      const auto settled = core.counters.flushes_settled.load();
+      const bool hopeless = flushed == Flushed::failed && failed_before && settled == settled_before;
+      if (hopeless || depth_in_store() != 0) return fail(std::errc::no_buffer_space);
+      failed_before = flushed == Flushed::failed;
+      settled_before = settled;
+      if (!may_come(freed) && !wait.more()) return fail(std::errc::no_buffer_space);
+      wait.sleep();
+    }
+  }
+
+ private:
+  PoolCore<Traits>& core;
+
+  // Asked after the tries: what ended before the question has moved the epoch, and is seen by more().
+  [[nodiscard]] bool may_come(typename PoolCore<Traits>::Freed freed) const {
+    // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
+    const bool reader = freed == PoolCore<Traits>::Freed::none_but_busy && core.user_pins.load() == 0;
+    return reader || core.reserves.load() != 0 || core.flying.load() != 0;
   }
 };
 

@@ -65,7 +65,7 @@ class FlushJob {
   template <class T, class File>
   friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range);
   template <class T, class File>
-  friend Result<> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome);
+  friend Result<std::uint64_t> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome);
 
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small.
   static constexpr std::size_t max_extents = 4096;
@@ -182,7 +182,9 @@ class FlushJob {
   }
 
   // Gives back the chunks, and settles what is in `settled` as stored. Requires: the file's lock, unless it is empty.
-  void give_back(const ExtentSet& settled) noexcept {
+  // Returns: the dirty bytes that are clean now.
+  std::uint64_t give_back(const ExtentSet& settled) noexcept {
+    std::uint64_t clean_bytes = 0;
     for (const auto& [chunk, memory] : taken_) {
       detail::LatchedChunks<Traits> latched{*core_};
       latched.hold(*chunk);
@@ -192,28 +194,41 @@ class FlushJob {
       } else {
         chunk->state.clear(detail::ChunkState::in_flush);
       }
-      settle(*chunk, settled);
+      if (!settled.empty() && !chunk->state.is(detail::ChunkState::detached)) clean_bytes += settle(*chunk, settled);
     }
     taken_.clear();
+    core_->counters.flushes_settled.fetch_add(clean_bytes != 0 ? 1 : 0);
+    return clean_bytes;
   }
-  void settle(PoolChunk& chunk, const ExtentSet& settled) noexcept {
+  std::uint64_t settle(PoolChunk& chunk, const ExtentSet& settled) noexcept {
     const auto whole = core_->layout.chunk_range(chunk.index);
-    if (!settled.intersects(whole) || chunk.state.is(detail::ChunkState::detached)) return;
-    settled.for_each_in(whole, [&](ByteRange run) {
-      const auto in_chunk = core_->layout.in_chunk(chunk.index, run);
-      try {
-        if (prepare_extents(*core_, chunk) != 0) return;  // stays dirty: it will be flushed once more
-      } catch (const std::bad_alloc&) {
-        return;
-      }
-      const detail::ExtentsChange<Traits> change{*core_, chunk};
-      std::uint64_t clean_bytes = 0;
-      chunk.dirty.for_each_in(in_chunk, [&](ByteRange was) { clean_bytes += was.size_bytes(); });
-      chunk.dirty.subtract(in_chunk, core_->chunk_bytes());
-      core_->count_dirty(*record_, 0, clean_bytes);
+    const auto before_bytes = chunk.dirty.size_bytes();
+    bool all = true;
+    chunk.dirty.for_each_in(ByteRange::between(0, core_->chunk_bytes()), [&](ByteRange run) {
+      all = all && settled.contains(ByteRange::between(whole.offset() + run.offset(), whole.offset() + run.end()));
     });
+    if (all) {  // the usual case, and it needs no memory: a full pool must be able to become clean
+      const detail::ExtentsChange<Traits> change{*core_, chunk};
+      chunk.dirty.clear();
+    } else {
+      settled.for_each_in(whole,
+                          [&](ByteRange run) { take_dirt_out(chunk, core_->layout.in_chunk(chunk.index, run)); });
+    }
+    const auto clean_bytes = before_bytes - chunk.dirty.size_bytes();
+    core_->count_dirty(*record_, 0, clean_bytes);
     std::lock_guard table{record_->table_mutex};
     core_->settle_dirty(chunk);
+    return clean_bytes;
+  }
+  void take_dirt_out(PoolChunk& chunk, ByteRange in_chunk) noexcept {
+    try {
+      // Without memory for the lists it stays dirty, and is flushed once more.
+      if (prepare_extents(*core_, chunk, detail::Lists::dirty) != 0) return;
+    } catch (const std::bad_alloc&) {
+      return;
+    }
+    const detail::ExtentsChange<Traits> change{*core_, chunk};
+    chunk.dirty.subtract(in_chunk, core_->chunk_bytes());
   }
 
   // Leaves the record. Returns: what is still lent; nothing, and dropped() is true, if the file was dropped meanwhile.
@@ -221,10 +236,11 @@ class FlushJob {
     std::lock_guard table{record_->table_mutex};
     dropped_ = flight_->dropped;
     record_->forget(*flight_);
+    left_ = true;
     return std::move(flight_->lent);
   }
   void release() noexcept {
-    if (entered_) (void)leave();
+    if (entered_ && !left_) (void)leave();
     give_back({});
     land();
   }
@@ -245,15 +261,36 @@ class FlushJob {
   std::vector<::iovec> data_;
   typename Traits::FileId file_;
   std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
-  bool sets_size_ = false, entered_ = false, dropped_ = false;
+  bool sets_size_ = false, entered_ = false, left_ = false, dropped_ = false;
 };
 
-/// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM.
+namespace detail {
+
+/// Returns: the record's arrivals if a flush is in flight: what to wait on.
+template <class Traits>
+[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record) {
+  std::lock_guard table{record.table_mutex};
+  if (record.flush == nullptr) return std::nullopt;
+  return record.arrivals.load();
+}
+/// Waits until no flush of the file is in flight.
+template <class Traits>
+void wait_for_flush(PoolCore<Traits>& core, FileRecord<Traits>& record) {
+  while (const auto arrivals = flush_in_flight(record)) core.wait_for_arrival(record, *arrivals);
+}
+
+}  // namespace detail
+
+/// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM;
+/// ESTALE if the file was abandoned.
 template <class Traits, class File>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range) {
   std::unique_lock lock{file.lock};
   FlushJob<Traits> job{file.core, file.record, file.meta};
   if (!job.enter()) return fail(std::errc::device_or_resource_busy);
+  // After entering: who deletes or abandons the file says so first and then looks for a flush in flight.
+  if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
+  if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
   job.sets_size_ = file.meta.store_lacks_size();
   try {
     job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())));
@@ -275,10 +312,11 @@ void note_clean_if_stored(File& file) {
   if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
 }
 
-/// Settles a job. Errors: the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not
-/// be noted (it stays dirty).
+/// Settles a job. Returns: the dirty bytes that are clean now. Errors: the outcome's; ESTALE if the file was dropped
+/// meanwhile; ENOMEM if what was stored could not be noted (it stays dirty).
 template <class Traits, class File>
-[[nodiscard]] Result<> finish_flush_of(File& file, FlushJob<Traits>&& finished, const FlushOutcome<Traits>& outcome) {
+[[nodiscard]] Result<std::uint64_t> finish_flush_of(File& file, FlushJob<Traits>&& finished,
+                                                    const FlushOutcome<Traits>& outcome) {
   auto job = std::move(finished);
   std::unique_lock lock{file.lock};
   auto& meta = file.meta;
@@ -298,7 +336,8 @@ template <class Traits, class File>
       error = std::make_error_code(std::errc::not_enough_memory);
     }
   }
-  job.give_back(noted ? lent : ExtentSet{});
+  if (!noted) lent.clear();
+  const auto clean_bytes = job.give_back(lent);
   if (job.dropped_) {
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {
@@ -315,7 +354,7 @@ template <class Traits, class File>
   if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
   job.land();
   if (error) return fail(error);
-  return {};
+  return clean_bytes;
 }
 
 }  // namespace tarn

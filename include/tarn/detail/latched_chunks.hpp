@@ -81,21 +81,27 @@ class LatchedChunks {
   SmallVector<Entry, 20> entries_;
 };
 
-/// Makes sure that the next change of a chunk's valid bytes and the next of its dirty ones cannot fail. What the lists
-/// take on the heap is always charged, prepared room included.
-/// Requires: the exclusive latch on the chunk.
+/// Which of a chunk's extent lists.
+enum class Lists : std::uint8_t { valid = 1, dirty = 2, both = 3 };
+
+/// Makes sure that the next change of each of the lists cannot fail. What they take on the heap is always charged,
+/// prepared room included.
+/// Requires: the exclusive latch on the chunk; for `dirty` the file's lock, too: whoever detaches a chunk reads what is
+///           dirty in it under that lock alone.
 /// Returns:  the bytes that the budget lacks; 0 if all is well.
 /// Errors:   throws bad_alloc, and changes nothing that shows.
 template <class Traits>
-[[nodiscard]] std::uint64_t prepare_extents(PoolCore<Traits>& core, Chunk<Traits>& chunk) {
+[[nodiscard]] std::uint64_t prepare_extents(PoolCore<Traits>& core, Chunk<Traits>& chunk, Lists lists = Lists::both) {
+  const bool valid = lists != Lists::dirty, dirty = lists != Lists::valid;
   const auto chunk_bytes = core.chunk_bytes();
   const auto held_bytes = [&] { return chunk.valid.memory_bytes() + chunk.dirty.memory_bytes(); };
-  const auto more_bytes = chunk.valid.bytes_to_prepare(chunk_bytes) + chunk.dirty.bytes_to_prepare(chunk_bytes);
+  const auto more_bytes =
+      (valid ? chunk.valid.bytes_to_prepare(chunk_bytes) : 0) + (dirty ? chunk.dirty.bytes_to_prepare(chunk_bytes) : 0);
   if (more_bytes != 0 && !core.budget.try_charge(more_bytes)) return more_bytes;
   const auto before_bytes = held_bytes();
   try {
-    chunk.valid.prepare(chunk_bytes);
-    chunk.dirty.prepare(chunk_bytes);
+    if (valid) chunk.valid.prepare(chunk_bytes);
+    if (dirty) chunk.dirty.prepare(chunk_bytes);
   } catch (...) {
     core.budget.release(before_bytes + more_bytes - held_bytes());
     throw;

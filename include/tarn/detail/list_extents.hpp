@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 
 #include <tarn/detail/latched_chunks.hpp>
 #include <tarn/extent_set.hpp>
@@ -12,7 +13,8 @@
 namespace tarn::detail {
 
 /// The extents of `which` (valid or dirty) of every chunk, in file offsets; each chunk's of its own moment.
-/// Blocks: while a writer copies into a chunk. Errors: throws bad_alloc.
+/// Blocks: while a writer copies into a chunk. Errors: throws bad_alloc; system_error(EAGAIN) if a chunk has too many
+/// pins.
 template <class Traits>
 [[nodiscard]] ExtentSet list_extents(PoolCore<Traits>& core, FileRecord<Traits>& record,
                                      ChunkExtents Chunk<Traits>::*which) {
@@ -23,7 +25,9 @@ template <class Traits>
     const auto [index, chunk] = record.table.next(from);
     if (chunk == nullptr) return found;
     from = index + 1;
-    if (!chunk->state.try_pin()) continue;
+    if (!chunk->state.try_pin()) {
+      throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
+    }
     latched.hold(*chunk);
     table.unlock();
     latched.latch(LatchMode::shared);

@@ -193,6 +193,7 @@ class Load {
   template <class Store>
   [[nodiscard]] std::error_code ask(Store& store, const LoadRequest<Traits>& request) {
     core_.counters.loads.fetch_add(1, std::memory_order_relaxed);
+    const InsideStore inside;
     try {
       const Result<std::size_t> filled = store.load(request);
       if (!filled) return filled.error();
@@ -273,7 +274,7 @@ class Load {
     return {};
   }
   [[nodiscard]] std::error_code add_valid(PoolChunk& chunk, ByteRange in_chunk) {
-    if (prepare_extents(core_, chunk) != 0) return std::make_error_code(std::errc::no_buffer_space);
+    if (prepare_extents(core_, chunk, Lists::valid) != 0) return std::make_error_code(std::errc::no_buffer_space);
     const ExtentsChange<Traits> change{core_, chunk};
     chunk.valid.add(in_chunk, core_.chunk_bytes());
     return {};
@@ -294,10 +295,12 @@ class WindowLoads {
  public:
   explicit WindowLoads(PoolCore<Traits>& core) : core_{core} {}
 
-  /// Sorts the missing bytes by record. Requires: the file's lock.
-  /// Returns: false if the budget has no room for a record. Errors: throws bad_alloc.
+  /// Sorts the missing bytes by record. Requires: the file's lock. What is loaded past the pool (`uncached`) goes by
+  /// the file's own record: that of a content may not be had. Returns: false if the budget has no room for a record.
+  /// Errors: throws bad_alloc.
   [[nodiscard]] bool collect(const RecordRef<Traits>& own, const MetadataFor<Traits>& meta, const ChunkLayout& layout,
-                             std::span<const ByteRange> missing) {
+                             std::span<const ByteRange> missing, bool uncached) {
+    uncached_ = uncached;
     request_ = {.file = nullptr, .content = nullptr, .range = {}, .version = meta.version(), .into = {}};
     file_.emplace(meta.id());
     for (const auto& extent : missing) {
@@ -322,15 +325,21 @@ class WindowLoads {
       const auto begun = share.load->begin(window, reserve);
       if (begun == Begun::yes) continue;
       stopped_at_ = share.load.get();
-      for (auto& earlier : shares_) earlier.load->end();
+      end();
       return begun;
     }
     return Begun::yes;
   }
+  /// The version of the file that the store was asked for.
+  [[nodiscard]] std::uint64_t version() const { return request_.version; }
   /// Waits until the load that stood in the way has ended. Requires: begin answered elsewhere; nothing is held.
   void wait_for_the_other() {
     core_.counters.load_waits.fetch_add(1, std::memory_order_relaxed);
     core_.wait_for_arrival(stopped_at_->record(), stopped_at_->arrivals());
+  }
+
+  void end() noexcept {
+    for (auto& share : shares_) share.load->end();
   }
 
   template <class Store>
@@ -363,13 +372,13 @@ class WindowLoads {
 
   [[nodiscard]] bool add(const RecordRef<Traits>& own, const typename Traits::ContentId* content, std::uint64_t shift,
                          ByteRange range) {
-    if (content == nullptr) shift = 0;
+    const bool to_own = content == nullptr || uncached_;
+    if (to_own) shift = 0;
     auto at = shares_.begin();
     // Parts of equal content in one window would wait for each other's load: the second adds to the first one's bytes.
     while (at != shares_.end() && (content == nullptr ? at->content.has_value() : at->content != *content)) ++at;
     if (at == shares_.end()) {
-      auto record =
-          content == nullptr ? own.share() : core_.registry.find_or_make(PoolCore<Traits>::content_key(*content));
+      auto record = to_own ? own.share() : core_.registry.find_or_make(PoolCore<Traits>::content_key(*content));
       if (!record) return false;
       Share share{content == nullptr ? std::nullopt : std::optional{*content},
                   std::make_unique<Load<Traits>>(core_, std::move(record), shift)};
@@ -383,6 +392,7 @@ class WindowLoads {
   LoadRequest<Traits> request_{};
   std::optional<typename Traits::FileId> file_;
   std::vector<Share> shares_;
+  bool uncached_ = false;
   Load<Traits>* stopped_at_ = nullptr;
 };
 

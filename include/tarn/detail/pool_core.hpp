@@ -53,7 +53,8 @@ class PoolCore {
 
   struct Counters {
     Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, dirty_bytes{0}, loads{0}, load_bytes{0}, loads_uncached{0},
-        load_waits{0}, flushes{0}, flush_bytes{0}, flush_failures{0}, swaps{0}, evictions{0}, refusals{0};
+        load_waits{0}, flushes{0}, flushes_settled{0}, flush_bytes{0}, flush_failures{0}, swaps{0}, evictions{0},
+        refusals{0};
   };
 
   /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
@@ -113,10 +114,15 @@ class PoolCore {
     note_room();
   }
   void free_chunk(PoolChunk* chunk) noexcept {
+    free_quietly(chunk);
+    note_room();
+  }
+  /// The same, waking nobody.
+  void free_quietly(PoolChunk* chunk) noexcept {
     budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + sizeof(PoolChunk));
     auto* const memory = chunk->memory;
     delete chunk;
-    if (memory != nullptr) free_memory(memory);
+    if (memory != nullptr) storage.deallocate(memory, budget);
   }
   /// `chunk`, whose memory a flush reads, goes on with the memory of `fresh`, which holds all its valid bytes; the old
   /// memory is the flush's own from now on. Requires: the exclusive latch on both.
@@ -126,38 +132,48 @@ class PoolCore {
     counters.swaps.fetch_add(1, std::memory_order_relaxed);
     free_chunk(&fresh);
   }
-  enum class Freed : std::uint8_t { some, none, none_but_busy };  ///< busy: clean chunks are there, all in use
+  enum class Freed : std::uint8_t { some, none, none_but_busy };  ///< busy: clean chunks are there, all pinned
 
   /// One step towards more room: gives back warm memory, else evicts a clean chunk.
   [[nodiscard]] Freed free_some() { return storage.trim(budget) != 0 ? Freed::some : evict_one(); }
 
   Freed evict_one() {
-    PoolChunk* victim = nullptr;
-    bool busy = false;
-    RecordHandle owner;
-    {
-      std::lock_guard lock{eviction_mutex_};
-      eviction_.evict([&](typename Traits::Eviction::Hook& hook) {
-        auto& chunk = static_cast<PoolChunk&>(hook);
-        auto& record = *chunk.record;  // alive: a chunk in the ring is attached, and leaves the ring under our mutex
-        std::unique_lock table{record.table_mutex, std::try_to_lock};
-        if (!table.owns_lock() || !chunk.state.try_retire()) {
-          busy = true;
-          return false;
-        }
-        record.users.fetch_add(1);
-        owner = RecordHandle{registry, record};
-        record.table.erase(chunk.index, budget);
-        eviction_.remove(hook);
-        victim = &chunk;
-        return true;
-      });
+    for (;;) {
+      PoolChunk* victim = nullptr;
+      RecordHandle owner, contended;
+      bool busy = false;
+      {
+        std::lock_guard lock{eviction_mutex_};
+        eviction_.evict([&](typename Traits::Eviction::Hook& hook) {
+          auto& chunk = static_cast<PoolChunk&>(hook);
+          // Alive: a chunk in the ring is attached, and leaves the ring under our mutex before its record can go.
+          auto& record = *chunk.record;
+          std::unique_lock table{record.table_mutex, std::try_to_lock};
+          if (!table.owns_lock()) {
+            if (!contended) contended = use(record);
+            return false;
+          }
+          if (!chunk.state.try_retire()) {
+            busy = true;
+            return false;
+          }
+          owner = use(record);
+          record.table.erase(chunk.index, budget);
+          eviction_.remove(hook);
+          victim = &chunk;
+          return true;
+        });
+      }
+      if (victim != nullptr) {
+        counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
+        counters.evictions.fetch_add(1, std::memory_order_relaxed);
+        free_chunk(victim);
+        return Freed::some;
+      }
+      if (!contended) return busy ? Freed::none_but_busy : Freed::none;
+      // Whoever has the table mutex gives it back soon, and tells nobody: wait for that, and look again.
+      std::lock_guard wait{contended->table_mutex};
     }
-    if (victim == nullptr) return busy ? Freed::none_but_busy : Freed::none;
-    counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
-    counters.evictions.fetch_add(1, std::memory_order_relaxed);
-    free_chunk(victim);
-    return Freed::some;
   }
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
 
@@ -250,18 +266,27 @@ class PoolCore {
     room_epoch_.fetch_add(1);
     parking.wake(&room_epoch_);
   }
-  /// Tries until `attempt()` is true, and sleeps between tries until there may be more room.
-  /// Returns: false if `worthwhile()` said that nothing will ever make room.
-  template <class Attempt, class Worthwhile>
-  bool wait_for_room(Attempt attempt, Worthwhile worthwhile) {
-    const Count waiting{room_waiters_};
-    for (;;) {
-      const auto epoch = room_epoch_.load();
-      if (attempt()) return true;
-      if (!worthwhile()) return false;
-      parking.park(&room_epoch_, [&] { return room_epoch_.load() == epoch; });
+  /// Counts its own lifetime as waiting for room. Requires: whoever has one holds nothing.
+  class RoomWait {
+   public:
+    explicit RoomWait(PoolCore& core) : core_{core} { core.room_waiters_.fetch_add(1); }
+    RoomWait(const RoomWait&) = delete;
+    RoomWait& operator=(const RoomWait&) = delete;
+    ~RoomWait() { core_.room_waiters_.fetch_sub(1); }
+
+    /// Before a try for room: remembers what has been made by now.
+    void look() { epoch_ = core_.room_epoch_.load(); }
+    /// Whether more has been made since look().
+    [[nodiscard]] bool more() const { return core_.room_epoch_.load() != epoch_; }
+    /// Sleeps until more has been made since look().
+    void sleep() {
+      core_.parking.park(&core_.room_epoch_, [&] { return !more(); });
     }
-  }
+
+   private:
+    PoolCore& core_;
+    std::uint64_t epoch_ = 0;
+  };
   /// Waits until a load or the flush of `record` ends that was in flight when `arrivals` was read.
   void wait_for_arrival(Record& record, std::uint64_t arrivals) {
     parking.park(&record.arrivals, [&] { return record.arrivals.load() == arrivals; });
@@ -275,8 +300,9 @@ class PoolCore {
     ~Count() { counter.fetch_sub(1); }
     Atomic<std::uint32_t>& counter;
   };
-  Atomic<std::uint32_t> reserves{0};   ///< calls that hold reserved chunks: they will attach or free them
+  Atomic<std::uint32_t> reserves{0};   ///< calls that were given reserved chunks: they will attach or free them
   Atomic<std::uint32_t> flying{0};     ///< flushes between begin and finish
+  Mutex fill_mutex;                    ///< one call reserves at a time: two never hold half each. First in lock order
   Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
 
   typename Traits::Storage storage;
@@ -299,6 +325,12 @@ class PoolCore {
     const auto affordable = options.budget_bytes / (chunk + chunk_overhead_bytes) / 4;
     const auto chunks = std::min({options.window_bytes / chunk, max_window_chunks, affordable});
     return std::max<std::uint64_t>(chunks, 1) * chunk;
+  }
+
+  // Requires: the record has a chunk, which cannot leave it now.
+  [[nodiscard]] RecordHandle use(Record& record) {
+    record.users.fetch_add(1);
+    return {registry, record};
   }
 
   Mutex eviction_mutex_;

@@ -14,6 +14,10 @@
 
 namespace tarn::detail {
 
+/// What asking for room came to: dirty bytes became clean; there was nothing to do, or somebody else is at it; or the
+/// store failed.
+enum class Flushed : std::uint8_t { some, nothing, failed };
+
 /// A file that can be asked to flush some of its dirty bytes.
 class Flushable {
  public:
@@ -21,8 +25,8 @@ class Flushable {
   Flushable(const Flushable&) = delete;
   Flushable& operator=(const Flushable&) = delete;
 
-  /// Flushes one job, if there is any. Returns: whether anything was stored.
-  virtual bool flush_for_room() noexcept = 0;
+  /// Flushes one job, if there is any.
+  virtual Flushed flush_for_room() noexcept = 0;
 
  protected:
   ~Flushable() = default;
@@ -60,20 +64,23 @@ class Pressure {
     }
     --count_;
   }
-  /// Asks each member in turn, once at most, until one has stored something.
-  bool flush_one() {
+  /// Asks each member in turn, once at most, until one has made bytes clean.
+  /// Returns: failed if none has, and one failed.
+  Flushed flush_one() {
+    auto worst = Flushed::nothing;
     std::unique_lock lock{mutex_};
     for (auto left = count_; left != 0 && turn_ != nullptr; --left) {
       auto& member = *turn_;
       turn_ = member.next_;
       ++member.users_;
       lock.unlock();
-      const bool stored = member.flush_for_room();
+      const auto flushed = member.flush_for_room();
       lock.lock();
       if (--member.users_ == 0) idle_.notify_all();
-      if (stored) return true;
+      if (flushed == Flushed::some) return flushed;
+      if (flushed == Flushed::failed) worst = flushed;
     }
-    return false;
+    return worst;
   }
 
  private:

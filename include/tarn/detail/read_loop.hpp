@@ -12,6 +12,7 @@
 // Nothing is waited for with a latch, the file's lock or a reserved chunk held, apart from the store filling the chunks
 // that were reserved for it.
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -31,7 +32,13 @@ struct FileAccess {
   Metadata& meta;  // const for a read of a building block
   const ChunkLayout& layout;
   Lock& lock;
-  bool open_when_deleted = false;  // a deleted file that somebody has open is still written
+  const Atomic<std::uint32_t>* opens =
+      nullptr;  // of a DirtyFile: a deleted file that somebody has open is still written
+
+  /// Requires: the lock, exclusively.
+  [[nodiscard]] bool gone() const {
+    return meta.state() == FileState::deleted && (opens == nullptr || opens->load() == 0);
+  }
 };
 
 /// Reads the first window's worth of `asked`, at most, and calls use(pieces) under the latches.
@@ -43,17 +50,29 @@ template <class File, class Store, class Room, class Use>
   using Core = std::remove_reference_t<decltype(core)>;
   using Traits = typename Core::TraitsType;
   using Begun = typename Load<Traits>::Begun;
+  constexpr auto stale = static_cast<std::errc>(ESTALE);
 
   ChunkReserve<Traits> reserve{core};
   LatchedChunks<Traits> kept{core};
   bool uncached = false;
+  auto more_bytes = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
   for (;;) {
     WindowLoads<Traits> loads{core};
     ReadWindow<Traits> window{core};
     std::shared_lock lock{file.lock};
     const auto range = asked.intersect(ByteRange::between(0, file.meta.size()));
     if (range.empty()) return std::size_t{0};
-    if (const auto error = window.plan(*file.record, file.meta, file.layout, range, true); error) return fail(error);
+    if (const auto error = window.plan(*file.record, file.meta, file.layout, range, true); error) {
+      auto* const blocked_on = window.blocked_on();
+      if (blocked_on == nullptr || !blocked_on->state.try_pin()) return fail(error);
+      lock.unlock();
+      window.release();
+      kept.release();
+      blocked_on->state.latch_shared(core.parking);  // with nothing else held; then look again
+      blocked_on->state.unlatch_shared(core.parking);
+      core.unpin(*blocked_on);
+      continue;
+    }
     const auto missing = window.missing().extents();
     if (missing.empty() || (uncached && missing.front().offset() > range.offset())) {
       const auto end = missing.empty() ? range.end() : missing.front().offset();
@@ -70,40 +89,45 @@ template <class File, class Store, class Room, class Use>
     }
     Need need;
     auto begun = Begun::need_room;
-    if (loads.collect(file.record, file.meta, file.layout, only)) {
-      need.chunks = loads.chunks_needed();
-      if (uncached || reserve.size() >= need.chunks) begun = loads.begin(window, uncached ? nullptr : &reserve);
+    const bool collected = loads.collect(file.record, file.meta, file.layout, only, uncached);
+    if (collected) need.chunks = loads.chunks_needed();
+    if (!collected || uncached || reserve.size() >= need.chunks) {
+      if (collected) begun = loads.begin(window, uncached ? nullptr : &reserve);
+      if (begun == Begun::need_room) more_bytes *= 2;
     }
-    need.bytes = Core::record_and_table_bytes;
+    need.bytes = more_bytes;
     window.release();
     lock.unlock();
 
-    switch (begun) {
-      case Begun::again:
-        break;
-      case Begun::elsewhere:
-        kept.release();
-        reserve.clear();
-        loads.wait_for_the_other();
-        break;
-      case Begun::need_room: {
-        kept.release();
-        const Result<> roomy = room(reserve, need);
-        if (roomy) break;
-        if (uncached || into == nullptr || roomy.error() != std::errc::no_buffer_space) return fail(roomy.error());
-        uncached = true;
-        break;
+    if (begun == Begun::again) continue;
+    if (begun == Begun::elsewhere) {
+      kept.release();
+      reserve.clear();
+      loads.wait_for_the_other();
+      continue;
+    }
+    if (begun == Begun::yes) {
+      if (const auto error = loads.fetch(store, file.layout, uncached ? into : nullptr); error) {
+        // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.
+        std::shared_lock again{file.lock};
+        if (error == stale && file.meta.version() != loads.version()) continue;
+        return fail(error);
       }
-      case Begun::yes: {
-        auto error = loads.fetch(store, file.layout, uncached ? into : nullptr);
-        if (!error && !uncached) error = loads.land(kept);
-        if (error) return fail(error);
-        if (uncached && loads.still_whole()) {
-          core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
-          return static_cast<std::size_t>(first.size_bytes());
-        }
-        break;
+      if (uncached) {
+        if (!loads.still_whole()) continue;
+        core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
+        return static_cast<std::size_t>(first.size_bytes());
       }
+      const auto error = loads.land(kept);
+      if (!error) continue;
+      if (error != std::errc::no_buffer_space) return fail(error);
+      need.bytes = more_bytes *= 2;  // the extent lists had no room: as if it had not been loaded
+    }
+    loads.end();
+    kept.release();
+    if (const Result<> roomy = room(reserve, need); !roomy) {
+      if (uncached || into == nullptr || roomy.error() != std::errc::no_buffer_space) return fail(roomy.error());
+      uncached = true;
     }
   }
 }

@@ -35,7 +35,9 @@ class ReadWindow {
   explicit ReadWindow(PoolCore<Traits>& core) : core_{core}, latched_{core} {}
 
   /// Finds the bytes of `range`, which lies inside the file's size.
-  /// Errors: EAGAIN if a chunk has too many pins, or if a latch is not to be had and `wait` is false. Throws bad_alloc.
+  /// Errors: EAGAIN if a chunk has too many pins, or if a latch is not to be had and `wait` is false (or see
+  /// blocked_on).
+  ///         Throws bad_alloc.
   [[nodiscard]] std::error_code plan(Record& record, const MetadataFor<Traits>& meta, const ChunkLayout& layout,
                                      ByteRange range, bool wait) {
     wait_ = wait;
@@ -64,6 +66,10 @@ class ReadWindow {
     }
     return {};
   }
+
+  /// The content chunk whose latch was not to be had, when plan answered EAGAIN and was allowed to wait; pinned by the
+  /// window. Content chunks are in no order that all files share, so nobody waits for one with another latched.
+  [[nodiscard]] PoolChunk* blocked_on() const { return blocked_on_; }
 
   /// What is stored and not held, in file offsets.
   [[nodiscard]] const ExtentSet& missing() const { return missing_; }
@@ -117,12 +123,16 @@ class ReadWindow {
                                            ByteRange range) {
     const auto part = layout.part_of(range.offset());  // a chunk lies in one part
     const auto* const content = meta.content_id(part);
-    auto* const chunk = content == nullptr ? nullptr : pin_content(*content, range, layout, part);
+    PoolChunk* chunk = nullptr;
+    if (content != nullptr && !pin_content(*content, range, layout, part, chunk)) return again;
     if (chunk == nullptr) {
       missing_.add(range);
       return {};
     }
-    if (!latch()) return again;
+    if (!latched_.try_latch(LatchMode::shared)) {
+      if (wait_) blocked_on_ = chunk;
+      return again;
+    }
     const auto chunk_offset = layout.chunk_range(layout.chunk_of(range.offset())).offset();
     for (auto at = range.offset(); at < range.end();) {
       const auto run = chunk->valid.next_in(ByteRange::between(at - chunk_offset, range.end() - chunk_offset));
@@ -136,18 +146,19 @@ class ReadWindow {
     return {};
   }
 
-  [[nodiscard]] PoolChunk* pin_content(const typename Traits::ContentId& id, ByteRange range, const ChunkLayout& layout,
-                                       std::uint64_t part) {
+  // Sets `chunk` to the content's chunk, pinned, if it is held. Returns: false if it has too many pins.
+  [[nodiscard]] bool pin_content(const typename Traits::ContentId& id, ByteRange range, const ChunkLayout& layout,
+                                 std::uint64_t part, PoolChunk*& chunk) {
     const auto record = core_.registry.find(PoolCore<Traits>::content_key(id));
-    if (!record) return nullptr;
+    if (!record) return true;
     latched_.reserve(1);
     std::lock_guard table{record->table_mutex};
-    auto* const chunk = record->table.find(layout.chunk_of(range.offset() - layout.part_range(part).offset()));
+    chunk = record->table.find(layout.chunk_of(range.offset() - layout.part_range(part).offset()));
     // Latched already, for another part of the same content: a second latch could wait for somebody who waits for us.
-    if (chunk == nullptr || latched_.holds(chunk)) return chunk;
-    if (!chunk->state.try_pin()) return nullptr;
+    if (chunk == nullptr || latched_.holds(chunk)) return true;
+    if (!chunk->state.try_pin()) return false;
     latched_.hold(*chunk);
-    return chunk;
+    return true;
   }
 
   void add_bytes(std::byte* bytes, std::uint64_t size_bytes) {
@@ -181,6 +192,7 @@ class ReadWindow {
   LatchedChunks<Traits> latched_;
   SmallVector<::iovec, 64> pieces_;
   ExtentSet missing_;
+  PoolChunk* blocked_on_ = nullptr;
   bool wait_ = true;
 };
 

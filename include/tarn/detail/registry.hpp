@@ -92,19 +92,24 @@ class Registry {
     record->users.fetch_add(1);
     return {*this, *record};
   }
-  /// The same, for its owner: a record that has an owner already retires, and another is made.
-  [[nodiscard]] RecordRef<Traits> own(const Key& key) {
+  /// The same, for its owner: a record that has an owner already retires, and another is made. The retired one is
+  /// marked abandoned and handed out: a flush of it may still be in flight, and the owner waits for that.
+  [[nodiscard]] RecordRef<Traits> own(const Key& key, RecordRef<Traits>& retired) {
     auto& shard = shard_of(key);
     std::lock_guard lock{shard.mutex};
     if (const auto at = shard.records.find(key); at != shard.records.end()) {
       if (!at->second->owned) {
         at->second->owned = true;
+        at->second->abandoned = false;  // by an owner that is gone
         at->second->users.fetch_add(1);
         return {*this, *at->second};
       }
       auto next = make(key);
       if (next == nullptr) return {};
       at->second->retired = true;
+      at->second->abandoned = true;
+      at->second->users.fetch_add(1);
+      retired = {*this, *at->second};
       (void)at->second.release();  // its owner is a user: release deletes it
       at->second = std::move(next);
       at->second->owned = true;

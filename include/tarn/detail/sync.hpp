@@ -32,8 +32,8 @@ using ConditionVariable = std::condition_variable;
 /// Where threads wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
  public:
-  /// Waits while `blocked()` is true. It is called under the bucket's mutex and may take a file's table mutex, nothing
-  /// else; whoever makes it false calls `wake` afterwards, holding no table mutex.
+  /// Waits while `blocked()` is true. It is called under the bucket's mutex and takes no lock; whoever makes it false
+  /// calls `wake` afterwards, with whatever held.
   template <class Blocked>
   void park(const void* address, Blocked blocked) {
     auto& bucket = bucket_of(address);
@@ -125,6 +125,22 @@ class FileLock {
 #endif
 
 namespace tarn::detail {
+
+/// How deep this thread is in calls of a store that tarn made.
+inline unsigned& depth_in_store() {
+  thread_local unsigned depth = 0;
+  return depth;
+}
+
+/// Lives around a call of a store. A call of tarn from inside may evict and flush other files, but does not wait for
+/// room: what it would wait for may be the very call that it is inside of.
+class InsideStore {
+ public:
+  InsideStore() { ++depth_in_store(); }
+  InsideStore(const InsideStore&) = delete;
+  InsideStore& operator=(const InsideStore&) = delete;
+  ~InsideStore() { --depth_in_store(); }
+};
 
 /// The lock of a value with one owner at a time: the building blocks use it.
 struct NoLock {

@@ -39,10 +39,11 @@ class WriteWindow {
   WriteWindow& operator=(const WriteWindow&) = delete;
   ~WriteWindow() { undo(); }
 
-  enum class Ready : std::uint8_t { yes, need_room, again, too_many_pins };
+  enum class Ready : std::uint8_t { yes, need_room, need_tables, again, too_many_pins };  // tables: more than said
 
   /// Gets the chunks of `range` ready to be filled. With `fresh_over_valid`, no valid byte is overwritten in place.
-  /// Returns: need_room with what must be had more in need(), or again: a chunk came meanwhile.
+  /// Returns: need_room with what must be had more in need(); need_tables if what need() says was had and its bytes are
+  ///          too few; or again: a chunk came meanwhile.
   /// Errors:  throws bad_alloc.
   [[nodiscard]] Ready prepare(Record& record, ByteRange range, ChunkReserve<Traits>& reserve, bool fresh_over_valid) {
     record_ = &record;
@@ -136,7 +137,7 @@ class WriteWindow {
     record_->take_out(range);
     for (auto& target : targets_) {
       if (target.chunk != nullptr) continue;
-      if (!record_->table.reserve(target.index, core_.budget)) return Ready::need_room;
+      if (!record_->table.reserve(target.index, core_.budget)) return Ready::need_tables;
       target.chunk = &reserve.take();
       target.attached = true;
       core_.attach(*target.chunk, *record_, target.index);
@@ -207,13 +208,12 @@ template <class File, class Room, class Fill>
   using Ready = typename WriteWindow<Traits>::Ready;
 
   ChunkReserve<Traits> reserve{core};
+  auto more_bytes = PoolCore<Traits>::record_and_table_bytes;  // enough for most windows; doubled where it was not
   for (;;) {
     Need need;
     {
       std::unique_lock lock{file.lock};
-      if (file.meta.state() == FileState::deleted && !file.open_when_deleted) {
-        return fail(std::errc::no_such_file_or_directory);
-      }
+      if (file.gone()) return fail(std::errc::no_such_file_or_directory);
       const auto at = offset.value_or(file.meta.size());
       const auto range = ByteRange::at(at, size_bytes);
       if (!range) return fail(std::errc::file_too_large);
@@ -234,6 +234,8 @@ template <class File, class Room, class Fill>
         return std::pair{at, n};
       }
       need = window.need();
+      if (ready == Ready::need_tables) more_bytes *= 2;
+      need.bytes = std::max(need.bytes, more_bytes);
     }
     if (const Result<> roomy = room(reserve, need); !roomy) return fail(roomy.error());
   }

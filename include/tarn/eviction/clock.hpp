@@ -5,11 +5,14 @@
 // is the generalised clock of Smith, "Sequentiality and prefetching in database systems", 1978).
 //
 // The clean chunks form a ring. A touch adds to a chunk's heat, up to 3; the hand takes one off each chunk it passes
-// and offers those that have none. A chunk enters just behind the hand, so it has a full turn to be touched.
+// and offers those that have none. A chunk enters just behind the hand, so it has a full turn to be touched; one that
+// was dirty comes back with the heat that it has had since.
 //
 // Thread safety: touch is a relaxed load and at most one store, from any thread (a lost count is harmless); everything
 //                else is called one at a time.
-// Cost:          touch, insert, remove O(1); evict at most four turns of the ring.
+// Cost:          touch, insert, remove O(1); evict at most five turns of the ring, the last one whatever the heat, so
+// that
+//                chunks which are touched all the time cannot hide that they could go.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,7 +31,6 @@ class ClockEviction {
   static constexpr std::uint8_t max_heat = 3;
 
   void insert(Hook& hook) noexcept {
-    hook.heat.store(0, std::memory_order_relaxed);
     if (hand_ == nullptr) {
       hook.next = hook.previous = hand_ = &hook;
     } else {
@@ -55,10 +57,11 @@ class ClockEviction {
   }
   template <class TryEvict>
   bool evict(TryEvict try_evict) {
-    for (auto steps = (max_heat + std::size_t{1}) * count_; steps != 0 && hand_ != nullptr; --steps) {
+    const auto turn = count_;
+    for (auto steps = (max_heat + std::size_t{2}) * turn; steps != 0 && hand_ != nullptr; --steps) {
       auto& hook = *hand_;
       hand_ = hook.next;
-      if (const auto heat = hook.heat.load(std::memory_order_relaxed); heat != 0) {
+      if (const auto heat = hook.heat.load(std::memory_order_relaxed); heat != 0 && steps > turn) {
         hook.heat.store(static_cast<std::uint8_t>(heat - 1), std::memory_order_relaxed);
       } else if (try_evict(hook)) {
         return true;
