@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The bytes of files: all that tarnfs uses tarn for is behind this page, in content.cpp and the two headers it includes.
+// The bytes of files: all that tarnfs uses tarn for is behind this page, in content.cpp and the two headers it
+// includes.
 //
 // Everything answers 0 or an errno, as the rest of tarnfs does.
 //
@@ -27,6 +28,7 @@ inline constexpr int replied = -1;
 /// The bytes of one file.
 class Content {
  public:
+  /// Lets go of everything, stored or not.
   virtual ~Content() = default;
 
   /// Replies to a read. Returns: `replied`, or an errno that is yet to be sent.
@@ -42,8 +44,6 @@ class Content {
 
   /// Stores what is dirty in SOURCE, and its mtime.
   virtual int flush() = 0;
-  /// Lets go of everything, stored or not: nobody can reach the file any more.
-  virtual void discard() = 0;
 
   struct Range {
     std::uint64_t offset, size_bytes;
@@ -52,8 +52,7 @@ class Content {
   [[nodiscard]] virtual std::vector<Range> dirty_ranges() const = 0;
   [[nodiscard]] virtual bool is_dirty() const = 0;
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
-  /// Bytes below the size that are no hole, as far as is known without asking SOURCE.
-  [[nodiscard]] virtual std::uint64_t data_bytes() const = 0;
+  [[nodiscard]] virtual std::uint64_t dirty_bytes() const = 0;
 };
 
 /// Settings of the connection that byte requests want; called while it is made.
@@ -69,7 +68,8 @@ class ContentPool {
   /// Made after the last fork: a forked child must not touch it.
   [[nodiscard]] static std::unique_ptr<ContentPool> make(const ContentOptions& options);
 
-  /// `id` is one that no other file ever had; `source` outlives the content.
+  /// `id` is one that no other file has; `source` outlives the content.
+  /// Errors: throws system_error(ENOBUFS) if the pool has no room for one more file.
   [[nodiscard]] virtual std::unique_ptr<Content> add(SourceFile& source, std::uint64_t id,
                                                      std::uint64_t size_bytes) = 0;
   /// Lines of `name value`.

@@ -4,21 +4,29 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/xattr.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "filesystem.hpp"
 
 namespace tarnfs {
 namespace {
 
+/// What an open file of the kernel's is to us. Shared: a reply lets the caller go on, and the file may be closed, unlinked
+/// and forgotten while the handler that replied still gives back what it holds. So each handler keeps the handle itself.
 struct OpenHandle {
   InodeRef inode;
-  Content* content;
+  std::shared_ptr<Content> content;
+  bool writes;
 };
 
-OpenHandle& handle(const fuse_file_info* file) { return *reinterpret_cast<OpenHandle*>(file->fh); }
+using SharedHandle = std::shared_ptr<const OpenHandle>;
+
+SharedHandle handle(const fuse_file_info* file) { return *reinterpret_cast<SharedHandle*>(file->fh); }
 
 void count(std::atomic<std::uint64_t>& counter, std::uint64_t n = 1) {
   counter.fetch_add(n, std::memory_order_relaxed);
@@ -33,30 +41,51 @@ int do_open(Filesystem& fs, fuse_req_t request, fuse_ino_t number, fuse_file_inf
 
 int do_read(Filesystem& fs, fuse_req_t request, fuse_ino_t, std::size_t size_bytes, off_t offset,
             fuse_file_info* file) {
-  auto& open = handle(file);
+  const auto open = handle(file);
   count(fs.served.reads);
   count(fs.served.read_bytes, size_bytes);
-  if (open.inode->source.is_stale()) return ESTALE;
-  return open.content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset));
+  if (open->inode->source.is_stale()) return ESTALE;
+  return open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset));
+}
+
+/// Takes suid, sgid and capabilities from a file that is written. The kernel does so itself, but for direct I/O.
+void drop_privileges(Inode& inode, fuse_req_t request) {
+  const auto path = [&] { return inode.source.proc_path(); };
+  if (!inode.no_set_id && fuse_req_ctx(request)->uid != 0) {
+    struct stat found {};
+    if (::stat(path().c_str(), &found) == 0) {
+      const auto drop = (found.st_mode & S_ISUID) | (found.st_mode & S_IXGRP ? found.st_mode & S_ISGID : 0);
+      const SourceFile::OwnChange change{inode.source};
+      if (drop == 0 || ::chmod(path().c_str(), found.st_mode & 07777 & ~drop) == 0) inode.no_set_id = true;
+    }
+  }
+  if (!inode.no_capability) {
+    const SourceFile::OwnChange change{inode.source};
+    if (::removexattr(path().c_str(), capability_name) == 0 || errno == ENODATA) inode.no_capability = true;
+  }
 }
 
 int do_write_buf(Filesystem& fs, fuse_req_t request, fuse_ino_t, fuse_bufvec* from, off_t offset,
                  fuse_file_info* file) {
-  auto& open = handle(file);
-  if (open.inode->source.is_stale()) return ESTALE;
+  const auto open = handle(file);
+  if (open->inode->source.is_stale()) return ESTALE;
+  if (fs.options.direct_io) drop_privileges(*open->inode, request);
   // Before the bytes: a flush that takes these takes their time too.
-  open.inode->source.touch();
+  open->inode->source.touch();
   std::size_t written = 0;
-  if (const int error = open.content->write(*from, static_cast<std::uint64_t>(offset), written)) return error;
+  if (const int error = open->content->write(*from, static_cast<std::uint64_t>(offset), written)) return error;
   count(fs.served.writes);
   count(fs.served.write_bytes, written);
   fuse_reply_write(request, written);
   return replied;
 }
 
-int do_flush(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info*) {
+int do_flush(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info* file) {
   auto& inode = fs.inode(number);
-  return inode.unlinked ? 0 : fs.flush(inode);
+  if (inode.unlinked) return 0;
+  const int error = fs.flush(inode);
+  // Every close stores; what failed is for those to hear who could have written it.
+  return handle(file)->writes ? error : 0;
 }
 
 int do_release(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info* file) {
@@ -76,8 +105,9 @@ int do_fsync(Filesystem& fs, fuse_req_t, fuse_ino_t number, int data_only, fuse_
 
 int do_fallocate(Filesystem&, fuse_req_t, fuse_ino_t, int mode, off_t offset, off_t length, fuse_file_info* file) {
   if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) return EOPNOTSUPP;
-  auto& source = handle(file).inode->source;
-  auto& content = *handle(file).content;
+  const auto open = handle(file);
+  auto& source = open->inode->source;
+  auto& content = *open->content;
   const auto at = static_cast<std::uint64_t>(offset);
   const auto size_bytes = static_cast<std::uint64_t>(length);
   const bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
@@ -100,7 +130,7 @@ int do_lseek(Filesystem&, fuse_req_t request, fuse_ino_t, off_t offset, int when
   if (whence != SEEK_DATA && whence != SEEK_HOLE) return EINVAL;
   if (offset < 0) return ENXIO;
   std::uint64_t found = 0;
-  if (const int error = handle(file).content->seek(static_cast<std::uint64_t>(offset), whence == SEEK_DATA, found)) {
+  if (const int error = handle(file)->content->seek(static_cast<std::uint64_t>(offset), whence == SEEK_DATA, found)) {
     return error;
   }
   fuse_reply_lseek(request, static_cast<off_t>(found));
@@ -112,15 +142,17 @@ int do_lseek(Filesystem&, fuse_req_t request, fuse_ino_t, off_t offset, int when
 int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
   if (!inode.is_regular()) return EINVAL;
   int error = 0;
-  auto* const content = inode.content(*fs.pool, error);
+  auto content = fs.content(inode, error);
   if (error) return error;
   if ((error = inode.source.check_unchanged()) != 0) return error;
-  if ((file.flags & O_ACCMODE) != O_RDONLY) {
+  const bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
+  if (writes) {
     const auto descriptor = inode.source.writable_descriptor();
     if (!descriptor) return errno;
     if (descriptor->write_error) return descriptor->write_error;
   }
-  auto opened = std::make_unique<OpenHandle>(OpenHandle{fs.inodes.ref(inode), content});
+  auto opened = std::make_unique<SharedHandle>(
+      std::make_shared<const OpenHandle>(OpenHandle{fs.inodes.ref(inode), std::move(content), writes}));
   ++inode.opens;
   file.fh = reinterpret_cast<std::uint64_t>(opened.release());
   file.direct_io = fs.options.direct_io;
@@ -129,15 +161,28 @@ int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
 }
 
 void release_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
-  const std::unique_ptr<OpenHandle> closed{&handle(&file)};
+  const std::unique_ptr<SharedHandle> closed{reinterpret_cast<SharedHandle*>(file.fh)};
   const bool last = --inode.opens == 0;
   // What a shared mapping stored comes after the last flush. The error has nobody left to go to but the log.
   if (!(last && inode.unlinked)) fs.flush(inode);
-  if (last && !closed->content->is_dirty()) inode.source.close_descriptor();
+  if (last && !(*closed)->content->is_dirty()) inode.source.close_descriptor();
+}
+
+std::shared_ptr<Content> Filesystem::content(Inode& inode, int& error) {
+  for (;;) {
+    try {
+      return inode.content(*pool, error);
+    } catch (const std::system_error&) {
+      // Even a file of which nothing is held takes room. Files that nobody has open can do without.
+      std::size_t dropped = 0;
+      for (const auto& idle : inodes.with_content()) dropped += idle->drop_idle_content() ? 1 : 0;
+      if (dropped == 0) throw;
+    }
+  }
 }
 
 int Filesystem::flush(Inode& inode) {
-  auto* const content = inode.content();
+  const auto content = inode.content();
   return content ? content->flush() : 0;
 }
 

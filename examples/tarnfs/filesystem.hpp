@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <system_error>
 
 #include "content.hpp"
 #include "inode_table.hpp"
@@ -22,7 +23,10 @@ namespace tarnfs {
 struct Filesystem {
   /// Takes the root of SOURCE, as an O_PATH descriptor, as the kernel's first inode.
   Filesystem(const Options& asked, SourceTree& source, Fd directory, const struct stat& attributes)
-      : options{asked}, tree{source}, pool{ContentPool::make(asked.content)}, inodes{source},
+      : options{asked},
+        tree{source},
+        pool{ContentPool::make(asked.content)},
+        inodes{source},
         root{inodes.find_or_add(std::move(directory), attributes)} {}
 
   /// The kernel names an inode by its address, the root by 1.
@@ -33,6 +37,8 @@ struct Filesystem {
     return &inode == root.get() ? FUSE_ROOT_ID : reinterpret_cast<fuse_ino_t>(&inode);
   }
 
+  /// The bytes of a file, in memory from now on. Errors: 0, or an errno and null.
+  std::shared_ptr<Content> content(Inode& inode, int& error);
   /// Stores what is dirty in one file. Says on the log what failed.
   int flush(Inode& inode);
   /// Stores what is dirty anywhere; first, with `session`, what programs have stored through shared mappings and the
@@ -76,7 +82,9 @@ struct Handler<F> {
     try {
       error = F(*static_cast<Filesystem*>(fuse_req_userdata(request)), request, arguments...);
     } catch (const std::bad_alloc&) {
-      // Handlers allocate before they reply.
+      // ENOMEM. Handlers allocate before they reply.
+    } catch (const std::system_error& e) {
+      error = e.code().value();
     }
     if (error != replied) fuse_reply_err(request, error);
   }

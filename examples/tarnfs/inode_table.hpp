@@ -11,7 +11,8 @@
 // be forgotten by the kernel loses nothing.
 //
 // Thread safety: any thread.
-// Lock order:    an inode's content mutex, then the table's; content is destroyed with neither held.
+// Lock order:    the table's mutex and an inode's content mutex are never held together, but for an inode that nobody
+//                uses any more. Content is made under the latter, which may wait for SOURCE.
 
 #include <fuse_lowlevel.h>
 
@@ -40,26 +41,39 @@ struct InodeKey {
 class Inode {
  public:
   Inode(SourceTree& tree, Fd handle, const struct stat& attributes, std::uint64_t unique)
-      : key{attributes.st_dev, attributes.st_ino}, type{attributes.st_mode & S_IFMT}, generation{unique},
+      : key{attributes.st_dev, attributes.st_ino},
+        type{attributes.st_mode & S_IFMT},
+        generation{unique},
         source{tree, std::move(handle)} {}
 
   [[nodiscard]] bool is_regular() const { return type == S_IFREG; }
   [[nodiscard]] int handle() const { return source.handle(); }
 
-  /// The bytes, or null if nobody has opened the file since the kernel looked it up.
-  [[nodiscard]] Content* content() const { return content_view_.load(std::memory_order_acquire); }
-  /// The bytes; error is 0 or an errno, then the answer is null.
-  Content* content(ContentPool& pool, int& error) {
+  /// The bytes, or null if none are in memory.
+  [[nodiscard]] std::shared_ptr<Content> content() const {
+    if (!has_content_) return nullptr;
+    const std::lock_guard lock{content_mutex_};
+    return content_;
+  }
+  /// The bytes. Errors: 0, or an errno and null; throws what ContentPool::add throws.
+  std::shared_ptr<Content> content(ContentPool& pool, int& error) {
     error = 0;
-    if (auto* const there = content()) return there;
     const std::lock_guard lock{content_mutex_};
     if (!content_) {
       std::uint64_t size_bytes = 0;
       if ((error = source.watch(size_bytes)) != 0) return nullptr;
       content_ = pool.add(source, generation, size_bytes);
-      content_view_.store(content_.get(), std::memory_order_release);
+      has_content_ = true;
     }
-    return content_.get();
+    return content_;
+  }
+  /// Lets go of the bytes if nobody uses them and SOURCE has them all. Returns: whether they are gone.
+  bool drop_idle_content() {
+    const std::unique_lock lock{content_mutex_, std::try_to_lock};
+    if (!lock || !content_ || content_.use_count() > 1 || content_->is_dirty()) return false;
+    content_ = nullptr;
+    has_content_ = false;
+    return true;
   }
 
   const InodeKey key;
@@ -67,8 +81,10 @@ class Inode {
   const std::uint64_t generation;  ///< no other inode ever has it
   SourceFile source;
   std::atomic<int> opens{0};
-  std::atomic<bool> unlinked{false};   ///< no name is left: bytes that nobody has open need not be stored
-  std::atomic<bool> no_capability{false};  ///< known to have no security.capability, which the kernel asks at each write
+  std::atomic<bool> unlinked{false};  ///< no name is left: bytes that nobody has open need not be stored
+  // What need not be asked of SOURCE at each write; chmod and setxattr, which come through us, forget it.
+  std::atomic<bool> no_set_id{false};      ///< known to have neither suid nor sgid
+  std::atomic<bool> no_capability{false};  ///< known to have no security.capability
 
  private:
   friend class InodeTable;
@@ -77,17 +93,16 @@ class Inode {
   std::uint64_t lookups_ = 0;
   std::uint64_t holds_ = 0;
 
-  std::mutex content_mutex_;
-  std::atomic<Content*> content_view_{nullptr};
-  std::unique_ptr<Content> content_;
+  mutable std::mutex content_mutex_;
+  std::shared_ptr<Content> content_;
+  std::atomic<bool> has_content_{false};  ///< to be asked where waiting for the mutex is too long
 };
 
 /// Keeps an inode in the table.
 class InodeRef {
  public:
   InodeRef() = default;
-  InodeRef(InodeRef&& other) noexcept
-      : table_{other.table_}, inode_{std::exchange(other.inode_, nullptr)} {}
+  InodeRef(InodeRef&& other) noexcept : table_{other.table_}, inode_{std::exchange(other.inode_, nullptr)} {}
   InodeRef& operator=(InodeRef&& other) noexcept {
     std::swap(table_, other.table_);
     std::swap(inode_, other.inode_);
@@ -111,12 +126,6 @@ class InodeRef {
 class InodeTable {
  public:
   explicit InodeTable(SourceTree& tree) : tree_{tree} {}
-  /// What is dirty still is lost, and was said to be.
-  ~InodeTable() {
-    for (const auto& [key, inode] : inodes_) {
-      if (auto* const content = inode->content()) content->discard();
-    }
-  }
   InodeTable(const InodeTable&) = delete;
   InodeTable& operator=(const InodeTable&) = delete;
 
@@ -155,7 +164,7 @@ class InodeTable {
     const std::lock_guard lock{mutex_};
     std::vector<InodeRef> found;
     for (const auto& [key, inode] : inodes_) {
-      if (inode->content()) found.push_back(hold(*inode));
+      if (inode->has_content_) found.push_back(hold(*inode));
     }
     return found;
   }
@@ -183,10 +192,8 @@ class InodeTable {
     const std::lock_guard lock{mutex_};
     lower();
     if (inode.lookups_ > 0 || inode.holds_ > 0) return;
-    if (auto* const content = inode.content()) {
-      if (!inode.unlinked && content->is_dirty()) return;  // stays; whoever stores the bytes has a hold, and comes here
-      content->discard();
-    }
+    // Dirty, it stays: whoever stores the bytes has a hold, and comes here once more. Without a name nobody can come.
+    if (const auto content = inode.content(); content && !inode.unlinked && content->is_dirty()) return;
     const auto at = inodes_.find(inode.key);
     gone = std::move(at->second);
     inodes_.erase(at);

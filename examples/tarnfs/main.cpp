@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// tarnfs: mounts a directory through a pool of its files' bytes. Here: the process. Arguments are checked while there is
-// still somebody to tell, then it becomes a daemon, makes the pool, mounts, serves, stores everything, and leaves.
+// tarnfs: mounts a directory through a pool of its files' bytes. Here: the process. Arguments are checked while there
+// is still somebody to tell, then it becomes a daemon, makes the pool, mounts, serves, stores everything, and leaves.
 //
 // Threads: libfuse's workers serve requests; the main thread waits for them, or is the one worker; one more takes
 // signals, so that a signal is handled by ordinary code that may wait for requests to be served.
@@ -230,7 +230,8 @@ class SignalThread {
       } else {
         fs_.flush_all(session_);
         fuse_session_exit(session_);
-        // The loop looks at that only when it is interrupted, and may be about to fall asleep: so again until it is out.
+        // The loop looks at that only when it is interrupted, and may be about to fall asleep: so again until it is
+        // out.
         while (!done_) {
           ::pthread_kill(serving_, wake_signal);
           std::this_thread::sleep_for(std::chrono::milliseconds{5});
@@ -252,7 +253,7 @@ void serve(fuse_session* session, unsigned threads) {
     return;
   }
   const std::unique_ptr<fuse_loop_config, void (*)(fuse_loop_config*)> config{fuse_loop_cfg_create(),
-                                                                             fuse_loop_cfg_destroy};
+                                                                              fuse_loop_cfg_destroy};
   fuse_loop_cfg_set_max_threads(config.get(), threads);
   fuse_session_loop_mt(session, config.get());
 }

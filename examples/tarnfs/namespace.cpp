@@ -129,7 +129,7 @@ int do_getattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, fuse_file_
 
 int set_size(Filesystem& fs, Inode& inode, std::uint64_t size_bytes) {
   int error = 0;
-  auto* const content = inode.content(*fs.pool, error);
+  const auto content = fs.content(inode, error);
   if (error) return error;
   if ((error = inode.source.check_unchanged()) != 0) return error;
   inode.source.touch();
@@ -150,6 +150,7 @@ int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct sta
   if (which & FUSE_SET_ATTR_MODE) {
     const OwnChange change{inode.source};
     if (::chmod(inode.source.proc_path().c_str(), to->st_mode & 07777) != 0) return errno;
+    inode.no_set_id = false;
   }
   if (which & FUSE_SET_ATTR_SIZE) {
     if (const int error = set_size(fs, inode, static_cast<std::uint64_t>(to->st_size))) return error;
@@ -306,10 +307,10 @@ int do_fsyncdir(Filesystem&, fuse_req_t, fuse_ino_t, int data_only, fuse_file_in
   return error_of(data_only ? ::fdatasync(fd) : ::fsync(fd));
 }
 
-int read_directory(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::size_t size_bytes, off_t offset,
-                   const fuse_file_info* file, bool plus) {
-  auto& in = directory(file);
-  std::vector<char> reply(size_bytes);
+/// Fills `reply` with entries from `offset` on, as many as fit. Errors: 0 or an errno.
+int read_entries(Filesystem& fs, fuse_req_t request, fuse_ino_t number, off_t offset, Directory& in, bool plus,
+                 std::vector<char>& reply) {
+  const auto size_bytes = reply.size();
   std::size_t used = 0;
   const std::lock_guard lock{in.mutex};
   if (offset != in.position || offset == 0) {
@@ -354,8 +355,15 @@ int read_directory(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::s
     in.position = next;
   }
   // Entries that were looked up have to reach the kernel, so an error waits for the next call.
-  if (error && used == 0) return error;
-  fuse_reply_buf(request, reply.data(), used);
+  reply.resize(used);
+  return used == 0 ? error : 0;
+}
+
+int read_directory(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::size_t size_bytes, off_t offset,
+                   const fuse_file_info* file, bool plus) {
+  std::vector<char> reply(size_bytes);
+  if (const int error = read_entries(fs, request, number, offset, directory(file), plus, reply)) return error;
+  fuse_reply_buf(request, reply.data(), reply.size());  // last, with nothing held: it may be closed from here on
   return replied;
 }
 
@@ -371,14 +379,13 @@ int do_readdirplus(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::s
 
 // ---- Extended attributes
 
-constexpr const char* capability_name = "security.capability";
-
 int do_setxattr(Filesystem& fs, fuse_req_t, fuse_ino_t number, const char* name, const char* value,
                 std::size_t size_bytes, int flags) {
   auto& inode = fs.inode(number);
   const OwnChange change{inode.source};
+  const int error = error_of(::setxattr(inode.source.proc_path().c_str(), name, value, size_bytes, flags));
   if (std::strcmp(name, capability_name) == 0) inode.no_capability = false;
-  return error_of(::setxattr(inode.source.proc_path().c_str(), name, value, size_bytes, flags));
+  return error;
 }
 
 int do_removexattr(Filesystem& fs, fuse_req_t, fuse_ino_t number, const char* name) {
@@ -402,7 +409,7 @@ int reply_xattr(fuse_req_t request, std::size_t size_bytes, Get get) {
 
 int do_getxattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, const char* name, std::size_t size_bytes) {
   auto& inode = fs.inode(number);
-  // The kernel asks for this one before each write, so it is worth a memory of its own.
+  // The kernel asks for this one before each write.
   const bool capability = std::strcmp(name, capability_name) == 0;
   if (capability && inode.no_capability) return ENODATA;
   const int error = reply_xattr(request, size_bytes, [&](char* value, std::size_t size) {
@@ -448,16 +455,18 @@ int do_create(Filesystem& fs, fuse_req_t request, fuse_ino_t parent, const char*
 }  // namespace
 
 int get_attributes(Inode& inode, struct stat& attributes) {
-  auto* const content = inode.content();
-  // Before SOURCE is asked: what is stored in between is then counted twice, not left out.
+  const auto content = inode.content();
   const bool dirty = content && content->is_dirty();
-  const auto data_bytes = dirty ? content->data_bytes() : 0;
+  const auto dirty_bytes = dirty ? content->dirty_bytes() : 0;
   if (::fstatat(inode.handle(), "", &attributes, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
-  if (!content || (inode.source.is_stale() && !dirty)) return 0;
-  attributes.st_size = static_cast<off_t>(content->size_bytes());
+  if (inode.source.is_stale() && !dirty) return 0;
   inode.source.show_times(attributes);
+  if (!content) return 0;
+  attributes.st_size = static_cast<off_t>(content->size_bytes());
   // Programs take a file with fewer blocks than its size needs for sparse, and one with none for a single hole.
-  if (dirty) attributes.st_blocks = std::max(attributes.st_blocks, static_cast<blkcnt_t>((data_bytes + 511) / 512));
+  constexpr auto blocks_of = [](auto bytes) { return static_cast<blkcnt_t>((bytes + 511) / 512); };
+  const auto with_dirty = attributes.st_blocks + blocks_of(dirty_bytes);
+  attributes.st_blocks = std::max(attributes.st_blocks, std::min(with_dirty, blocks_of(content->size_bytes())));
   return 0;
 }
 

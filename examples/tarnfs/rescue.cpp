@@ -32,7 +32,8 @@ Fd make_file(int directory, const std::string& name) {
   return file;
 }
 
-/// Copies a range. Returns: 0 or the first errno; goes on behind what cannot be read, not behind what cannot be written.
+/// Copies a range. Returns: 0 or the first errno; goes on behind what cannot be read, not behind what cannot be
+/// written.
 int copy(Content& content, int to, Content::Range range, bool& written) {
   std::vector<std::byte> piece(64 << 10);
   int error = 0;
@@ -60,7 +61,8 @@ int copy(Content& content, int to, Content::Range range, bool& written) {
 }
 
 void rescue_file(Filesystem& fs, Inode& inode, int directory) {
-  auto& content = *inode.content();
+  const auto held = inode.content();
+  auto& content = *held;
   auto name = inode.source.name();
   constexpr std::string_view deleted = " (deleted)";  // another link of the file is left
   if (name.ends_with(deleted)) name.resize(name.size() - deleted.size());
@@ -81,19 +83,23 @@ void rescue_file(Filesystem& fs, Inode& inode, int directory) {
   // cannot be read was saved above.
   error = copy(content, file.get(), {0, content.size_bytes()}, written);
   if (get_attributes(inode, attributes) == 0) {
-    if (::fchown(file.get(), attributes.st_uid, attributes.st_gid) == 0) ::fchmod(file.get(), attributes.st_mode & 0777);
+    if (::fchown(file.get(), attributes.st_uid, attributes.st_gid) == 0)
+      ::fchmod(file.get(), attributes.st_mode & 0777);
     const timespec times[2] = {attributes.st_atim, attributes.st_mtim};
     ::futimens(file.get(), times);
   }
   if (::fsync(file.get()) != 0 && !error) error = errno;
-  if (error) return inode.source.report_failure("changes are saved in the rescue directory, but not the bytes around them", error);
+  if (error)
+    return inode.source.report_failure("changes are saved in the rescue directory, but not the bytes around them",
+                                       error);
   fs.tree.log.error(inode.source.name() + ": saved in the rescue directory");
 }
 
 template <class F>
 void for_each_dirty(Filesystem& fs, F&& f) {
   for (const auto& inode : fs.inodes.with_content()) {
-    if (!inode->unlinked && inode->content()->is_dirty()) f(*inode);
+    const auto content = inode->content();
+    if (content && !inode->unlinked && content->is_dirty()) f(*inode);
   }
 }
 

@@ -12,8 +12,6 @@
 namespace tarnfs {
 namespace {
 
-constexpr const char* capability_name = "security.capability";
-
 bool same(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
 
 std::string proc_path_of(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
@@ -22,6 +20,30 @@ std::string read_link(const std::string& path) {
   std::array<char, PATH_MAX> target;
   const auto n = ::readlink(path.c_str(), target.data(), target.size());
   return n < 0 ? std::string{} : std::string{target.data(), static_cast<std::size_t>(n)};
+}
+
+constexpr int ended = -1;
+
+/// Moves all of `pieces` with move(pieces, count, offset), which may do less at a time.
+/// Returns: 0, an errno, or `ended`: there was no more.
+template <class Move>
+int transfer(std::span<const iovec> pieces, std::uint64_t offset, Move move) {
+  auto at = static_cast<off_t>(offset);
+  std::size_t moved = 0;  // of the first piece
+  while (!pieces.empty()) {
+    const iovec rest{static_cast<std::byte*>(pieces[0].iov_base) + moved, pieces[0].iov_len - moved};
+    const auto count = static_cast<int>(std::min<std::size_t>(pieces.size(), IOV_MAX));
+    const auto n = moved > 0 ? move(&rest, 1, at) : move(pieces.data(), count, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return ended;
+    at += n;
+    for (moved += static_cast<std::size_t>(n); !pieces.empty() && moved >= pieces[0].iov_len;) {
+      moved -= pieces[0].iov_len;
+      pieces = pieces.subspan(1);
+    }
+  }
+  return 0;
 }
 
 }  // namespace
@@ -121,7 +143,8 @@ int SourceFile::stat_handle(struct stat& out) const {
 }
 
 int SourceFile::watch(std::uint64_t& size_bytes) {
-  // Before the stamp is taken: on a layered filesystem the first open for writing makes a copy, with a ctime of its own.
+  // Before the stamp is taken: on a layered filesystem the first open for writing makes a copy, with a ctime of its
+  // own.
   if (!descriptor()) return errno;
   const std::lock_guard lock{mutex_};
   if (!watched_) {
@@ -189,6 +212,7 @@ SourceFile::OwnChange::OwnChange(SourceFile& file, Of what) : file_{file}, what_
   file_.check_locked();
   ++file_.own_changes_;
   ++file_.own_changes_begun_;
+  if (what_ == Of::attributes) ++file_.attribute_changes_begun_;
 }
 
 SourceFile::OwnChange::~OwnChange() {
@@ -209,38 +233,14 @@ int SourceFile::load(std::span<const iovec> into, std::uint64_t offset) {
     const std::lock_guard lock{mutex_};
     changes_before = own_changes_begun_;
   }
-  auto at = static_cast<off_t>(offset);
-  while (!into.empty()) {
-    const auto count = static_cast<int>(std::min<std::size_t>(into.size(), IOV_MAX));
-    const auto n = ::preadv(from->fd.get(), into.data(), count, at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno;
-    at += n;
-    // Whole pieces are done with. A short read inside one is finished on its own.
-    auto left = static_cast<std::size_t>(n);
-    while (!into.empty() && left >= into[0].iov_len) {
-      left -= into[0].iov_len;
-      into = into.subspan(1);
-    }
-    if (n == 0 && !into.empty()) {
-      const int error = check_unchanged();
-      return error ? error : EIO;
-    }
-    if (left == 0) continue;
-    auto* const to = static_cast<std::byte*>(into[0].iov_base);
-    for (std::size_t done = left; done < into[0].iov_len;) {
-      const auto more = ::pread(from->fd.get(), to + done, into[0].iov_len - done, at);
-      if (more < 0 && errno == EINTR) continue;
-      if (more < 0) return errno;
-      if (more == 0) {
-        const int error = check_unchanged();
-        return error ? error : EIO;
-      }
-      done += static_cast<std::size_t>(more);
-      at += more;
-    }
-    into = into.subspan(1);
+  const int error = transfer(into, offset, [&](const iovec* pieces, int count, off_t at) {
+    return ::preadv(from->fd.get(), pieces, count, at);
+  });
+  if (error == ended) {
+    const int changed = check_unchanged();
+    return changed ? changed : EIO;
   }
+  if (error) return error;
   // After the bytes were read, so that they are known to be of the file as it was left. A change of our own that ran
   // meanwhile has compared for us when it began.
   const std::lock_guard lock{mutex_};
@@ -251,6 +251,10 @@ SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnC
   if (file_.is_stale()) {
     error_ = ESTALE;
     return;
+  }
+  {
+    const std::lock_guard lock{file_.mutex_};
+    attribute_changes_ = file_.attribute_changes_begun_;
   }
   descriptor_ = file_.writable_descriptor();
   if (!descriptor_) {
@@ -267,34 +271,19 @@ SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnC
   }
 }
 
-int SourceFile::Storing::resize(std::uint64_t keep_bytes, std::uint64_t size_bytes) {
-  if (error_) return error_;
-  const auto set = [&](std::uint64_t size) {
-    if (::ftruncate(descriptor_->fd.get(), static_cast<off_t>(size)) != 0) error_ = errno;
-  };
-  const auto keep = std::min(keep_bytes, size_bytes);
-  if (keep < data_end_) {
-    set(keep);
-    if (error_) return error_;
-    data_end_ = keep;
-    if (size_bytes != keep) set(size_bytes);
-  } else if (size_bytes != static_cast<std::uint64_t>(before_.st_size)) {
-    set(size_bytes);
-  }
-  return error_;
+int SourceFile::Storing::resize(std::uint64_t size_bytes) {
+  if (error_ || size_bytes == static_cast<std::uint64_t>(before_.st_size)) return error_;
+  if (::ftruncate(descriptor_->fd.get(), static_cast<off_t>(size_bytes)) != 0) return error_ = errno;
+  data_end_ = std::min(data_end_, size_bytes);
+  return 0;
 }
 
-int SourceFile::Storing::write(std::span<const std::byte> from, std::uint64_t offset) {
-  while (!error_ && !from.empty()) {
-    const auto n = ::pwrite(descriptor_->fd.get(), from.data(), from.size(), static_cast<off_t>(offset));
-    if (n > 0) {
-      from = from.subspan(static_cast<std::size_t>(n));
-      offset += static_cast<std::uint64_t>(n);
-    } else if (n == 0 || errno != EINTR) {
-      error_ = n == 0 ? EIO : errno;
-    }
-  }
-  return error_;
+int SourceFile::Storing::write(std::span<const iovec> from, std::uint64_t offset) {
+  if (error_) return error_;
+  error_ = transfer(from, offset, [&](const iovec* pieces, int count, off_t at) {
+    return ::pwritev(descriptor_->fd.get(), pieces, count, at);
+  });
+  return error_ = error_ == ended ? EIO : error_;
 }
 
 int SourceFile::Storing::zero(std::uint64_t offset, std::uint64_t size_bytes) {
@@ -306,10 +295,11 @@ int SourceFile::Storing::zero(std::uint64_t offset, std::uint64_t size_bytes) {
     return 0;
   }
   if (errno != EOPNOTSUPP && errno != ENOSYS) return error_ = errno;
-  static constexpr std::array<std::byte, 64 << 10> zeros{};
+  static std::array<std::byte, 64 << 10> zeros{};  // never written; an iovec is not const
   while (!error_ && size_bytes > 0) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(size_bytes, zeros.size()));
-    write({zeros.data(), n}, offset);
+    const iovec piece{zeros.data(), n};
+    write({&piece, 1}, offset);
     offset += n;
     size_bytes -= n;
   }
@@ -320,10 +310,12 @@ int SourceFile::Storing::finish() {
   if (!descriptor_) return error_;
   // Also after an error: part of the bytes may be there.
   const auto fd = descriptor_->fd.get();
-  struct stat after {};
-  if (::fstat(fd, &after) == 0 && after.st_mode != before_.st_mode) ::fchmod(fd, before_.st_mode & 07777);
-  if (!capability_.empty()) ::fsetxattr(fd, capability_name, capability_.data(), capability_.size(), 0);
   const std::lock_guard lock{file_.mutex_};
+  if (file_.attribute_changes_begun_ == attribute_changes_) {
+    struct stat after {};
+    if (::fstat(fd, &after) == 0 && after.st_mode != before_.st_mode) ::fchmod(fd, before_.st_mode & 07777);
+    if (!capability_.empty()) ::fsetxattr(fd, capability_name, capability_.data(), capability_.size(), 0);
+  }
   const int error = descriptor_->write_error ? 0 : file_.settle_times_locked(fd);
   return error_ ? error_ : error;
 }

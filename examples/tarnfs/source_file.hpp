@@ -33,6 +33,9 @@
 
 namespace tarnfs {
 
+/// Kept by whoever may change a file's owner, lost by a write.
+inline constexpr const char* capability_name = "security.capability";
+
 class SourceFile;
 
 /// A private descriptor. If the file could only be opened for reading, `write_error` says why.
@@ -131,17 +134,17 @@ class SourceFile {
   /// Errors: ESTALE if the file ends before that or has been changed behind us.
   int load(std::span<const iovec> into, std::uint64_t offset);
 
-  /// Changes the bytes of SOURCE. Its mtime is set to the one that is shown; suid, sgid and capabilities stay: it was
-  /// the write on the mount that took them away, and who set them since meant it.
+  /// Changes the bytes of SOURCE. Its mtime is set to the one that is shown; suid, sgid and capabilities stay, unless
+  /// they are changed meanwhile: it was the write on the mount that took them away, and who set them since meant it.
   class Storing {
    public:
     explicit Storing(SourceFile& file);
     Storing(const Storing&) = delete;
     Storing& operator=(const Storing&) = delete;
 
-    /// Cuts the file at `keep_bytes` if it is longer, then makes it `size_bytes` long; growth reads as zero.
-    int resize(std::uint64_t keep_bytes, std::uint64_t size_bytes);
-    int write(std::span<const std::byte> from, std::uint64_t offset);
+    /// Growth reads as zero.
+    int resize(std::uint64_t size_bytes);
+    int write(std::span<const iovec> from, std::uint64_t offset);
     /// Makes a range zero, as a hole where the filesystem can.
     int zero(std::uint64_t offset, std::uint64_t size_bytes);
     int finish();
@@ -152,6 +155,7 @@ class SourceFile {
     int error_ = 0;
     std::shared_ptr<const Descriptor> descriptor_;
     struct stat before_ {};
+    std::uint64_t attribute_changes_ = 0;
     std::uint64_t data_end_ = 0;  ///< SOURCE has no byte but zero at or past it
     std::string capability_;
   };
@@ -183,6 +187,7 @@ class SourceFile {
   bool watched_ = false;
   unsigned own_changes_ = 0;
   std::uint64_t own_changes_begun_ = 0;
+  std::uint64_t attribute_changes_begun_ = 0;
   Stamp left_{};
   timespec shown_mtime_{}, shown_ctime_{};
   std::atomic<bool> stale_{false};

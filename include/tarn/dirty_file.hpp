@@ -157,6 +157,10 @@ class DirtyFile final : private detail::Flushable {
       if (record_->dirty_bytes.load() != 0 || lacks_store()) meta_.note_modified();
       return removed;
     }
+    {
+      std::lock_guard lock{lock_};
+      removed_ = true;
+    }
     forget_if_unused();
     return {};
   }
@@ -297,7 +301,7 @@ class DirtyFile final : private detail::Flushable {
 
   void forget_if_unused() {
     std::lock_guard lock{lock_};
-    if (meta_.state() != FileState::deleted || opens_.load() != 0) return;
+    if (!removed_ || opens_.load() != 0) return;  // deleted is not enough: the store may yet refuse
     core_.drop(*record_);
     meta_.set_size(0);
   }
@@ -315,6 +319,7 @@ class DirtyFile final : private detail::Flushable {
   Store& store_;
   mutable detail::FileLock lock_;
   Metadata meta_;
+  bool removed_ = meta_.state() == FileState::deleted;  // guarded by lock_, as meta_
   const ChunkLayout layout_;
   detail::RecordRef<Traits> record_;
   detail::Mutex append_mutex_;

@@ -52,7 +52,11 @@ template <class Traits, class File, class Store>
   do {
     auto job = begin_flush_of<Traits>(file, ByteRange::between(at, end));
     if (!job) return fail(job.error());
-    if (job->empty()) break;
+    if (job->empty()) {  // perhaps since one change took back another
+      std::unique_lock lock{file.lock};
+      note_clean_if_stored(file);
+      break;
+    }
     end = std::min(end, job->request().size_bytes);
     at = std::max(at, job->end());
     const auto outcome = ask_to_flush<Traits>(store, job->request());

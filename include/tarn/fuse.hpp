@@ -61,6 +61,8 @@ inline void configure(fuse_conn_info* connection) {
 /// Replies to a read with the bytes [offset, offset + size_bytes) of the file, fewer at its end, or with the error.
 ///
 /// Replies:       exactly once.
+/// Requires:      the file outlives the call, whatever the kernel asks for next: a reply lets the opener go on and
+///                close, unlink and forget the file, while this call still has latches to give back.
 /// Blocks:        on the file's store, for bytes that are not held; holding no latch then.
 /// Cost:          no copy here. One where no view is to be had: more than a window, no chunk for a load, more than
 ///                max_reply_spans pieces.

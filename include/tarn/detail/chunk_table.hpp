@@ -53,9 +53,10 @@ class ChunkTable {
       if (root_ == nullptr) return false;
       height_ = height;
     }
+    const auto height_before = height_;
     while (!covers(index)) {  // a level more on top
       auto* const top = make(budget);
-      if (top == nullptr) return fail_reserve(index, budget);
+      if (top == nullptr) return fail_reserve(index, height_before, budget);
       top->slots[0] = root_;
       top->users = 1;
       root_ = top;
@@ -66,7 +67,7 @@ class ChunkTable {
       auto*& slot = node->slots[slot_of(index, level)];
       if (slot == nullptr) {
         slot = make(budget);
-        if (slot == nullptr) return fail_reserve(index, budget);
+        if (slot == nullptr) return fail_reserve(index, height_before, budget);
         ++node->users;
       }
       node = static_cast<Node*>(slot);
@@ -126,8 +127,11 @@ class ChunkTable {
     return node;
   }
 
-  bool fail_reserve(std::uint64_t index, Budget& budget) noexcept {
+  bool fail_reserve(std::uint64_t index, unsigned height_before, Budget& budget) noexcept {
     prune(root_, height_, index, budget);
+    for (; root_ != nullptr && height_ > height_before; --height_) {
+      destroy(std::exchange(root_, static_cast<Node*>(root_->slots[0])), budget);
+    }
     return false;
   }
   void release(std::uint64_t index, Budget& budget) noexcept {

@@ -108,6 +108,7 @@ template <class File, class Store, class Room, class Use>
     }
     if (begun == Begun::yes) {
       if (const auto error = loads.fetch(store, file.layout, uncached ? into : nullptr); error) {
+        if (!loads.still_whole()) continue;  // changed meanwhile: the store may rightly have them no more
         // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.
         std::shared_lock again{file.lock};
         if (error == stale && file.meta.version() != loads.version()) continue;
