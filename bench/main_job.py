@@ -26,10 +26,11 @@ from mounting import MiB
 
 KiB = 1 << 10
 GiB = 1 << 30
-PART_BYTES = 256 * MiB    # the plan's chunk
+PART_BYTES = 256 * MiB  # the plan's chunk
 PATHS = ["before", "after", "copy", "gather"]
-# glibc keeps big freed blocks for the next call once it has seen one: a path that makes a buffer for each read then shows no
-# page fault. With a fixed threshold it gives them back, which is what a program sees whose other allocations undo the keeping.
+# glibc keeps big freed blocks for the next call once it has seen one: a path that makes a buffer for each read then
+# shows no page fault. With a fixed threshold it gives them back, which is what a program sees whose other allocations
+# undo the keeping.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 REFERENCE = "after"
 CPU = 0
@@ -37,13 +38,31 @@ SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
 GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
 
 FORMS = {
-    # large: bytes of one large file. pairs: of each figure. mounts: that make up one side of a pair. passes: in each mount.
+    # large: bytes of one large file. pairs: of each figure. mounts: that make up one side of a pair. passes: in each.
     # length: how much of the file one pass reads or writes, if less.
-    "quick": dict(large=32 * MiB, pairs=5, mounts=1, passes=2, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], length={}),
-    "default": dict(large=64 * MiB, pairs=7, mounts=2, passes=2, sizes=list(SIZES), cached=["128KiB"], free=["128KiB"],
-                    length={"4KiB": 8 * MiB}),
-    "full": dict(large=300_000_000, pairs=15, mounts=2, passes=1, sizes=list(SIZES), cached=list(SIZES), free=list(SIZES),
-                 length={"4KiB": 16 * MiB}),
+    "quick": dict(
+        large=32 * MiB, pairs=5, mounts=1, passes=2, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], length={}
+    ),
+    "default": dict(
+        large=64 * MiB,
+        pairs=7,
+        mounts=2,
+        passes=2,
+        sizes=list(SIZES),
+        cached=["128KiB"],
+        free=["128KiB"],
+        length={"4KiB": 8 * MiB},
+    ),
+    "full": dict(
+        large=300_000_000,
+        pairs=15,
+        mounts=2,
+        passes=1,
+        sizes=list(SIZES),
+        cached=list(SIZES),
+        free=list(SIZES),
+        length={"4KiB": 16 * MiB},
+    ),
 }
 
 
@@ -61,7 +80,12 @@ class Progress:
     def __call__(self, step, detail=""):
         elapsed = time.monotonic() - self._started
         if sys.stderr.isatty():
-            print(f"\r\033[K[{elapsed:4.0f} s] {step}{': ' if detail else ''}{detail}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r\033[K[{elapsed:4.0f} s] {step}{': ' if detail else ''}{detail}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         elif step != self._last:
             print(f"[{elapsed:4.0f} s] {step}", file=sys.stderr, flush=True)
         self._last = step
@@ -78,14 +102,16 @@ class Session:
         self._program, self._timeout = program, timeout
 
     def __enter__(self):
-        self._process = subprocess.Popen([str(self._program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            [str(self._program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         return self
 
     def __exit__(self, *error):
         self._process.stdin.close()
         try:
             self._process.wait(10)
-        except subprocess.TimeoutExpired:    # it waits for a filesystem
+        except subprocess.TimeoutExpired:  # it waits for a filesystem
             mounting.kill_all()
             self._process.kill()
             self._process.wait(10)
@@ -116,7 +142,7 @@ class Session:
         slot = slot or str(path)
         self("open", slot, path, mode)
         yield slot
-        self("close", slot)    # after a failure the process ends, and closes
+        self("close", slot)  # after a failure the process ends, and closes
 
 
 class Mounts:
@@ -166,7 +192,7 @@ class InProcess:
     """The same without a mount: the reader has the library in it."""
 
     suffix = "/in_process"
-    times = 4    # sections with no system call in them are short
+    times = 4  # sections with no system call in them are short
 
     def __init__(self, arguments, form, session, scratch):
         self._session, self.scratch = session, scratch
@@ -194,7 +220,7 @@ class InProcess:
 
 
 def workload(session, form, folder, progress, what):
-    """Everything that the plan's workload does to files, in a folder: in a mount, or a plain one for the copy to compare with."""
+    """What the plan's workload does to files: in a mount, or in a plain folder for the copy to compare with."""
     large = form["large"]
     for number, (size, block) in enumerate(SIZES.items()):
         progress(what, f"write a large file, {size} at a time")
@@ -255,7 +281,7 @@ def check_workload(session, form, mounts, copy, progress):
         what = f"the workload on the read path '{path}'"
         with mounts.mounted(path, path, source, "--direct-io") as at:
             workload(session, form, at, progress, what)
-            verify(session, at, copy, progress, f"{what}, in the mount", [MiB, 123_457])   # read back, and re-read
+            verify(session, at, copy, progress, f"{what}, in the mount", [MiB, 123_457])  # read back, and re-read
         verify(session, source, copy, progress, f"{what}, stored", [MiB])
         shutil.rmtree(source)
     stored.unlink()
@@ -270,7 +296,7 @@ def total(sections):
 
 
 def orders(arms, rounds):
-    """For each round the order in which it visits the arms: turned round each time and rotated, so that no arm keeps its place."""
+    """For each round the order of its arms: turned round and rotated, so that no arm keeps its place."""
     arms = list(arms)
     for number in range(rounds):
         shift = number // 2 % len(arms)
@@ -279,17 +305,18 @@ def orders(arms, rounds):
 
 
 class Rounds:
-    """Timed sections by figure and arm. Each round mounts anew: which pages of memory an arm gets is worth several per cent, so
-    it has to be drawn again for each pair, to be in the spread and not in the median."""
+    """Timed sections by figure and arm. Each round mounts anew: which pages of memory an arm gets is worth up to a
+    fifth, so it has to be drawn again for each pair, to be in the spread and not in the median."""
 
     def __init__(self, session, mounts, form, figures, copy, progress):
         self._session, self._mounts, self.form, self._figures, self._copy = session, mounts, form, figures, copy
         self._progress = progress
-        self._sections = {}    # figure -> arm -> a section for each round
+        self._sections = {}  # figure -> arm -> a section for each round
 
     def run(self, what, arms, visit, options, stored):
-        """For each round, mounts the arms (name -> read path, environment), each with the file `measured`, verified, and lets
-        `visit(order, folders)` time them. The file is stored before the mount, or else written in the mount and kept open."""
+        """For each round, mounts the arms (name -> read path, environment), each with the file `measured`, verified,
+        and lets `visit(order, folders)` time them. The file is stored before the mount, or written in it and kept open.
+        """
         rounds = self.form["pairs"] * self.form["mounts"]
         for number, order in orders(arms, rounds):
             self._progress(what, f"round {number + 1} of {rounds}")
@@ -302,7 +329,8 @@ class Rounds:
                         shutil.copyfile(self._copy / "measured", sources[arm] / "measured")
                     path, environment = arms[arm]
                     folders[arm] = stack.enter_context(
-                        self._mounts.mounted(arm, path, sources[arm], *options, environment=environment))
+                        self._mounts.mounted(arm, path, sources[arm], *options, environment=environment)
+                    )
                 self._mounts.pin(True)
                 stack.enter_context(self._session.open(self._copy / "measured", "r", "wanted"))
                 for arm in order:
@@ -315,7 +343,9 @@ class Rounds:
                 visit(order, folders)
                 self._mounts.pin(False)
             for arm in arms:
-                with self._session.open(sources[arm] / "measured", "r", "a"), self._session.open(self._copy / "measured", "r", "b"):
+                with self._session.open(sources[arm] / "measured", "r", "a"), self._session.open(
+                    self._copy / "measured", "r", "b"
+                ):
                     self._session.must_be_equal("a", "b", MiB, f"{what}, {arm}, stored")
                 shutil.rmtree(sources[arm])
 
@@ -323,8 +353,8 @@ class Rounds:
         return min(self.form["length"].get(size, self.form["large"]), self.form["large"])
 
     def read(self, size, order, suffix="", before_each=None):
-        """Timed reads for each arm, in several short passes that take turns, after one that warms up the buffers of its path.
-        What slows the machine down for a while then slows down all arms."""
+        """Timed reads for each arm, in several short passes that take turns, after one that warms up the buffers of its
+        path. What slows the machine down for a while then slows down all arms."""
         passes = {arm: [] for arm in order}
         for number in range(1 + self.form["passes"] * self._mounts.times):
             for arm in order if number % 2 else order[::-1]:
@@ -347,19 +377,22 @@ class Rounds:
                 reference = None
                 if figure.startswith("read/") and name != "tmpfs":
                     reference = arms[f"{REFERENCE}/{suffix}" if suffix else REFERENCE]
-                self._figures.add(f"{figure}/{arm}".rstrip("/") + self._mounts.suffix, self._pairs(sections),
-                                  reference and self._pairs(reference))
+                self._figures.add(
+                    f"{figure}/{arm}".rstrip("/") + self._mounts.suffix,
+                    self._pairs(sections),
+                    reference and self._pairs(reference),
+                )
 
     def _pairs(self, sections):
         mounts = self.form["mounts"]
-        return [total(sections[at:at + mounts]) for at in range(0, len(sections), mounts)]
+        return [total(sections[at : at + mounts]) for at in range(0, len(sections), mounts)]
 
 
 def measure_direct(session, mounts, form, figures, copy, progress):
     """Reads of what was written and not yet flushed, and writes, both with --direct-io."""
     rounds = Rounds(session, mounts, form, figures, copy, progress)
     arms = {path: (path, None) for path in PATHS}
-    if not mounts.suffix:    # set for a process, so it takes one of its own
+    if not mounts.suffix:  # set for a process, so it takes one of its own
         arms["after_fixed_threshold"] = ("after", FIXED_THRESHOLD)
     plain = mounts.scratch / "tmpfs"
     plain.mkdir()
@@ -413,18 +446,26 @@ def measure_keep_cache(session, mounts, form, figures, copy, progress):
     requests = []
 
     def visit(order, folders):
-        before = mounts.stats("gather")["read_requests"]
-        for arm in order:
-            session("close", arm)
-            session("open", arm, folders[arm] / "measured", "r")
-        session("open", "tmpfs", copy / "measured", "r")
-        rounds.read("128KiB", [*order, "tmpfs"], "/keep_cache")
-        session("close", "tmpfs")
-        requests.append(mounts.stats("gather")["read_requests"] - before)
+        for _ in range(3):
+            for arm in order:
+                session("close", arm)
+                session("open", arm, folders[arm] / "measured", "r")
+            before = mounts.stats("gather")["read_requests"]
+            session("read", "gather", form["large"], SIZES["128KiB"])
+            requests.append(mounts.stats("gather")["read_requests"] - before)
+        with session.open(copy / "measured", "r", "tmpfs"):
+            rounds.read("128KiB", [*order, "tmpfs"], "/keep_cache")
 
-    rounds.run("reads again, cache kept", {path: (path, None) for path in (REFERENCE, "gather")}, visit, ["--keep-cache"], stored=True)
+    rounds.run(
+        "reads again, cache kept",
+        {path: (path, None) for path in (REFERENCE, "gather")},
+        visit,
+        ["--keep-cache"],
+        stored=True,
+    )
     rounds.add_to_figures()
-    figures.add_count("requests/reread/keep_cache", max(requests), "requests", len(requests))
+    # The median: the system may take back a page of the cache at any time, from any filesystem.
+    figures.add_plain("requests/reread/keep_cache", requests, "requests")
 
 
 class Figures:
@@ -436,18 +477,25 @@ class Figures:
 
     def notes(self, mounted):
         held = ", ".join(f"{arm} {stats['dirty_bytes'] // MiB}" for arm, stats in self.state.items())
-        notes = ["A ratio is the CPU time of plan/after divided by the figure's own, in the same round: above 1 is cheaper.",
-                 f"read/SIZE/PATH is of dirty bytes: what was written and not yet flushed. MiB dirty while it was timed: {held}."]
+        notes = [
+            "A ratio is the CPU time of plan/after divided by the figure's own, in the same round: above 1 is cheaper.",
+            "read/SIZE/PATH is of dirty bytes: what was written and not yet flushed. "
+            f"MiB dirty while it was timed: {held}.",
+        ]
         if not mounted:
-            return notes + ["in_process: no mount, the reader has the library in it. The kernel's last copy is a copy to the reader's buffer."]
+            return notes + [
+                "in_process: no mount, the reader has the library in it. "
+                "The kernel's last copy is a copy to the reader's buffer."
+            ]
         return notes + [
-            "CPU time is that of daemon and reader, by their own clocks. 'machine' is the whole machine's count, where it differs: "
-            "it has other programs in it.",
-            "read/SIZE/PATH and write/SIZE: --direct-io, daemon and reader on one CPU. /free: on any CPU. /cached: through the page "
-            "cache, dropped before each read, of clean bytes in the pool. /keep_cache: read again after a close and an open, from "
-            "pages that were kept. tmpfs: the same on tmpfs itself.",
-            "after_fixed_threshold: plan/after with MALLOC_MMAP_THRESHOLD_=65536, so that its vectors go back to the system after "
-            "each read. Without it glibc comes to keep them, and their page faults do not show."]
+            "CPU time is that of daemon and reader, by their own clocks. 'machine' is the whole machine's count, where "
+            "it differs: it has other programs in it.",
+            "read/SIZE/PATH and write/SIZE: --direct-io, daemon and reader on one CPU. /free: on any CPU. /cached: "
+            "through the page cache, dropped before each read, of clean bytes in the pool. /keep_cache: read again "
+            "after a close and an open, from pages that were kept. tmpfs: the same on tmpfs itself.",
+            "after_fixed_threshold: plan/after with MALLOC_MMAP_THRESHOLD_=65536, so that its vectors go back to the "
+            "system after each read. Without it glibc comes to keep them, and their page faults do not show.",
+        ]
 
     def _add(self, name, values, unit, reference=None, reference_values=None, better="lower"):
         ratios = None
@@ -455,23 +503,43 @@ class Figures:
             ratios = [theirs / ours if ours else None for theirs, ours in zip(reference_values, values)]
             ratios = None if None in ratios else ratios
         spread = report.quartiles(ratios if ratios else values)
-        self.rows.append({
-            "name": name, "reference": reference if ratios else None, "ratio": report.median(ratios) if ratios else None,
-            "value": report.median(values), "unit": unit, "n": len(values), "spread": [spread[0], spread[2]],
-            "goal": GOALS.get(name), "better": "higher" if ratios or better == "higher" else "lower"})
+        self.rows.append(
+            {
+                "name": name,
+                "reference": reference if ratios else None,
+                "ratio": report.median(ratios) if ratios else None,
+                "value": report.median(values),
+                "unit": unit,
+                "n": len(values),
+                "spread": [spread[0], spread[2]],
+                "goal": GOALS.get(name),
+                "better": "higher" if ratios or better == "higher" else "lower",
+            }
+        )
         return self.rows[-1]
 
     def add(self, name, sections, reference):
-        self._add(name, [cost(s) for s in sections], "CPU s/GiB", f"plan/{REFERENCE}", [cost(s) for s in reference] if reference else None)
-        self._add(f"faults/{name}", [(s["daemon_faults"] + s["reader_faults"]) / (s["bytes"] / GiB) for s in sections], "faults/GiB")
-        self._add(f"throughput/{name}", [s["bytes"] / GiB / (s["wall_ns"] / 1e9) for s in sections], "GiB/s", better="higher")
+        self._add(
+            name,
+            [cost(s) for s in sections],
+            "CPU s/GiB",
+            f"plan/{REFERENCE}",
+            [cost(s) for s in reference] if reference else None,
+        )
+        self._add(
+            f"faults/{name}",
+            [(s["daemon_faults"] + s["reader_faults"]) / (s["bytes"] / GiB) for s in sections],
+            "faults/GiB",
+        )
+        self._add(
+            f"throughput/{name}", [s["bytes"] / GiB / (s["wall_ns"] / 1e9) for s in sections], "GiB/s", better="higher"
+        )
         # In ticks of 10 ms, so of all rounds together; it counts what else ran on the machine too.
         moved = sum(s["bytes"] for s in sections) / GiB
         self._add(f"machine/{name}", [sum(s["machine_ns"] for s in sections) / 1e9 / moved], "CPU s/GiB")
 
-    def add_count(self, name, value, unit, n):
-        self.rows.append({"name": name, "reference": None, "ratio": None, "value": value, "unit": unit, "n": n,
-                          "spread": [value, value], "goal": GOALS.get(name), "better": "lower"})
+    def add_plain(self, name, values, unit):
+        self._add(name, values, unit)
 
 
 def free_memory_bytes():
@@ -487,13 +555,19 @@ def run(arguments, form):
     copies = form["large"] * 5 + 600 * MiB
     need = 3 * copies + form["large"] * 6
     if free_memory_bytes() < need:
-        raise mounting.MountError(f"takes {need // MiB} MiB of free memory, there are {free_memory_bytes() // MiB}: try --quick")
+        raise mounting.MountError(
+            f"takes {need // MiB} MiB of free memory, there are {free_memory_bytes() // MiB}: try --quick"
+        )
     reason = mounting.why_no_mount()
     if reason:
-        print(f"nothing can be mounted here ({reason}): the same workload runs in one process, with the library in the reader", file=sys.stderr)
+        print(
+            f"nothing can be mounted here ({reason}): the same workload runs in one process, on the library",
+            file=sys.stderr,
+        )
         form = {**form, "free": []}
-    with mounting.scratch_directory(2 * copies + form["large"] * 6) as scratch, \
-            Session(arguments.in_process if reason else arguments.io, 120) as session:
+    with mounting.scratch_directory(2 * copies + form["large"] * 6) as scratch, Session(
+        arguments.in_process if reason else arguments.io, 120
+    ) as session:
         copy = scratch / "copy"
         copy.mkdir()
         with session.open(copy / "measured", "create") as slot:
@@ -519,17 +593,28 @@ def machine():
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench/run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--full", dest="form", action="store_const", const="full", default="default", help="the plan's 3 x 300 MB, 15 pairs")
-    form.add_argument("--quick", dest="form", action="store_const", const="quick", help="about a minute: fewer sizes, 5 pairs")
+    form.add_argument(
+        "--full",
+        dest="form",
+        action="store_const",
+        const="full",
+        default="default",
+        help="the plan's 3 x 300 MB, 15 pairs",
+    )
+    form.add_argument(
+        "--quick", dest="form", action="store_const", const="quick", help="about a minute: fewer sizes, 5 pairs"
+    )
     parser.add_argument("--tarnfs", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--io", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--in-process", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--report", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):    # as Ctrl-C: through every clean-up
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: through every clean-up
         signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     started = time.monotonic()
     try:
@@ -540,7 +625,14 @@ def main():
     except (WrongBytes, mounting.MountError, OSError, subprocess.SubprocessError) as e:
         print(f"\nFAILED: {e}", file=sys.stderr)
         return 1
-    report.write(figures, arguments.report, arguments.form, machine(), time.monotonic() - started, figures.notes(mounted=not mounting.why_no_mount()))
+    report.write(
+        figures,
+        arguments.report,
+        arguments.form,
+        machine(),
+        time.monotonic() - started,
+        figures.notes(mounted=not mounting.why_no_mount()),
+    )
     return 0
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The main job where nothing can be mounted: the same reader and writer, with the library in its own process. Files below an
-// attached folder go through a pool, to and from the files of that folder; all others are plain files.
+// The main job where nothing can be mounted: the same reader and writer, with the library in its own process. Files
+// below an attached folder go through a pool, to and from the files of that folder; all others are plain files.
 //
 // The last copy of a read, which in a mount is the kernel's, is a copy to the reader's buffer here, on every read path.
 
@@ -51,7 +51,8 @@ T must(tarn::Result<T> result) {
 /// The bytes of one file of the system.
 class FileStore {
  public:
-  explicit FileStore(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+  explicit FileStore(const std::string& path)
+      : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
     if (fd_ < 0) main_job::fail("open");
   }
   FileStore(const FileStore&) = delete;
@@ -114,11 +115,11 @@ struct PooledFile {
 };
 
 /// Answers a read into the reader's buffer. Returns: the bytes read, fewer than asked only at end of file.
-using ReadPath = std::size_t (*)(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t offset, std::size_t size_bytes,
-                                 std::byte* reader);
+using ReadPath = std::size_t (*)(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t offset,
+                                 std::size_t size_bytes, std::byte* reader);
 
-/// The plan's two paths: what is asked for, chunk by chunk, into a fresh vector. take(pin, range in the chunk, vector) adds
-/// the bytes of one chunk.
+/// The plan's two paths: what is asked for, chunk by chunk, into a fresh vector. take(pin, range in the chunk, vector)
+/// adds the bytes of one chunk.
 template <class Take>
 std::size_t read_by_vector(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t offset, std::size_t size_bytes,
                            std::byte* reader, bool reserves, Take take) {
@@ -156,7 +157,8 @@ std::size_t read_before(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t
                             first = 0;
                           }
                           if (!clone) return false;
-                          for (std::size_t i = first; i < first + range.size_bytes(); ++i) result.push_back((*clone)[i]);
+                          for (std::size_t i = first; i < first + range.size_bytes(); ++i)
+                            result.push_back((*clone)[i]);
                           return true;
                         });
 }
@@ -165,9 +167,12 @@ std::size_t read_after(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t 
                        std::byte* reader) {
   return read_by_vector(pool, file, offset, size_bytes, reader, true,
                         [](const auto& pin, ByteRange range, std::vector<std::byte>& result) {
-                          return pin.with_data(range, [&](std::span<const std::byte> bytes) {
-                                      result.insert(result.end(), bytes.begin(), bytes.end());
-                                    }).has_value();
+                          return pin
+                              .with_data(range,
+                                         [&](std::span<const std::byte> bytes) {
+                                           result.insert(result.end(), bytes.begin(), bytes.end());
+                                         })
+                              .has_value();
                         });
 }
 
@@ -184,9 +189,10 @@ std::size_t read_gather(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t
   std::size_t done = 0;
   while (done < size_bytes) {
     const auto window = std::min<std::uint64_t>(size_bytes - done, pool.window_bytes());
-    const auto got = must(tarn::read_range(
-        pool, file.meta, offset + done, window, file.store,
-        [&](tarn::ConstBuffers bytes) { return bytes.copy_to(std::span{reader + done, size_bytes - done}); }));
+    const auto got =
+        must(tarn::read_range(pool, file.meta, offset + done, window, file.store, [&](tarn::ConstBuffers bytes) {
+          return bytes.copy_to(std::span{reader + done, size_bytes - done});
+        }));
     done += got;
     if (got < window) break;  // end of file
   }

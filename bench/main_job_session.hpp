@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The reader and writer of the main job, over files of any kind. It takes one command a line on standard input and answers
-// each with one line of JSON, so that open files and buffers outlive a command: a file stays dirty in the filesystem for as
-// long as nobody closes it, and no timed section faults a buffer in or makes up data. main_job.py drives it.
+// The reader and writer of the main job, over files of any kind. It takes one command a line on standard input and
+// answers each with one line of JSON, so that open files and buffers outlive a command: a file stays dirty in the
+// filesystem for as long as nobody closes it, and no timed section faults a buffer in or makes up data. main_job.py
+// drives it.
 //
-// Cost is CPU time: this process by its own CPU clock, the filesystem's process by that process's CPU clock (which counts
-// threads that have ended too, in nanoseconds), the whole machine by /proc/stat.
+// Cost is CPU time: this process by its own CPU clock, the filesystem's process by that process's CPU clock (which
+// counts threads that have ended too, in nanoseconds), the whole machine by /proc/stat.
 #pragma once
 
 #include <sched.h>
@@ -38,7 +39,9 @@ constexpr std::size_t block_bytes_max = std::size_t{4} << 20;
 constexpr std::size_t pattern_bytes = std::size_t{16} << 20;
 constexpr std::uint64_t small_file_bytes_max = 16384;
 
-[[noreturn]] inline void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+[[noreturn]] inline void fail(const std::string& what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
 
 /// An open file. Errors are thrown.
 class File {
@@ -90,7 +93,8 @@ class WarmBuffer {
   std::size_t size_bytes_;
 };
 
-/// What a block that is written holds depends on its offset and the seed alone: the same commands on two files make them equal.
+/// What a block that is written holds depends on its offset and the seed alone: the same commands on two files make
+/// them equal.
 class Pattern {
  public:
   Pattern() : buffer_(pattern_bytes + block_bytes_max) {
@@ -243,8 +247,10 @@ class Session {
 
   // SLOT PATH MODE
   std::string open(Words& words) {
-    static const std::map<std::string, OpenMode> modes = {
-        {"r", OpenMode::read}, {"rw", OpenMode::read_write}, {"create", OpenMode::create}, {"append", OpenMode::append}};
+    static const std::map<std::string, OpenMode> modes = {{"r", OpenMode::read},
+                                                          {"rw", OpenMode::read_write},
+                                                          {"create", OpenMode::create},
+                                                          {"append", OpenMode::append}};
     const std::string slot = words.word();
     const std::string path = words.word();
     if (files_.count(slot) != 0) throw std::invalid_argument("the slot is taken");

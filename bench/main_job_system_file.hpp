@@ -55,10 +55,14 @@ class SystemFile : public File {
  private:
   static int flags(OpenMode mode) {
     switch (mode) {
-      case OpenMode::read: return O_RDONLY;
-      case OpenMode::read_write: return O_RDWR;
-      case OpenMode::create: return O_RDWR | O_CREAT | O_TRUNC;
-      case OpenMode::append: return O_WRONLY | O_APPEND;
+      case OpenMode::read:
+        return O_RDONLY;
+      case OpenMode::read_write:
+        return O_RDWR;
+      case OpenMode::create:
+        return O_RDWR | O_CREAT | O_TRUNC;
+      case OpenMode::append:
+        return O_WRONLY | O_APPEND;
     }
     throw std::invalid_argument("mode");
   }

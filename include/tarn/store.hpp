@@ -51,7 +51,8 @@ struct FlushRange {
 };
 
 /// "Store these bytes." A naive store sets the size first (cutting off what is past it; growth reads as zero), then
-/// writes every piece: that is always right. A better one punches the ranges marked zero, and skips those at or past
+/// writes every piece: that is always right, but a file that was only made huge has as many pieces as it has mebibytes.
+/// A better store goes by `ranges`: it punches those marked zero, each in one call, and skips those at or past
 /// `store_size_bound_bytes`, where setting the size left zeros already.
 template <class Traits>
 struct FlushRequest {

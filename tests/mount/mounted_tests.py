@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Tests of a mounted tarnfs. What is done to files in the mount is done to files in a plain directory too; both must answer the
-same and end the same, in the mount and, after it is unmounted, in the directory that tarnfs stores to.
+"""Tests of a mounted tarnfs. What is done to files in the mount is done to files in a plain directory too; both must
+answer the same and end the same, in the mount and, after it is unmounted, in the directory that tarnfs stores to.
 
     TARNFS_BIN=build/dev/examples/tarnfs/tarnfs tests/mount/mounted_tests.py [CASE ...]     runs all, or those named
     tests/mount/mounted_tests.py --list                                   names, time limits and labels, for CMake
@@ -36,10 +36,17 @@ from mounting import MiB
 KiB = 1 << 10
 SKIPPED = 77
 READ_PATHS = ["before", "after", "copy", "gather"]
-TIGHT = ["--chunk-size=4K", "--part-size=64K", "--budget=8M"]   # chunks leave and come back all the time
+TIGHT = ["--chunk-size=4K", "--part-size=64K", "--budget=8M"]  # chunks leave and come back all the time
 SETTINGS = [[], TIGHT]
-IDENTITY = {name: value for role in ("AUTHOR", "COMMITTER") for name, value in (
-    (f"GIT_{role}_NAME", "A"), (f"GIT_{role}_EMAIL", "a@example.org"), (f"GIT_{role}_DATE", "2001-02-03T04:05:06Z"))}
+IDENTITY = {
+    name: value
+    for role in ("AUTHOR", "COMMITTER")
+    for name, value in (
+        (f"GIT_{role}_NAME", "A"),
+        (f"GIT_{role}_EMAIL", "a@example.org"),
+        (f"GIT_{role}_DATE", "2001-02-03T04:05:06Z"),
+    )
+}
 
 CASES = {}
 
@@ -56,6 +63,7 @@ def case(timeout=60, slow=False, needs=()):
     def add(function):
         CASES[function.__name__] = (function, timeout, slow, needs)
         return function
+
     return add
 
 
@@ -66,9 +74,11 @@ def expect(condition, what):
 
 def expect_equal(got, wanted, what):
     if got != wanted:
+
         def short(value):
             text = repr(value)
             return text if len(text) < 600 else f"{text[:300]} ... {text[-200:]}"
+
         raise Failed(f"{what}: got {short(got)}, expected {short(wanted)}")
 
 
@@ -129,11 +139,13 @@ class Pair:
 
     def both(self, action, what=None):
         """`action(directory)` answers or fails the same in both."""
+
         def outcome(directory):
             try:
                 return action(directory)
             except OSError as e:
                 return f"OSError {errno.errorcode.get(e.errno, e.errno)}"
+
         wanted = outcome(self.plain)
         got = outcome(self.at)
         expect_equal(got, wanted, what or getattr(action, "__name__", "in the mount"))
@@ -141,9 +153,15 @@ class Pair:
 
     def run(self, script, environment=None, may_fail=False):
         """A shell script prints and answers the same in both; it finds its directory as the current one, and $INPUT."""
+
         def outcome(directory):
-            return subprocess.run(["bash", "-e", "-u", "-o", "pipefail", "-c", script], cwd=directory, capture_output=True,
-                                  env={**os.environ, "LC_ALL": "C", "INPUT": str(self.input), **(environment or {})})
+            return subprocess.run(
+                ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
+                cwd=directory,
+                capture_output=True,
+                env={**os.environ, "LC_ALL": "C", "INPUT": str(self.input), **(environment or {})},
+            )
+
         wanted, got = outcome(self.plain), outcome(self.at)
         text = f"\n{script}\n{wanted.stderr.decode(errors='replace')}"
         expect(may_fail or wanted.returncode == 0, f"the script fails in a plain directory: {wanted.returncode}{text}")
@@ -195,7 +213,8 @@ def program():
     return os.environ["TARNFS_BIN"]
 
 
-# --- The system's own tools ---------------------------------------------------------------------------------------------------
+# --- The system's own tools -------------------------------------------------------------------------------------------
+
 
 @case(timeout=120)
 def files_are_copied_and_edited_as_in_a_plain_directory():
@@ -206,7 +225,8 @@ def files_are_copied_and_edited_as_in_a_plain_directory():
             (pair.input / "empty").touch()
             (pair.input / "dir").mkdir()
             (pair.input / "dir" / "link").symlink_to("../text")
-            pair.run(r"""
+            pair.run(
+                r"""
                 cp --preserve=all -r "$INPUT" tree
                 cmp "$INPUT"/big tree/big
                 cp --sparse=always tree/big sparse; cmp tree/big sparse
@@ -227,7 +247,8 @@ def files_are_copied_and_edited_as_in_a_plain_directory():
                 chmod 640 hard; touch -d '2001-02-03 04:05:06.123456789' hard; stat -c '%a %Y %.9Y %s %h' hard
                 find . -type f -printf '%P %m %s %n\n' -o -type l -printf '%P %l\n' | sort
                 find . -type f -print0 | sort -z | xargs -0 md5sum
-                """)
+                """
+            )
             pair.finish()
 
 
@@ -240,46 +261,74 @@ def tar_brings_back_every_nanosecond():
             path.write_bytes(noise(i * 1777, i))
             path.chmod(0o600 + i % 8)
             os.utime(path, ns=(0, 1_000_000_000_000_000_000 + i * 1_000_000_007))
+
     for options in SETTINGS:
         with Pair(*options) as pair:
             files(pair.input)
-            pair.run(r"""
+            pair.run(
+                r"""
                 tar --format=posix --create --file=one.tar --directory="$INPUT" .
                 mkdir out; tar --extract --file=one.tar --directory=out
                 tar --format=posix --sort=name --create --file=two.tar --directory=out --mtime=@0 .
                 tar --compare --file=one.tar --directory=out
                 rm one.tar; md5sum < two.tar > /dev/null; rm two.tar
                 find out -type f -printf '%P %T@ %m %s\n' | sort
-                """)
+                """
+            )
             for path in sorted(pair.input.rglob("f*")):
-                expect_equal((pair.at / "out" / path.relative_to(pair.input)).stat().st_mtime_ns, path.stat().st_mtime_ns,
-                             f"mtime of {path.name}")
+                expect_equal(
+                    (pair.at / "out" / path.relative_to(pair.input)).stat().st_mtime_ns,
+                    path.stat().st_mtime_ns,
+                    f"mtime of {path.name}",
+                )
             pair.finish(with_mtime=True)
 
 
 @case(timeout=180, needs=["git"])
 def a_git_clone_is_clean_works_and_stays_clean():
-    environment = {**IDENTITY, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_CONFIG_COUNT": "1",
-                   "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+    environment = {
+        **IDENTITY,
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_CONFIG_SYSTEM": "/dev/null",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
     with Pair() as pair:
         for i in range(150):
             path = pair.input / f"d{i % 11}" / f"f{i}"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(noise(i * 997 % 60_000, i) if i % 3 else f"text {i}\n".encode() * i)
-        subprocess.run(["bash", "-ec", "git init -q -b main; git add .; git commit -qm one; rm -r d3; echo x >> d0/f0; git commit -qam two"],
-                       cwd=pair.input, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
-        pair.run(r"""
+        subprocess.run(
+            [
+                "bash",
+                "-ec",
+                "git init -q -b main; git add .; git commit -qm one; rm -r d3; echo x >> d0/f0; git commit -qam two",
+            ],
+            cwd=pair.input,
+            env={**os.environ, **environment},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        pair.run(
+            r"""
             git clone -q --no-hardlinks "$INPUT" clone
             cd clone; git status --porcelain; git fsck --strict 2>/dev/null
             git checkout -q -b other HEAD~1; git status --porcelain; ls
-            for i in 1 5 9; do echo more >> d1/f$i; done; cp d0/f0 new; git add -A; git commit -qm three; git status --porcelain
+            for i in 1 5 9; do echo more >> d1/f$i; done; cp d0/f0 new; git add -A
+            git commit -qm three; git status --porcelain
             git checkout -q main; git merge -q -m four other; git gc -q; git fsck --strict 2>/dev/null
             git log --format='%H %s'; git status --porcelain
-            """, environment)
+            """,
+            environment,
+        )
         # The index holds inode numbers and times, and packs are named alike: only what git says is compared after that.
         pair.mounted.stop()
         pair.mounted.start()
-        pair.run("cd clone; git status --porcelain; git fsck --strict 2>/dev/null; git log --format=%H; git ls-files -s", environment)
+        pair.run(
+            "cd clone; git status --porcelain; git fsck --strict 2>/dev/null; git log --format=%H; git ls-files -s",
+            environment,
+        )
 
 
 @case(timeout=120, needs=["sqlite3"])
@@ -287,19 +336,22 @@ def sqlite_keeps_its_databases_whole():
     for options in SETTINGS:
         with Pair(*options) as pair:
             for mode in ("delete", "truncate", "persist", "wal"):
-                pair.run(f"""
+                pair.run(
+                    f"""
                     sqlite3 {mode}.db '
                       PRAGMA journal_mode={mode}; PRAGMA synchronous=FULL; PRAGMA page_size;
                       CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT, data BLOB);
                       WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 3000)
                         INSERT INTO t SELECT i, hex(i * 7919), zeroblob(i % 700) FROM n;
                       CREATE INDEX w ON t(word);
-                      BEGIN; UPDATE t SET word = word || word WHERE id % 3 = 0; DELETE FROM t WHERE id % 5 = 0; ROLLBACK;
+                      BEGIN; UPDATE t SET word = word || word WHERE id % 3 = 0;
+                        DELETE FROM t WHERE id % 5 = 0; ROLLBACK;
                       BEGIN; UPDATE t SET word = lower(word) WHERE id % 2 = 0; DELETE FROM t WHERE id % 11 = 0; COMMIT;
                       VACUUM; PRAGMA integrity_check; SELECT count(*), sum(length(word)), sum(length(data)) FROM t;'
                     for i in $(seq 20); do sqlite3 {mode}.db "INSERT INTO t(word) VALUES ('again $i')"; done
                     sqlite3 {mode}.db .dump | md5sum
-                    """)
+                    """
+                )
             pair.mounted.stop()
             pair.mounted.start()
             pair.run("for db in *.db; do sqlite3 $db 'PRAGMA integrity_check'; sqlite3 $db .dump | md5sum; done")
@@ -307,22 +359,34 @@ def sqlite_keeps_its_databases_whole():
 
 @case(timeout=240, needs=["fio"])
 def fio_finds_every_block_it_wrote():
-    common = "fio --directory=. --size=24m --bsrange=512-128k --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randseed=7 " \
-             "--output-format=terse --output=/dev/null"
-    for options, jobs in (([], ["--ioengine=psync --rw=randwrite", "--ioengine=mmap --rw=randwrite --bsrange=4k-64k",
-                                "--ioengine=psync --rw=randrw --fsync=32 --numjobs=3"]),
-                          (TIGHT, ["--ioengine=psync --rw=randwrite --numjobs=2", "--ioengine=psync --rw=write"]),
-                          (["--direct-io"], ["--ioengine=psync --rw=randrw --bsrange=4k-1m --blockalign=4k"])):
+    common = (
+        "fio --directory=. --size=24m --bsrange=512-128k --verify=crc32c --verify_fatal=1 --verify_state_save=0 "
+        "--randseed=7 "
+        "--output-format=terse --output=/dev/null"
+    )
+    for options, jobs in (
+        (
+            [],
+            [
+                "--ioengine=psync --rw=randwrite",
+                "--ioengine=mmap --rw=randwrite --bsrange=4k-64k",
+                "--ioengine=psync --rw=randrw --fsync=32 --numjobs=3",
+            ],
+        ),
+        (TIGHT, ["--ioengine=psync --rw=randwrite --numjobs=2", "--ioengine=psync --rw=write"]),
+        (["--direct-io"], ["--ioengine=psync --rw=randrw --bsrange=4k-1m --blockalign=4k"]),
+    ):
         with Pair(*options) as pair:
             for number, job in enumerate(jobs):
                 pair.run(f"{common} --name=job{number} {job}")
             pair.mounted.stop()
 
 
-# --- Bytes --------------------------------------------------------------------------------------------------------------------
+# --- Bytes ------------------------------------------------------------------------------------------------------------
+
 
 def differential(options, seed, operations=120):
-    """Seeded operations on an old and a new file, each compared as it answers, then all bytes, in the mount and stored."""
+    """Seeded operations on an old and a new file, each compared as it answers; then all bytes, mounted and stored."""
     draw = random.Random(seed)
     old_bytes, reach = 40 * MiB, 24 * MiB
     first = noise(MiB, seed)
@@ -330,18 +394,28 @@ def differential(options, seed, operations=120):
     def prepare(top):
         with open(top / "old", "wb") as file:
             for i in range(old_bytes // MiB):
-                file.write(first[i * 1009:] + first[:i * 1009])
+                file.write(first[i * 1009 :] + first[: i * 1009])
 
     with Pair(*options, prepare=prepare) as pair:
         names = {"old": old_bytes, "new": reach}
-        files = {name: [os.open(top / name, os.O_RDWR | os.O_CREAT, 0o644) for top in (pair.plain, pair.at)] for name in names}
+        files = {
+            name: [os.open(top / name, os.O_RDWR | os.O_CREAT, 0o644) for top in (pair.plain, pair.at)]
+            for name in names
+        }
         try:
             for step in range(operations):
                 name = draw.choice(list(names))
                 plain, mounted = files[name]
-                offset = draw.choice([draw.randrange(names[name]), draw.randrange(names[name] // 65536) * 65536 + draw.choice([-1, 0, 1]) % 65536])
+                offset = draw.choice(
+                    [
+                        draw.randrange(names[name]),
+                        draw.randrange(names[name] // 65536) * 65536 + draw.choice([-1, 0, 1]) % 65536,
+                    ]
+                )
                 size = draw.choice([1, 4096, draw.randrange(70_000), draw.randrange(1_200_000)])
-                kind = draw.choices(["write", "read", "truncate", "punch", "append", "sync", "reopen"], [8, 8, 1, 2, 1, 1, 1])[0]
+                kind = draw.choices(
+                    ["write", "read", "truncate", "punch", "append", "sync", "reopen"], [8, 8, 1, 2, 1, 1, 1]
+                )[0]
                 what = f"{options}, seed {seed}, step {step}: {kind} of {name} at {offset}, {size} bytes"
                 if kind == "write":
                     start = draw.randrange(MiB - 4096)
@@ -358,7 +432,7 @@ def differential(options, seed, operations=120):
                 elif kind == "append":
                     for fd in (plain, mounted):
                         end = os.fstat(fd).st_size
-                        os.pwrite(fd, first[:size % 50_000], end)
+                        os.pwrite(fd, first[: size % 50_000], end)
                 elif kind == "sync":
                     os.fsync(mounted)
                 else:
@@ -389,9 +463,13 @@ def fallocate(fd, mode, offset, size):
 def every_combination(chunk):
     data_bytes = 64 * MiB
     parts = dict.fromkeys([chunk, "4M", "256M"])
-    for seed, (path, budget, part) in enumerate(itertools.product(READ_PATHS, (data_bytes // 8, 4 * data_bytes), parts)):
+    for seed, (path, budget, part) in enumerate(
+        itertools.product(READ_PATHS, (data_bytes // 8, 4 * data_bytes), parts)
+    ):
         cache = [[], ["--direct-io"], ["--keep-cache"]][seed % 3]
-        differential([f"--read-path={path}", f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}", *cache], seed)
+        differential(
+            [f"--read-path={path}", f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}", *cache], seed
+        )
 
 
 @case(timeout=240, slow=True)
@@ -411,7 +489,7 @@ def bytes_are_equal_with_2m_chunks_on_every_path_budget_and_part():
 
 @case(timeout=120)
 def a_read_never_shows_half_a_write():
-    block, reads = 256 * KiB, 1500    # within one window, and across chunks
+    block, reads = 256 * KiB, 1500  # within one window, and across chunks
     for path in ("copy", "gather"):
         with Pair(f"--read-path={path}", "--direct-io", "--threads=4") as pair:
             fd = os.open(pair.at / "f", os.O_RDWR | os.O_CREAT)
@@ -431,6 +509,7 @@ def a_read_never_shows_half_a_write():
                         got = os.pread(fd, block, 0)
                         if got not in versions:
                             torn.append(got)
+
                 readers = [threading.Thread(target=read) for _ in range(2)]
                 writer = threading.Thread(target=write)
                 for thread in (writer, *readers):
@@ -450,6 +529,7 @@ def a_file_across_the_border_of_two_256m_parts_is_whole():
     border = 256 * MiB
     for path in READ_PATHS:
         with Pair("--part-size=256M", "--budget=64M", f"--read-path={path}") as pair:
+
             def write(top):
                 with open(top / "f", "wb", buffering=0) as file:
                     file.seek(border - 11)
@@ -462,7 +542,9 @@ def a_file_across_the_border_of_two_256m_parts_is_whole():
                 with open(top / "f", "rb", buffering=0) as file:
                     file.seek(border - 20)
                     return file.read(40)
+
             pair.both(write)
+
             def resize(top):
                 os.truncate(top / "f", 200 * MiB)
                 with open(top / "f", "rb") as file:
@@ -473,11 +555,13 @@ def a_file_across_the_border_of_two_256m_parts_is_whole():
                     file.seek(301 * MiB)
                     file.write(b"after a gap")
                 return past_the_end
+
             pair.both(resize)
             pair.finish()
 
 
-# --- Memory -------------------------------------------------------------------------------------------------------------------
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
 
 @case()
 def a_4k_write_into_a_256m_part_loads_nothing_and_holds_one_chunk():
@@ -486,11 +570,14 @@ def a_4k_write_into_a_256m_part_loads_nothing_and_holds_one_chunk():
             file.truncate(256 * MiB)
             file.seek(100 * MiB)
             file.write(noise(MiB, 1))
+
     with Pair("--part-size=256M", "--budget=64M", "--chunk-size=64K", "--direct-io", prepare=prepare) as pair:
+
         def write(top):
             fd = os.open(top / "f", os.O_RDWR)
             os.pwrite(fd, noise(4 * KiB, 2), 100 * MiB + 12 * KiB)
             return fd
+
         fds = [write(top) for top in (pair.plain, pair.at)]
         try:
             stats = pair.mounted.tarnfs.stats()
@@ -512,10 +599,16 @@ def peak_memory_stays_near_the_budget_while_900m_pass():
 
     def block(index):
         start = index * 7919 % (3 * MiB)
-        return pattern[start:start + MiB]
+        return pattern[start : start + MiB]
 
     for path, part in itertools.product(("copy", "gather"), ("4M", "256M")):
-        options = [f"--budget={budget}", f"--read-path={path}", f"--part-size={part}", f"--threads={threads}", "--direct-io"]
+        options = [
+            f"--budget={budget}",
+            f"--read-path={path}",
+            f"--part-size={part}",
+            f"--threads={threads}",
+            "--direct-io",
+        ]
         with mounting.scratch_directory(total + 64 * MiB) as scratch:
             (scratch / "source").mkdir()
             with mounting.Tarnfs(program(), scratch / "source", scratch / "mount", *options) as tarnfs:
@@ -537,6 +630,7 @@ def peak_memory_stays_near_the_budget_while_900m_pass():
                             os.close(fd)
                     except OSError as e:
                         problems.append(str(e))
+
                 workers = [threading.Thread(target=work, args=(first,)) for first in range(threads)]
                 for worker in workers:
                     worker.start()
@@ -556,13 +650,16 @@ def peak_memory_stays_near_the_budget_while_900m_pass():
                 expect_equal(stored.read(1), b"", "bytes past the end")
 
 
-# --- Names and descriptors ----------------------------------------------------------------------------------------------------
+# --- Names and descriptors --------------------------------------------------------------------------------------------
+
 
 @case()
 def an_open_file_outlives_a_rename_over_it_and_an_unlink():
     def prepare(top):
         (top / "stored").write_bytes(noise(300_000, 1))
+
     with Pair(prepare=prepare) as pair:
+
         def rename_over(top):
             (top / "a").write_bytes(noise(200_000, 2))
             (top / "b").write_bytes(noise(100_000, 3))
@@ -573,8 +670,13 @@ def an_open_file_outlives_a_rename_over_it_and_an_unlink():
                 new.seek(150_000)
                 new.write(b"to the one that took its place")
                 old.seek(0)
-                return hashlib.sha256(old.read()).hexdigest(), os.fstat(old.fileno()).st_nlink, os.listdir(top).sort(), \
-                    hashlib.sha256((top / "b").read_bytes()).hexdigest()
+                return (
+                    hashlib.sha256(old.read()).hexdigest(),
+                    os.fstat(old.fileno()).st_nlink,
+                    sorted(os.listdir(top)),
+                    hashlib.sha256((top / "b").read_bytes()).hexdigest(),
+                )
+
         pair.both(rename_over)
 
         def unlink_while_open(name):
@@ -589,7 +691,9 @@ def an_open_file_outlives_a_rename_over_it_and_an_unlink():
                     status = os.fstat(file.fileno())
                     os.fsync(file.fileno())
                     return held, status.st_size, status.st_nlink, (top / name).exists()
+
             return action
+
         pair.both(unlink_while_open("stored"), "unlink of a stored file")
         pair.both(unlink_while_open("created"), "unlink of a new file")
 
@@ -602,14 +706,16 @@ def an_open_file_outlives_a_rename_over_it_and_an_unlink():
                 (top / "d").rename(top / "e")
                 file.write(b"three")
                 return (top / "e" / "two").read_bytes()
+
         pair.both(renamed_while_dirty)
 
         def exchange_and_refuse(top):
             (top / "x").write_bytes(b"x")
             try:
-                os.rename(top / "x", top / "e")     # a file onto a folder
+                os.rename(top / "x", top / "e")  # a file onto a folder
             finally:
                 (top / "x").write_bytes(b"xx")
+
         pair.both(exchange_and_refuse)
 
         def name_used_again(top):
@@ -619,6 +725,7 @@ def an_open_file_outlives_a_rename_over_it_and_an_unlink():
                 (top / "n").write_bytes(b"second")
                 first.write(b"more")
                 return (top / "n").read_bytes()
+
         pair.both(name_used_again)
         pair.finish()
 
@@ -626,6 +733,7 @@ def an_open_file_outlives_a_rename_over_it_and_an_unlink():
 @case()
 def append_and_truncate_on_open_mean_what_they_say():
     with Pair() as pair:
+
         def append(top):
             (top / "a").write_bytes(b"head")
             with open(top / "a", "ab", buffering=0) as one, open(top / "a", "ab", buffering=0) as two:
@@ -634,6 +742,7 @@ def append_and_truncate_on_open_mean_what_they_say():
                 one.truncate(7)
                 two.write(b"after truncate")
             return (top / "a").read_bytes()
+
         pair.both(append)
 
         def appenders_race(top):
@@ -641,6 +750,7 @@ def append_and_truncate_on_open_mean_what_they_say():
                 with open(top / "r", "ab", buffering=0) as file:
                     for _ in range(300):
                         file.write(mark * 100)
+
             threads = [threading.Thread(target=work, args=(mark,)) for mark in (b"x", b"y", b"z")]
             for thread in threads:
                 thread.start()
@@ -648,7 +758,8 @@ def append_and_truncate_on_open_mean_what_they_say():
                 thread.join()
             held = (top / "r").read_bytes()
             os.unlink(top / "r")
-            return len(held), sorted({held[i:i + 100] for i in range(0, len(held), 100)})
+            return len(held), sorted({held[i : i + 100] for i in range(0, len(held), 100)})
+
         pair.both(appenders_race)
 
         def truncate_on_open(top):
@@ -662,9 +773,10 @@ def append_and_truncate_on_open_mean_what_they_say():
                     writer.write(b"late")
                 reader.seek(0)
                 return head, emptied, reader.read()
+
         pair.both(truncate_on_open)
         pair.run("echo one > s; echo two >> s; echo three > s; cat s; : > s; stat -c %s s")
-        pair.run("set -C; echo again > s", may_fail=True)    # O_EXCL
+        pair.run("set -C; echo again > s", may_fail=True)  # O_EXCL
         pair.finish()
 
 
@@ -672,13 +784,19 @@ def append_and_truncate_on_open_mean_what_they_say():
 def truncate_grows_with_zeros_and_shrinks_for_good():
     def prepare(top):
         (top / "stored").write_bytes(noise(200_000, 1))
+
     for options in SETTINGS:
         with Pair(*options, prepare=prepare) as pair:
             for size in (16, 0, 5, 4095, 4096, 4097, 65_535, 65_536, 65_537, 3, 131_072, 1, 500_000):
-                pair.run(f"""truncate -s {size} new stored
+                pair.run(
+                    f"""truncate -s {size} new stored
                     stat -c %s new stored; md5sum new stored
-                    printf x | dd of=new bs=1 seek={size + 3} conv=notrunc status=none; md5sum new""")
-            pair.run("truncate -s 5G huge; stat -c %s huge; tail -c 5 huge | od -c; printf end >> huge; tail -c 8 huge | od -c; truncate -s 3 huge")
+                    printf x | dd of=new bs=1 seek={size + 3} conv=notrunc status=none; md5sum new"""
+                )
+            pair.run(
+                "truncate -s 5G huge; stat -c %s huge; tail -c 5 huge | od -c; printf end >> huge;"
+                "tail -c 8 huge | od -c; truncate -s 3 huge"
+            )
             pair.both(lambda top: os.truncate(top / "new", (1 << 63) - 1 - (1 << 40)) or os.stat(top / "new").st_size)
             pair.both(lambda top: os.truncate(top / "new", 7))
             pair.finish()
@@ -691,6 +809,7 @@ def fallocate_does_each_mode_or_refuses_it():
 
     def prepare(top):
         (top / "stored").write_bytes(data)
+
     with Pair(prepare=prepare) as pair:
         for name in ("stored", "new"):
             with open(pair.at / name, "r+b" if name == "stored" else "x+b", buffering=0) as file:
@@ -715,7 +834,11 @@ def fallocate_does_each_mode_or_refuses_it():
                     end = min(offset + length, len(wanted))
                     wanted[offset:end] = bytes(end - offset)
                     check(f"punch at {offset}")
-                for keep, offset, length in ((FALLOC_FL_KEEP_SIZE, 150_000, 33), (FALLOC_FL_KEEP_SIZE, 304_000, 9000), (0, 300_123, 10_000)):
+                for keep, offset, length in (
+                    (FALLOC_FL_KEEP_SIZE, 150_000, 33),
+                    (FALLOC_FL_KEEP_SIZE, 304_000, 9000),
+                    (0, 300_123, 10_000),
+                ):
                     try:
                         fallocate(fd, FALLOC_FL_ZERO_RANGE | keep, offset, length)
                     except OSError as e:
@@ -726,7 +849,7 @@ def fallocate_does_each_mode_or_refuses_it():
                         end = min(end, len(wanted))
                     wanted[offset:end] = bytes(end - offset)
                     check(f"zero at {offset}")
-                for mode in (FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_PUNCH_HOLE):    # a punch has to keep the size
+                for mode in (FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_PUNCH_HOLE):  # a punch has to keep the size
                     try:
                         fallocate(fd, mode, 0, 4096)
                         raise Failed(f"{name}: mode {mode} was not refused")
@@ -757,6 +880,7 @@ def extents(path):
 @case()
 def holes_are_found_before_and_after_they_are_stored():
     with Pair() as pair:
+
         def write(top):
             file = open(top / "f", "x+b", buffering=0)
             for megabyte in (1, 4, 5, 9):
@@ -765,9 +889,12 @@ def holes_are_found_before_and_after_they_are_stored():
             file.truncate(12 * MiB)
             punch_hole(file.fileno(), 4 * MiB, MiB // 2)
             return file
+
         with write(pair.plain), write(pair.at):
             wanted = extents(pair.plain / "f")
-            expect_equal(wanted, [(MiB, MiB), (4 * MiB + MiB // 2, 3 * MiB // 2), (9 * MiB, MiB)], "holes of the plain file")
+            expect_equal(
+                wanted, [(MiB, MiB), (4 * MiB + MiB // 2, 3 * MiB // 2), (9 * MiB, MiB)], "holes of the plain file"
+            )
             expect_equal(extents(pair.at / "f"), wanted, "holes while dirty")
             pair.both(lambda top: hashlib.sha256((top / "f").read_bytes()).hexdigest())
             expect_equal(extents(pair.at / "f"), wanted, "holes after all was read")
@@ -776,12 +903,17 @@ def holes_are_found_before_and_after_they_are_stored():
         # What was there before the mount may be called data as a whole, but no byte of data may be called a hole.
         held = extents(pair.at / "f")
         for offset, size in wanted:
-            expect(any(start <= offset and offset + size <= start + length for start, length in held), f"{offset} is not in {held}")
+            expect(
+                any(start <= offset and offset + size <= start + length for start, length in held),
+                f"{offset} is not in {held}",
+            )
         pair.run("cp --sparse=auto f g; cmp f g; rm g")
         for offset, whence in ((12 * MiB - 1, os.SEEK_HOLE), (12 * MiB, os.SEEK_DATA), (12 * MiB, os.SEEK_HOLE)):
+
             def seek(top):
                 with open(top / "f", "rb") as file:
                     return os.lseek(file.fileno(), offset, whence)
+
             pair.both(seek)
         pair.finish()
 
@@ -790,6 +922,7 @@ def holes_are_found_before_and_after_they_are_stored():
 def shared_maps_and_calls_see_each_other():
     for options in SETTINGS:
         with Pair(*options) as pair:
+
             def action(top):
                 with open(top / "m", "w+b", buffering=0) as file:
                     file.write(noise(600_000, 1))
@@ -800,13 +933,16 @@ def shared_maps_and_calls_see_each_other():
                         seen = os.pread(file.fileno(), 20, 99_995)
                         os.pwrite(file.fileno(), b"by a call", 200_001)
                         seen += map[200_000:200_012]
-                        map[300_000:300_003] = b"two"      # written back by the unmap and close
+                        map[300_000:300_003] = b"two"  # written back by the unmap and close
                     return seen
+
             pair.both(action)
+
             def again(top):
                 with open(top / "m", "r+b") as file, mmap.mmap(file.fileno(), 0) as map:
                     map[0:4] = b"head"
                     return hashlib.sha256(map).hexdigest()
+
             pair.both(again)
             pair.finish()
 
@@ -814,6 +950,7 @@ def shared_maps_and_calls_see_each_other():
 @case()
 def hard_links_are_one_file():
     with Pair() as pair:
+
         def action(top):
             (top / "a").write_bytes(noise(100_000, 1))
             os.link(top / "a", top / "b")
@@ -831,6 +968,7 @@ def hard_links_are_one_file():
             os.link(top / "b", top / "c")
             same = os.stat(top / "b").st_ino == os.stat(top / "c").st_ino
             return seen, same, (top / "c").read_bytes() == (top / "b").read_bytes(), (top / "b").read_bytes()[:20]
+
         pair.both(action)
         pair.finish()
 
@@ -850,9 +988,14 @@ def extended_attributes_are_kept():
             os.setxattr(top / "f", "user.one", b"1" * 1000)
             os.setxattr(top / "f", "user.two", b"")
             os.setxattr(top / "f", "user.one", b"0\0\xff", os.XATTR_REPLACE)
-            held = sorted(os.listxattr(top / "f")), os.getxattr(top / "f", "user.one"), os.getxattr(top / "f", "user.two")
+            held = (
+                sorted(os.listxattr(top / "f")),
+                os.getxattr(top / "f", "user.one"),
+                os.getxattr(top / "f", "user.two"),
+            )
             os.removexattr(top / "f", "user.two")
             return held, sorted(os.listxattr(top / "f"))
+
         pair.both(action)
         for name, flags in (("user.one", os.XATTR_CREATE), ("user.none", os.XATTR_REPLACE)):
             pair.both(lambda top: os.setxattr(top / "f", name, b"", flags))
@@ -869,12 +1012,13 @@ def a_folder_of_ten_thousand_lists_them_once_each():
         (top / "d").mkdir()
         for i in range(count):
             (top / "d" / f"{i:05}-{'n' * (i % 60)}").touch()
+
     with Pair(prepare=prepare) as pair:
         pair.run("ls -U d | wc -l; ls d | md5sum; find d -type f | wc -l")
         listed = os.listdir(pair.at / "d")
         expect_equal((len(listed), len(set(listed))), (count, count), "names, and different ones")
         with os.scandir(pair.at / "d") as entries:
-            for i, entry in enumerate(entries):    # taken away while it is read
+            for i, entry in enumerate(entries):  # taken away while it is read
                 if i % 2:
                     os.unlink(entry.path)
         left = sorted(os.listdir(pair.at / "d"))
@@ -888,26 +1032,34 @@ def a_folder_of_ten_thousand_lists_them_once_each():
 @case(needs=["flock"])
 def locks_hold_across_processes():
     with Pair() as pair:
-        pair.run(r"""
+        pair.run(
+            r"""
             exec 7> lock; flock 7
             flock -n lock true && echo taken twice || echo held
             flock -u 7; flock -n lock echo free
             exec 8< lock; flock -s 8; flock -sn lock echo shared; flock -xn lock true || echo not exclusive
-            """)
+            """
+        )
 
         def record_locks(top):
             with open(top / "lock", "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX, 10, 5)
-                probe = "import fcntl, sys; f = open(sys.argv[1], 'r+b')\n" \
-                        "for start in (0, 5, 15):\n" \
-                        "  try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, start); print(start, 'free')\n" \
-                        "  except BlockingIOError: print(start, 'held')"
-                return subprocess.run([sys.executable, "-c", probe, top / "lock"], capture_output=True, text=True, check=True).stdout
+                probe = (
+                    "import fcntl, sys; f = open(sys.argv[1], 'r+b')\n"
+                    "for start in (0, 5, 15):\n"
+                    "  try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, start); print(start, 'free')\n"
+                    "  except BlockingIOError: print(start, 'held')"
+                )
+                return subprocess.run(
+                    [sys.executable, "-c", probe, top / "lock"], capture_output=True, text=True, check=True
+                ).stdout
+
         expect_equal(pair.both(record_locks), "0 free\n5 held\n15 free\n", "record locks")
         pair.mounted.stop()
 
 
-# --- Time, owner, mode --------------------------------------------------------------------------------------------------------
+# --- Time, owner, mode ------------------------------------------------------------------------------------------------
+
 
 @case()
 def a_flush_moves_no_mtime():
@@ -945,17 +1097,37 @@ def a_write_by_another_user_clears_suid():
         raise Skip("takes root, to become another user")
     for options in SETTINGS:
         with Pair(*options) as pair:
+
             def action(change):
                 def run(top):
                     path = top / "suid"
                     path.write_bytes(b"x" * 5000)
                     path.chmod(0o6777)
-                    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-c", change, "-", path],
-                                          capture_output=True, text=True)
+                    done = subprocess.run(
+                        [
+                            "setpriv",
+                            "--reuid=65534",
+                            "--regid=65534",
+                            "--clear-groups",
+                            "bash",
+                            "-c",
+                            change,
+                            "-",
+                            path,
+                        ],
+                        capture_output=True,
+                        text=True,
+                    )
                     return done.returncode, oct(path.stat().st_mode), path.stat().st_size
+
                 return run
+
             # With no permission to reach the mount the other user would change nothing and the test would show nothing.
-            expect_equal(pair.both(action('printf y | dd of="$1" conv=notrunc status=none'), "a write")[:2], (0, "0o100777"), "a write")
+            expect_equal(
+                pair.both(action('printf y | dd of="$1" conv=notrunc status=none'), "a write")[:2],
+                (0, "0o100777"),
+                "a write",
+            )
             pair.both(action('truncate -s 10 "$1"'), "a truncate")
             pair.both(action('printf y >> "$1"'), "an append")
             pair.both(action(': > "$1"'), "an open that truncates")
@@ -965,24 +1137,29 @@ def a_write_by_another_user_clears_suid():
 @case()
 def modes_owners_and_special_files_are_kept():
     with Pair() as pair:
-        pair.run(r"""
+        pair.run(
+            r"""
             umask 027; mkdir d; touch d/f; mkfifo d/p; ln -s nowhere d/l; chmod 1777 d; chmod 6711 d/f
             stat -c '%n %F %a %h' d d/* | sed 's/ [0-9]*$//'
             ln -s "$(printf 'x%.0s' $(seq 1000))" long; readlink long | wc -c
             touch "$(printf 'n%.0s' $(seq 255))"; touch "$(printf 'n%.0s' $(seq 256))" 2>/dev/null || echo too long
             mkdir d 2>/dev/null || echo exists; rmdir d 2>/dev/null || echo not empty; rm d 2>/dev/null || echo a folder
             cat none 2>/dev/null || echo none; cat d 2>/dev/null || echo is a folder
-            """)
+            """
+        )
         if os.geteuid() == 0:
             pair.run("touch o; chown 1:2 o; stat -c '%u %g' o; chown -h 3:4 d/l; stat -c '%u %g' d/l")
         pair.finish()
 
 
-# --- The process --------------------------------------------------------------------------------------------------------------
+# --- The process ------------------------------------------------------------------------------------------------------
+
 
 def run_to_end(*arguments):
     """A tarnfs that is to refuse: its exit code and what it printed. One that mounts after all is ended."""
-    process = subprocess.Popen([program(), "--foreground", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [program(), "--foreground", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         out, err = process.communicate(timeout=10)
         return process.returncode, out, err
@@ -1000,12 +1177,28 @@ def wrong_arguments_are_refused_in_one_line():
         source.mkdir()
         mount.mkdir()
         file.touch()
-        for arguments in ([], [source], [source, mount, mount], [scratch / "none", mount], [file, mount], [source, scratch / "none"],
-                          [source, file], ["--read-path=fast", source, mount], ["--budget=many", source, mount], ["--budget=", source, mount],
-                          ["--budget=-1", source, mount], ["--budget=0", source, mount], ["--budget=4K", source, mount],
-                          ["--chunk-size=3", source, mount], ["--chunk-size=0", source, mount], ["--part-size=100K", source, mount],
-                          ["--budget=99999999999999999999", source, mount], ["--no-such-option", source, mount], ["--budget=1X", source, mount],
-                          ["--threads=0", source, mount]):
+        for arguments in (
+            [],
+            [source],
+            [source, mount, mount],
+            [scratch / "none", mount],
+            [file, mount],
+            [source, scratch / "none"],
+            [source, file],
+            ["--read-path=fast", source, mount],
+            ["--budget=many", source, mount],
+            ["--budget=", source, mount],
+            ["--budget=-1", source, mount],
+            ["--budget=0", source, mount],
+            ["--budget=4K", source, mount],
+            ["--chunk-size=3", source, mount],
+            ["--chunk-size=0", source, mount],
+            ["--part-size=100K", source, mount],
+            ["--budget=99999999999999999999", source, mount],
+            ["--no-such-option", source, mount],
+            ["--budget=1X", source, mount],
+            ["--threads=0", source, mount],
+        ):
             code, out, err = run_to_end(*arguments)
             what = f"tarnfs {' '.join(map(str, arguments))}"
             expect_equal(code, 2, f"{what}: exit code ({err.strip()})")
@@ -1024,7 +1217,7 @@ def a_second_tarnfs_on_one_source_is_refused():
         expect(err.strip() and err.count("\n") == 1, f"not one line: {err!r}")
         expect_equal((pair.at / "f").read_bytes(), b"one", "the first one still serves")
         pair.mounted.stop()
-        pair.mounted.start()     # and its end frees the source
+        pair.mounted.start()  # and its end frees the source
         expect_equal((pair.at / "f").read_bytes(), b"one", "after a remount")
 
 
@@ -1036,14 +1229,14 @@ def a_term_signal_stores_everything():
             fd = os.open(pair.at / "f", os.O_WRONLY | os.O_CREAT)
             try:
                 for at in range(0, len(data), MiB):
-                    os.pwrite(fd, data[at:at + MiB], at)
+                    os.pwrite(fd, data[at : at + MiB], at)
                 os.utime(pair.at / "f", ns=(5, 1_111_111_111_222_222_222))
                 pair.mounted.tarnfs.send(number)
                 pair.mounted.tarnfs.wait_for_end()
                 expect((pair.source / "f").read_bytes() == data, "what was dirty and open is stored")
                 expect_equal((pair.source / "f").stat().st_mtime_ns, 1_111_111_111_222_222_222, "mtime")
             finally:
-                with contextlib.suppress(OSError):    # ENOTCONN: its filesystem is gone
+                with contextlib.suppress(OSError):  # ENOTCONN: its filesystem is gone
                     os.close(fd)
             expect_equal(list(pair.at.iterdir()), [], "the mount point is a plain folder again")
 
@@ -1064,6 +1257,7 @@ def a_source_changed_behind_is_stale_never_mixed():
     def prepare(top):
         for name in ("dirty", "clean"):
             (top / name).write_bytes(before)
+
     with Pair("--direct-io", prepare=prepare) as pair:
         fd = os.open(pair.at / "dirty", os.O_RDWR)
         try:
@@ -1078,13 +1272,19 @@ def a_source_changed_behind_is_stale_never_mixed():
             with contextlib.suppress(OSError):
                 os.close(fd)
         with open(pair.at / "clean", "rb", buffering=0) as file:
-            expect(os.pread(file.fileno(), 4 * MiB, 0) == before[:4 * MiB], "a clean file's head")
+            expect(os.pread(file.fileno(), 4 * MiB, 0) == before[: 4 * MiB], "a clean file's head")
             (pair.source / "clean").write_bytes(after)
             held = [answer(lambda at=at: os.pread(file.fileno(), MiB, at)) for at in range(0, size, MiB)]
-        old = {before[at:at + MiB] for at in range(0, size, MiB)}
-        new = {after[at:at + MiB] for at in range(0, size, MiB)}
-        seen = {"old" if piece in old else "new" if piece in new else piece if piece == "ESTALE" else "mixed" for piece in held}
-        expect("mixed" not in seen and seen != {"old"} and not {"old", "new"} <= seen, f"a clean file, changed behind, shows {seen}")
+        old = {before[at : at + MiB] for at in range(0, size, MiB)}
+        new = {after[at : at + MiB] for at in range(0, size, MiB)}
+        seen = {
+            "old" if piece in old else "new" if piece in new else piece if piece == "ESTALE" else "mixed"
+            for piece in held
+        }
+        expect(
+            "mixed" not in seen and seen != {"old"} and not {"old", "new"} <= seen,
+            f"a clean file, changed behind, shows {seen}",
+        )
         # It says by its exit code that something could not be stored.
         expect_equal(ended_with(pair.mounted), 1, "exit code")
 
@@ -1104,6 +1304,7 @@ def what_cannot_be_stored_is_rescued():
     def prepare(top):
         (top / "d").mkdir()
         (top / "d" / "f").write_bytes(noise(size, 1))
+
     with mounting.scratch_directory(16 * MiB) as rescue, Pair(f"--rescue={rescue}", prepare=prepare) as pair:
         fd = os.open(pair.at / "d" / "f", os.O_RDWR)
         try:
@@ -1115,10 +1316,12 @@ def what_cannot_be_stored_is_rescued():
             with contextlib.suppress(OSError):
                 os.close(fd)
         expect_equal((pair.source / "d" / "f").read_bytes(), b"somebody else's", "what is stored")
-        expect_equal([str(path.relative_to(rescue)) for path in rescue.rglob("*") if path.is_file()], ["d/f"], "what was rescued")
+        expect_equal(
+            [str(path.relative_to(rescue)) for path in rescue.rglob("*") if path.is_file()], ["d/f"], "what was rescued"
+        )
         rescued = (rescue / "d" / "f").read_bytes()
-        expect_equal(rescued[MiB + 77:MiB + 91], b"only in memory", "its bytes")
-        with contextlib.suppress(mounting.MountError):    # it ended with 1
+        expect_equal(rescued[MiB + 77 : MiB + 91], b"only in memory", "its bytes")
+        with contextlib.suppress(mounting.MountError):  # it ended with 1
             pair.mounted.stop()
 
 
@@ -1131,7 +1334,7 @@ def a_signal_stores_everything_and_stays_mounted():
             os.pwrite(fd, data, 0)
             expect(pair.mounted.tarnfs.stats()["dirty_bytes"] >= len(data), "it is dirty before")
             pair.mounted.tarnfs.send(signal.SIGUSR2)
-            # Signals are handled in the order of their numbers, one at a time: the counters may be said before it is done.
+            # Signals are taken in the order of their numbers: the counters may be said before it is done.
             deadline = time.monotonic() + 20
             while pair.mounted.tarnfs.stats()["dirty_bytes"] > 0:
                 expect(time.monotonic() < deadline, "still dirty after 20 s")
@@ -1155,7 +1358,9 @@ def a_daemon_is_mounted_when_its_command_returns_and_ends_with_its_mount():
             expect_equal(len(daemons), 1, "daemons")
             ended = os.pidfd_open(daemons[0])
             (mount / "f").write_bytes(b"through a daemon")
-            subprocess.run(["umount", mount] if os.geteuid() == 0 else ["fusermount3", "-u", mount], check=True, timeout=20)
+            subprocess.run(
+                ["umount", mount] if os.geteuid() == 0 else ["fusermount3", "-u", mount], check=True, timeout=20
+            )
             poll = select.poll()
             poll.register(ended, select.POLLIN)
             expect(poll.poll(20_000), "the daemon still runs 20 s after its unmount")
@@ -1182,19 +1387,23 @@ def a_kept_cache_costs_no_request():
         data = noise(8 * MiB, 1)
         (pair.at / "f").write_bytes(data)
         expect((pair.at / "f").read_bytes() == data, "the first read")
-        first = pair.mounted.tarnfs.stats()["read_requests"]
-        for _ in range(3):
+        asked = []
+        for _ in range(9):
+            before = pair.mounted.tarnfs.stats()["read_requests"]
             expect((pair.at / "f").read_bytes() == data, "a warm read")
-        expect_equal(pair.mounted.tarnfs.stats()["read_requests"], first, "read requests")
+            asked.append(pair.mounted.tarnfs.stats()["read_requests"] - before)
+        # The system may take back a page of its cache at any time; a cache that is not kept shows in every read.
+        expect_equal(sorted(asked)[4], 0, f"read requests, the median of {asked}")
         with open(pair.at / "f", "r+b") as file:
             file.seek(4 * MiB)
             file.write(b"new bytes")
-        expect_equal((pair.at / "f").read_bytes()[4 * MiB:4 * MiB + 9], b"new bytes", "what was written since")
+        expect_equal((pair.at / "f").read_bytes()[4 * MiB : 4 * MiB + 9], b"new bytes", "what was written since")
         os.truncate(pair.at / "f", 100)
         expect_equal((pair.at / "f").read_bytes(), data[:100], "what was cut since")
 
 
-# --- Running ------------------------------------------------------------------------------------------------------------------
+# --- Running ----------------------------------------------------------------------------------------------------------
+
 
 def run_case(name):
     function, timeout, _, needs = CASES[name]

@@ -72,7 +72,8 @@ class Watchdog:
 
 @contextlib.contextmanager
 def scratch_directory(need_bytes):
-    """A new directory in memory, so that no disk speaks: in /dev/shm, else on a tmpfs of its own, else where temporary files go."""
+    """A new directory in memory, so that no disk speaks: in /dev/shm, else on a tmpfs of its own, else on disk."""
+
     def free_bytes(path):
         try:
             status = os.statvfs(path)
@@ -85,8 +86,13 @@ def scratch_directory(need_bytes):
     own_tmpfs = False
     try:
         if not in_shm and os.geteuid() == 0:
-            own_tmpfs = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={need_bytes + 64 * MiB}", "tarnfs-scratch", path],
-                                       stderr=subprocess.DEVNULL).returncode == 0
+            own_tmpfs = (
+                subprocess.run(
+                    ["mount", "-t", "tmpfs", "-o", f"size={need_bytes + 64 * MiB}", "tarnfs-scratch", path],
+                    stderr=subprocess.DEVNULL,
+                ).returncode
+                == 0
+            )
         os.chmod(path, 0o755)
         yield path
     finally:
@@ -96,15 +102,15 @@ def scratch_directory(need_bytes):
 
 
 class Tarnfs:
-    """One tarnfs process on one mount point. Use it in a `with` block: however that ends, the mount and the process are gone."""
+    """One tarnfs process on one mount point. However the `with` block ends, the mount and the process are gone."""
 
     def __init__(self, program, source, mountpoint, *options, environment=None):
         self.source, self.mountpoint = pathlib.Path(source), pathlib.Path(mountpoint)
         self._command = [str(program), "--foreground", "--stats", *options, str(source), str(mountpoint)]
         self._environment = environment
-        self._log = ""                        # what the process has printed; guarded by _printed
+        self._log = ""  # what the process has printed; guarded by _printed
         self._printed = threading.Condition()
-        self._ended = False                   # it will print no more
+        self._ended = False  # it will print no more
         self.process = None
 
     @property
@@ -115,9 +121,13 @@ class Tarnfs:
         self.mountpoint.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             # Ends with us, even if we are killed; but not by the Ctrl-C that is meant for us, which unmounts in order.
-            ["setpriv", "--pdeathsig", "TERM", *self._command], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **(self._environment or {})})
+            ["setpriv", "--pdeathsig", "TERM", *self._command],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(self._environment or {})},
+        )
         _running.append(self.process)
         threading.Thread(target=self._listen, daemon=True).start()
         try:
@@ -155,7 +165,10 @@ class Tarnfs:
             start = len(self._log)
             self.send(signal.SIGUSR1)
             # It says them in one write, which a pipe does not split: with the first, all are there.
-            if not self._printed.wait_for(lambda: self._ended or "read_requests " in self._log[start:], timeout) or self._ended:
+            if (
+                not self._printed.wait_for(lambda: self._ended or "read_requests " in self._log[start:], timeout)
+                or self._ended
+            ):
                 raise MountError("its counters were not said")
             words = [line.split() for line in self._log[start:].splitlines()]
         return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
@@ -209,7 +222,9 @@ class Tarnfs:
                 changed.register(ended, select.POLLIN)
                 while not self._is_mounted():
                     if self.process.poll() is not None:
-                        raise MountError(f"{' '.join(self._command)}: ended with {self.process.returncode}: {self.log()}")
+                        raise MountError(
+                            f"{' '.join(self._command)}: ended with {self.process.returncode}: {self.log()}"
+                        )
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise MountError(f"was not mounted within {seconds} s: {self.log()}")
