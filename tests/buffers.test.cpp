@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/buffers.hpp>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/memory_store.hpp"
+
+using tarn::ConstBuffers;
+using tarn::MutableBuffers;
+using tarn_test::bytes_of;
+using tarn_test::text_of;
+using tarn_test::writable;
+using tarn_test::zeros;
+
+namespace {
+
+::iovec piece(std::string& text) { return {text.data(), text.size()}; }
+::iovec hole(std::size_t size_bytes) { return {const_cast<std::byte*>(tarn::detail::zero_area()), size_bytes}; }
+
+}  // namespace
+
+TEST_CASE("a view of pieces tells them, their order and their size", "[buffers]") {
+  std::string head = "head", tail = "tail!";
+  const std::vector<::iovec> pieces{piece(head), hole(3), piece(tail)};
+  const ConstBuffers buffers{pieces};
+
+  CHECK(buffers.count() == 3);
+  CHECK(buffers.size_bytes() == 12);
+  CHECK(text_of(buffers[0]) == "head");
+  CHECK(text_of(buffers[1]) == zeros(3));
+  CHECK(text_of(buffers[2]) == "tail!");
+  CHECK(buffers.iovecs().data() == pieces.data());
+  CHECK_FALSE(buffers.is_zero(0));
+  CHECK(buffers.is_zero(1));
+  CHECK_FALSE(buffers.is_zero(2));
+}
+
+TEST_CASE("a copy out stops at the shorter end, inside a piece if need be", "[buffers]") {
+  std::string head = "head", tail = "tail!";
+  const std::vector<::iovec> pieces{piece(head), hole(3), piece(tail)};
+  const ConstBuffers buffers{pieces};
+  const auto whole = "head" + zeros(3) + "tail!";
+
+  const auto size = GENERATE(0u, 1u, 4u, 5u, 7u, 8u, 12u, 20u);
+  std::string into(size, '?');
+  const auto copied = buffers.copy_to(writable(into));
+  CHECK(copied == std::min<std::size_t>(size, 12));
+  CHECK(into.substr(0, copied) == whole.substr(0, copied));
+  CHECK(into.substr(copied) == std::string(size - copied, '?'));
+}
+
+TEST_CASE("a copy in fills the pieces in order and touches nothing past what it has", "[buffers]") {
+  std::string head = "....", tail = ".....";
+  const std::vector<::iovec> pieces{piece(head), piece(tail)};
+  const MutableBuffers buffers{pieces};
+
+  CHECK(buffers.copy_from(bytes_of("abcdef")) == 6);
+  CHECK(head == "abcd");
+  CHECK(tail == "ef...");
+  CHECK(buffers.copy_from(bytes_of("0123456789")) == 9);
+  CHECK(head + tail == "012345678");
+}
+
+TEST_CASE("the zero area is told from the memory beside it", "[buffers]") {
+  const auto* const first = tarn::detail::zero_area();
+  CHECK(tarn::detail::in_zero_area(first));
+  CHECK(tarn::detail::in_zero_area(first + tarn::detail::zero_area_bytes - 1));
+  CHECK_FALSE(tarn::detail::in_zero_area(first + tarn::detail::zero_area_bytes));
+  CHECK(std::all_of(first, first + tarn::detail::zero_area_bytes, [](std::byte byte) { return byte == std::byte{}; }));
+}
+
+TEST_CASE("a view of nothing is empty", "[buffers]") {
+  CHECK(ConstBuffers{}.count() == 0);
+  CHECK(ConstBuffers{}.size_bytes() == 0);
+  std::string into = "?";
+  CHECK(ConstBuffers{}.copy_to(writable(into)) == 0);
+  CHECK(into == "?");
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/dirty_file_table.hpp>
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/shared_file.hpp"
+
+using namespace tarn_test;
+using tarn::FileState;
+
+namespace {
+
+struct Entry {
+  std::string path;
+  friend bool operator==(const Entry&, const Entry&) = default;
+};
+struct Named : WatchedFiles {
+  using Payload = Entry;
+};
+using Store = MemoryStore<Named>;
+using Table = tarn::DirtyFileTable<Named, Store>;
+using Metadata = tarn::MetadataFor<Named>;
+
+struct OneTable {
+  Events events;
+  tarn::ChunkPool<Named> pool{pool_options<Named>(16, 4 * MiB), WatchingObserver{&events}};
+  Store store;
+  Table table{pool, store};
+
+  ~OneTable() {
+    CHECK(store.complaints() == "");
+    table.clear();
+    pool.evict_clean();
+    CHECK(pool.stats().charged_bytes == 0);
+  }
+  Table::FilePtr add(std::uint64_t id, std::string path = {}) {
+    auto meta = Metadata::created(id);
+    meta.payload().path = std::move(path);
+    return table.find_or_add(meta);
+  }
+};
+
+std::string read(Table::File& file, std::size_t size_bytes) { return SharedFile<Named>::read(file, 0, size_bytes); }
+
+}  // namespace
+
+TEST_CASE("an unknown file is the table's answer, not an error", "[dirty_file_table]") {
+  OneTable t;
+  CHECK(t.table.find(5) == nullptr);
+  CHECK_FALSE(t.table.is_dirty(5));
+  CHECK(t.table.drop(5) == nullptr);
+  CHECK(t.table.dirty().empty());
+  CHECK(t.table.size() == 0);
+  CHECK(t.table.flush_all());
+}
+
+TEST_CASE("a file is made once, and is the same for whoever finds it", "[dirty_file_table]") {
+  OneTable t;
+  const auto file = t.add(5, "/a");
+  REQUIRE(file != nullptr);
+  CHECK(t.table.find(5) == file);
+  CHECK(t.add(5, "/other") == file);
+  CHECK(file->metadata().payload().path == "/a");
+  CHECK(t.table.size() == 1);
+}
+
+TEST_CASE("many threads that add one file get one file", "[dirty_file_table]") {
+  OneTable t;
+  std::vector<Table::FilePtr> found(4);
+  for (std::uint64_t id = 0; id < 50; ++id) {
+    Gate start;
+    start.close();
+    {
+      std::vector<Worker> workers;
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        workers.emplace_back(start, [&, i] {
+          start.pass();
+          found[i] = t.add(id);
+        });
+      }
+      REQUIRE(start.wait_for_arrivals(found.size()));
+      start.open();
+    }
+    REQUIRE(found[0] != nullptr);
+    for (const auto& file : found) CHECK(file == found[0]);
+  }
+  CHECK(t.table.size() == 50);
+}
+
+TEST_CASE("the dirty files are those with anything to store, and all of them are flushed", "[dirty_file_table]") {
+  OneTable t;
+  for (std::uint64_t id = 1; id <= 4; ++id) REQUIRE(t.add(id)->write(0, bytes_of("file " + std::to_string(id))));
+  REQUIRE(t.table.find(2)->flush());
+  auto dirty = t.table.dirty();
+  std::sort(dirty.begin(), dirty.end());
+  CHECK(dirty == std::vector<std::uint64_t>{1, 3, 4});
+  CHECK(t.table.is_dirty(1));
+  CHECK_FALSE(t.table.is_dirty(2));
+
+  t.store.fail_next(Store::Call::flush, 1, std::errc::no_space_on_device);
+  CHECK(t.table.flush_all().error().value() == ENOSPC);
+  CHECK(t.table.dirty().size() == 1);  // one failed, the others were stored all the same
+  REQUIRE(t.table.flush_all());
+  CHECK(t.table.dirty().empty());
+  for (std::uint64_t id = 1; id <= 4; ++id) CHECK(t.store.text(id) == "file " + std::to_string(id));
+}
+
+TEST_CASE("a new file that nobody has open is gone from table and pool when it is deleted", "[dirty_file_table]") {
+  OneTable t;
+  REQUIRE(t.add(1)->write(0, bytes_of("new")));
+  REQUIRE(t.table.find(1)->remove());
+  CHECK(t.pool.stats().chunks_held == 0);
+  CHECK(t.table.drop(1) != nullptr);
+  CHECK(t.table.find(1) == nullptr);
+  CHECK(t.table.size() == 0);
+  CHECK(t.pool.stats().charged_bytes == 0);
+  CHECK(t.events.lost == 0);
+}
+
+TEST_CASE("a stored or changed file that is deleted is one entry, in state deleted", "[dirty_file_table]") {
+  OneTable t;
+  t.store.put_pattern(1, 30);
+  const auto file = t.table.find_or_add(Metadata::from_store(1, 30));
+  if (GENERATE(false, true)) REQUIRE(file->write(3, bytes_of("changed")));
+  REQUIRE(file->remove());
+  CHECK(t.table.size() == 1);
+  CHECK(t.table.find(1)->metadata().state() == FileState::deleted);
+  CHECK_FALSE(t.table.is_dirty(1));
+  CHECK(t.table.find(1)->size() == 0);
+  CHECK(t.table.flush_all());
+  CHECK_FALSE(t.store.has(1));
+}
+
+TEST_CASE("files are found and erased by what their payload says", "[dirty_file_table]") {
+  OneTable t;
+  t.add(1, "/a/x");
+  t.add(2, "/b/y");
+  t.add(3, "/a/z");
+  const auto in_a = [](const Metadata& meta) { return meta.payload().path.starts_with("/a/"); };
+  const auto found = t.table.find_if([](const Metadata& meta) { return meta.payload().path == "/b/y"; });
+  REQUIRE(found != nullptr);
+  CHECK(found->metadata().id() == 2);
+  CHECK(t.table.find_if([](const Metadata& meta) { return meta.payload().path == "/c"; }) == nullptr);
+  CHECK(t.table.erase_if(in_a) == 2);
+  CHECK(t.table.size() == 1);
+  CHECK(t.table.erase_if(in_a) == 0);
+  t.table.clear();
+  CHECK(t.table.size() == 0);
+}
+
+TEST_CASE("a file lives through a call on it, also if it is dropped from the table meanwhile", "[dirty_file_table]") {
+  OneTable t;
+  t.store.put_pattern(1, 64);
+  const auto file = t.table.find_or_add(Metadata::from_store(1, 64));
+  std::string seen;
+  t.store.load_gate.close();
+  {
+    Worker reader{t.store.load_gate, [&] {
+                    const auto mine = t.table.find(1);
+                    seen = read(*mine, 64);
+                  }};
+    REQUIRE(t.store.load_gate.wait_for_arrivals());
+    CHECK(t.table.drop(1) != nullptr);
+    t.store.load_gate.open();
+  }
+  CHECK(seen == pattern(0, 64));
+}
+
+TEST_CASE("an id used again while loads of its old file are in flight: neither shows in the other",
+          "[dirty_file_table]") {
+  OneTable t;
+  t.store.put_pattern(1, 64);
+  auto old = t.table.find_or_add(Metadata::from_store(1, 64));
+  std::string seen;
+  t.store.load_gate.close();
+  Table::FilePtr young;
+  {
+    Worker reader{t.store.load_gate, [&, mine = old] { seen = read(*mine, 64); }};
+    REQUIRE(t.store.load_gate.wait_for_arrivals());
+    CHECK(t.table.drop(1) == old);
+    SECTION("the old one is removed") { REQUIRE(old->remove()); }
+    SECTION("the old one is removed, with bytes that nobody flushed") {
+      REQUIRE(old->write(60, bytes_of("lost")));
+      REQUIRE(old->remove());
+    }
+    young = t.add(1);
+    REQUIRE(young != old);
+    REQUIRE(young->truncate(64));
+    REQUIRE(young->write(0, bytes_of("young")));
+    t.store.load_gate.open();
+  }
+  INFO(seen);
+  CHECK((seen == pattern(0, 64) || seen.empty()));  // the old file's bytes, or it was gone
+  CHECK(read(*young, 64) == "young" + zeros(59));
+  old.reset();  // the last of the old file takes nothing of the new one
+  CHECK(read(*young, 64) == "young" + zeros(59));
+  CHECK(young->is_dirty());
+  REQUIRE(young->flush());
+  CHECK(t.store.text(1) == "young" + zeros(59));
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/eviction/clock.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+using Clock = tarn::ClockEviction;
+using Hook = Clock::Hook;
+
+namespace {
+
+/// Evicts one. Returns: its index; -1 for none.
+int evict(Clock& clock, std::vector<Hook>& hooks) {
+  int victim = -1;
+  clock.evict([&](Hook& hook) {
+    victim = static_cast<int>(&hook - hooks.data());
+    clock.remove(hook);
+    return true;
+  });
+  return victim;
+}
+
+}  // namespace
+
+TEST_CASE("what nobody touches goes in the order in which it came", "[eviction]") {
+  Clock clock;
+  std::vector<Hook> hooks(4);
+  for (auto& hook : hooks) clock.insert(hook);
+  CHECK(clock.count() == 4);
+  for (int i = 0; i < 4; ++i) CHECK(evict(clock, hooks) == i);
+  CHECK(evict(clock, hooks) == -1);
+  CHECK(clock.count() == 0);
+}
+
+TEST_CASE("what is touched stays longer than what is not, and the hotter the longer", "[eviction]") {
+  Clock clock;
+  std::vector<Hook> hooks(4);
+  for (auto& hook : hooks) clock.insert(hook);
+  Clock::touch(hooks[0]);
+  for (int i = 0; i < 100; ++i) Clock::touch(hooks[1]);  // counted up to 3
+  CHECK(evict(clock, hooks) == 2);
+  CHECK(evict(clock, hooks) == 3);
+  CHECK(evict(clock, hooks) == 0);
+  CHECK(evict(clock, hooks) == 1);
+}
+
+TEST_CASE("a full turn of offers ends, whether or not one is taken", "[eviction]") {
+  Clock clock;
+  std::vector<Hook> hooks(5);
+  for (auto& hook : hooks) clock.insert(hook);
+  for (auto& hook : hooks) {
+    for (int i = 0; i < 3; ++i) Clock::touch(hook);
+  }
+  std::set<Hook*> offered;
+  int offers = 0;
+  CHECK_FALSE(clock.evict([&](Hook& hook) {
+    offered.insert(&hook);
+    ++offers;
+    return false;
+  }));
+  CHECK(offered.size() == 5);  // even the hottest
+  CHECK(offers <= 4 * 5);
+  CHECK(clock.count() == 5);
+}
+
+TEST_CASE("a removal keeps the others' order, wherever the hand is", "[eviction]") {
+  Clock clock;
+  std::vector<Hook> hooks(4);
+  for (auto& hook : hooks) clock.insert(hook);
+  clock.remove(hooks[0]);  // under the hand
+  clock.remove(hooks[2]);
+  clock.insert(hooks[0]);  // now the last
+  CHECK(evict(clock, hooks) == 1);
+  CHECK(evict(clock, hooks) == 3);
+  CHECK(evict(clock, hooks) == 0);
+  CHECK(clock.count() == 0);
+}
+
+TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of others", "[eviction]", Heap, Arena) {
+  const bool by_write = GENERATE(false, true);
+  OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
+  const std::uint64_t C = 65536, hot = 200;
+  file.become_stored(400 * C);
+  REQUIRE(file.read(hot * C, static_cast<std::size_t>(C)) == pattern(hot * C, C));
+  std::uint64_t lost = 0;
+  for (std::uint64_t i = 0; i < 150; ++i) {
+    if (!file.pool.contains(file.meta, hot)) ++lost;
+    if (by_write) {  // a write-hot chunk counts as used, though each of its flushes makes it clean anew
+      REQUIRE(file.write(hot * C, "hot"));
+      REQUIRE(file.write(hot * C, "hot"));
+      REQUIRE(file.flush());
+    }
+    for (int reads = 0; reads < 2; ++reads) {
+      if (!by_write && file.read(hot * C + 5, 10) != pattern(hot * C + 5, 10)) ++lost;
+    }
+    if (file.read(i * C, static_cast<std::size_t>(C)).size() != C) ++lost;
+  }
+  CHECK(file.pool.stats().evictions > 50);
+  CHECK(lost == 0);
+}
+
+TEST_CASE("a touch takes as many steps among a million hooks as among a hundred", "[eviction]") {
+  // By its type: a touch sees one hook and nothing else, so it has no way to look at the others.
+  STATIC_REQUIRE(std::is_same_v<decltype(&Clock::touch), void (*)(Hook&) noexcept>);
+  STATIC_REQUIRE(Clock::max_heat == 3);
+  for (const std::size_t count : {100u, 1000000u}) {
+    Clock clock;
+    std::vector<Hook> hooks(count);
+    for (auto& hook : hooks) clock.insert(hook);
+    auto& hook = hooks[count / 2];
+    auto* const next = hook.next;
+    auto* const previous = hook.previous;
+    for (int i = 1; i <= 5; ++i) {
+      Clock::touch(hook);
+      CHECK(hook.heat.load() == std::min(i, 3));
+    }
+    CHECK(hook.next == next);  // nothing moves
+    CHECK(hook.previous == previous);
+  }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/result.hpp>
+
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "support/catch.hpp"
+
+using tarn::fail;
+using tarn::Result;
+
+namespace {
+
+template <class E>
+std::error_code code_of(const E& exception) {
+  try {
+    throw exception;
+  } catch (...) {
+    return tarn::detail::current_exception_code();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a result is a value or an error, never both and never neither", "[result]") {
+  const Result<std::string> value = "five";
+  REQUIRE(value.has_value());
+  CHECK(static_cast<bool>(value));
+  CHECK(*value == "five");
+  CHECK(value->size() == 4);
+  CHECK_FALSE(value.error());
+
+  const Result<std::string> failure = fail(std::errc::no_such_file_or_directory);
+  CHECK_FALSE(failure.has_value());
+  CHECK_FALSE(static_cast<bool>(failure));
+  CHECK(failure.error() == std::errc::no_such_file_or_directory);
+  CHECK(failure.error().value() == ENOENT);
+  CHECK(failure.error().category() == std::generic_category());
+}
+
+TEST_CASE("a result of nothing is success or an error", "[result]") {
+  CHECK(Result<>{}.has_value());
+  CHECK_FALSE(Result<>{}.error());
+  const Result<> failure = fail(std::errc::io_error);
+  CHECK_FALSE(failure.has_value());
+  CHECK(failure.error().value() == EIO);
+}
+
+TEST_CASE("a value that only moves goes through a result", "[result]") {
+  Result<std::unique_ptr<int>> held = std::make_unique<int>(5);
+  const auto taken = std::move(held).value();
+  CHECK(*taken == 5);
+}
+
+TEST_CASE("an exception becomes the errno that it carries, memory ENOMEM, and anything else EIO", "[result]") {
+  CHECK(code_of(std::system_error{ENOSPC, std::generic_category()}).value() == ENOSPC);
+  const auto from_system = code_of(std::system_error{ENOSPC, std::system_category()});
+  CHECK(from_system.value() == ENOSPC);
+  CHECK(from_system.category() == std::generic_category());
+  CHECK(code_of(std::bad_alloc{}).value() == ENOMEM);
+  CHECK(code_of(std::runtime_error{"no"}).value() == EIO);
+  CHECK(code_of(5).value() == EIO);
+  CHECK(code_of(std::system_error{std::error_code{}}).value() == EIO);
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/store.hpp>
+
+#include <array>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+using tarn::FlushStatus;
+using Outcome = tarn::FlushOutcome<Heap>;
+using Call = MemoryStore<Heap>::Call;
+
+namespace {
+
+struct LoadOnly {
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>&) { return std::size_t{0}; }
+};
+
+/// Calls the pool for another file from inside a load and a flush of this one.
+struct Reentrant {
+  MemoryStore<Heap>& store;
+  tarn::ChunkPool<Heap>& pool;
+  tarn::MetadataFor<Heap>& other;
+  int wrong = 0;
+
+  void use_the_pool() {
+    std::string into(10, '?');
+    const auto n = tarn::read_range(pool, other, 0, writable(into), store);
+    if (!n || into != pattern(0, 10, 8)) ++wrong;
+    if (!tarn::write_range(pool, other, 20, bytes_of("from inside"))) ++wrong;
+    if (!tarn::flush(pool, other, store)) ++wrong;
+  }
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+    use_the_pool();
+    return store.load(request);
+  }
+  Outcome flush(const tarn::FlushRequest<Heap>& request) {
+    use_the_pool();
+    return store.flush(request);
+  }
+  tarn::Result<> remove(const std::uint64_t& id) { return store.remove(id); }
+};
+
+}  // namespace
+
+TEST_CASE("what a store must have is checked by name", "[store]") {
+  STATIC_REQUIRE(tarn::ChunkStore<MemoryStore<Heap>, Heap>);
+  STATIC_REQUIRE(tarn::ChunkLoader<LoadOnly, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkFlusher<LoadOnly, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<LoadOnly, Heap>);
+}
+
+TEST_CASE("an outcome is one of five, and one that is not ok always has an error", "[store]") {
+  CHECK(Outcome::stored().ok());
+  CHECK(Outcome::durable().ok());
+  CHECK_FALSE(Outcome::stored().error());
+  const auto failed = Outcome::failed(std::make_error_code(std::errc::no_space_on_device));
+  CHECK_FALSE(failed.ok());
+  CHECK(failed.error().value() == ENOSPC);
+  CHECK(Outcome::failed({}).error().value() == EIO);
+  CHECK(Outcome::unknown({}).error().value() == EIO);
+  CHECK(Outcome::conflict().error().value() == ESTALE);
+  CHECK(Outcome::conflict().status() == FlushStatus::conflict);
+
+  const auto with = Outcome::durable().with_version(5).with_content(3, {.bytes = {std::byte{1}}});
+  CHECK(with.status() == FlushStatus::durable);
+  CHECK(with.version() == 5);
+  REQUIRE(with.content().size() == 1);
+  CHECK(with.content()[0].first == 3);
+}
+
+TEST_CASE("the pieces of a flush come in order, zeros of the zero area a mebibyte at most, none across a range",
+          "[store]") {
+  std::string a = "data", b = "more";
+  const std::array<::iovec, 2> data{{{a.data(), 4}, {b.data(), 4}}};
+  const std::array<tarn::FlushRange, 3> ranges{{{range(10, 18), false}, {range(18, 20), true},
+                                                {range(100, 100 + 2 * MiB + 5), true}}};
+  const std::uint64_t id = 7;
+  const tarn::FlushRequest<Heap> request{.file = &id, .size_bytes = 4 * MiB, .store_size_bound_bytes = 0, .version = 0,
+                                         .generation = 1, .ranges = ranges, .data = data};
+  std::string pieces;
+  request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> piece, bool zero) {
+    pieces += std::to_string(offset) + '+' + std::to_string(piece.size()) + (zero ? " zero\n" : " " + text_of(piece) + '\n');
+    if (zero && !tarn::detail::in_zero_area(piece.data())) pieces += "not of the zero area\n";
+  });
+  CHECK(pieces == "10+4 data\n14+4 more\n18+2 zero\n100+1048576 zero\n1048676+1048576 zero\n2097252+5 zero\n");
+}
+
+TEST_CASE("a load that errs, throws, or answers another number of bytes is one error, and the next try starts fresh",
+          "[store]") {
+  OneFile<Heap> file{GENERATE(any_sizes())};
+  const auto size = static_cast<std::size_t>(2 * file.C);
+  file.become_stored(size);
+  struct Trouble {
+    int why;
+    void (*arrange)(MemoryStore<Heap>&);
+  };
+  const auto trouble = GENERATE(values<Trouble>({
+      {ENETDOWN, [](auto& store) { store.fail_next(Call::load, 1, std::errc::network_down); }},
+      {EIO, [](auto& store) { store.throw_next(Call::load); }},
+      {EIO, [](auto& store) { store.answer_short_next(); }},
+      {EIO, [](auto& store) { store.answer_long_next(); }},
+  }));
+  trouble.arrange(file.store);
+  std::string into(size, '?');
+  CHECK(tarn::read_range(file.pool, file.meta, 0, writable(into), file.store).error().value() == trouble.why);
+  CHECK(file.pool.stats().chunks_held == 0);
+  CHECK(file.read_all() == pattern(0, size));
+  CHECK(file.pool.stats().charged_bytes > 0);
+}
+
+TEST_CASE("a store may use the pool for another file", "[store]") {
+  OneFile<Heap> file{GENERATE(any_sizes())};
+  file.become_stored(100);
+  auto other = OneFile<Heap>::Metadata::from_store(8, 40, {.part_bytes = file.P});
+  file.store.put_pattern(8, 40, 8);
+  Reentrant store{file.store, file.pool, other};
+  std::string into(100, '?');
+  REQUIRE(tarn::read_range(file.pool, file.meta, 0, writable(into), store));
+  CHECK(into == pattern(0, 100));
+  REQUIRE(file.write(10, "changed"));
+  REQUIRE(tarn::flush(file.pool, file.meta, store));
+  CHECK(store.wrong == 0);
+  CHECK(file.store.text(file.id, 8, 11) == pattern(8, 2) + "changed" + pattern(17, 2));
+  CHECK(file.store.text(8, 18, 15) == pattern(18, 2, 8) + "from inside" + pattern(31, 2, 8));
+  file.pool.drop(other);
+}
+
+TEST_CASE("a load is told the version that the metadata holds, and ESTALE is passed on", "[store]") {
+  OneFile<Heap> file{GENERATE(any_sizes())};
+  file.store.keep_versions();
+  REQUIRE(file.write(0, "one"));
+  REQUIRE(file.flush());
+  CHECK(file.meta.version() == file.store.counts().flushes);
+  file.pool.evict_clean();
+  CHECK(file.read_all() == "one");
+
+  file.pool.evict_clean();
+  file.meta.set_version(0);  // somebody else has stored another version since
+  std::string into(3, '?');
+  CHECK(tarn::read_range(file.pool, file.meta, 0, writable(into), file.store).error().value() == ESTALE);
+}
+
+TEST_CASE("generations rise over all files of a pool", "[store]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
+  auto other = OneFile<Heap>::Metadata::created(8, {.part_bytes = file.P});
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(file.write(0, "x"));
+    REQUIRE(file.flush());
+    REQUIRE(tarn::write_range(file.pool, other, 0, bytes_of("y")));
+    REQUIRE(tarn::flush(file.pool, other, file.store));
+  }
+  const auto flushed = file.store.flushed();
+  REQUIRE(flushed.size() == 6);
+  for (std::size_t i = 1; i < flushed.size(); ++i) CHECK(flushed[i].generation > flushed[i - 1].generation);
+  file.pool.drop(other);
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A gate holds the threads that come to it until it is opened, so that a test decides how calls interleave instead of
+// hoping for it.
+//
+// Thread safety: every call from any thread. Waiting ends at a deadline, far beyond what any test needs: a deadlock
+// then fails the test that found it.
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+namespace tarn_test {
+
+inline constexpr std::chrono::seconds deadline{60};
+
+class Gate {
+ public:
+  void close() {
+    std::lock_guard lock{mutex_};
+    open_ = false;
+    arrivals_ = 0;
+  }
+  void open() {
+    std::lock_guard lock{mutex_};
+    open_ = true;
+    changed_.notify_all();
+  }
+  /// Goes through, when the gate is open. Returns: whether it opened before the deadline.
+  bool pass() {
+    std::unique_lock lock{mutex_};
+    ++arrivals_;
+    changed_.notify_all();
+    return changed_.wait_for(lock, deadline, [&] { return open_; });
+  }
+  /// Waits until `count` threads have come since the gate was closed. Returns: whether they did before the deadline.
+  [[nodiscard]] bool wait_for_arrivals(std::size_t count = 1) {
+    std::unique_lock lock{mutex_};
+    return changed_.wait_for(lock, deadline, [&] { return arrivals_ >= count; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = true;
+  std::size_t arrivals_ = 0;
+};
+
+/// A thread that is joined when it goes out of scope, also when an assertion ends the test; `before_join` (opening the
+/// gate that holds it, say) comes first then.
+class Worker {
+ public:
+  template <class F>
+  explicit Worker(F f) : thread_{std::move(f)} {}
+  template <class F>
+  Worker(Gate& held_by, F f) : gate_{&held_by}, thread_{std::move(f)} {}
+  Worker(Worker&&) = default;
+  ~Worker() {
+    if (gate_ != nullptr) gate_->open();
+    join();
+  }
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  Gate* gate_ = nullptr;
+  std::thread thread_;
+};
+
+}  // namespace tarn_test
