@@ -188,7 +188,7 @@ std::variant<Options, UsageError, Information> parse_options(std::span<const cha
       return UsageError{std::string{name} + " takes no value"};
     }
     if (!known->set(options, value)) {
-      return UsageError{"'" + std::string{value} + "' is no value for " + std::string{name}};
+      return UsageError{std::string{name} + " does not take '" + std::string{value} + "'"};
     }
   }
   if (operands.size() != 2) return UsageError{"SOURCE and MOUNTPOINT are needed, and nothing else (see --help)"};
