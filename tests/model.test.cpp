@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -50,15 +51,15 @@ struct ArenaTraits : tarn::DefaultTraits {
 
 // How often the runs came where bytes get lost.
 struct Reach {
-  std::uint64_t evicted_then_read = 0;         // a read loaded what had been evicted
-  std::uint64_t landed_late = 0;               // a load ended well after its bytes were changed
-  std::uint64_t failed_with_new_writes = 0;    // a flush failed after bytes it had taken were changed
-  std::uint64_t refused = 0;                   // no room
-  std::uint64_t moved = 0;                     // a write met a chunk in flush
-  std::uint64_t uncached = 0;                  // a read went past the pool
-  std::uint64_t flushed_whole = 0;             // the store's image was compared as a whole
-  std::uint64_t settled_with_new_writes = 0;   // a flush ended well after bytes it had taken were changed
-  std::uint64_t dropped_in_flight = 0;         // a flush ended after its file was dropped
+  std::uint64_t evicted_then_read = 0;        // a read loaded what had been evicted
+  std::uint64_t landed_late = 0;              // a load ended well after its bytes were changed
+  std::uint64_t failed_with_new_writes = 0;   // a flush failed after bytes it had taken were changed
+  std::uint64_t refused = 0;                  // no room
+  std::uint64_t moved = 0;                    // a write met a chunk in flush
+  std::uint64_t uncached = 0;                 // a read went past the pool
+  std::uint64_t flushed_whole = 0;            // the store's image was compared as a whole
+  std::uint64_t settled_with_new_writes = 0;  // a flush ended well after bytes it had taken were changed
+  std::uint64_t dropped_in_flight = 0;        // a flush ended after its file was dropped
 };
 Reach reach;
 
@@ -116,8 +117,8 @@ class World {
     std::uint64_t id = 0;
     std::unique_ptr<Face> face;
     ModelBytes bytes;
-    bool evicted = false;     // clean bytes were evicted since the last load
-    bool in_change = false;   // a write of several windows is half in: the bytes here are behind
+    bool evicted = false;    // clean bytes were evicted since the last load
+    bool in_change = false;  // a write of several windows is half in: the bytes here are behind
     std::uint64_t changes = 0;
     bool watched = false;  // by a call under way: every state since it began is kept
     std::vector<ModelBytes> states;
@@ -145,47 +146,74 @@ class World {
 
   // ---- the steps
 
-  void one_step(File& file) {
-    switch (random_.below(52)) {
-      case 0: case 1: case 2: case 3: case 4: case 5: case 6: case 7: return read(file);
-      case 8: case 9: case 10: case 11: case 12: return view(file);
-      case 13: case 14: return try_read(file);
-      case 15: case 16: case 17: case 18: case 19: case 20: case 21: return write(file);
-      case 22: case 23: case 24: return fill(file);
-      case 25: return append(file);
-      case 26: case 27: case 28: return truncate(file);
-      case 29: case 30: case 31: return zero(file);
-      case 32: case 33: case 34: case 35: return flush(file);
-      case 36: case 37: return begin_job(file);
-      case 38: case 39: case 40: return finish_job(file);
-      case 41: case 42: return evict();
-      case 43: return pin(file);
-      case 44: return check_pins();
-      case 45: return unpin();
-      case 46: return content(file);
-      case 47: return invalidate_content(file);
-      case 48: return random_.one_in(2) ? invalidate(file) : mark_flushed(file);
-      case 49: return random_.one_in(3) ? discard(file) : past_the_end(file);
-      case 50: return random_.one_in(3) ? remove(file) : flush_and_evict(file);
-      default: return random_.one_in(3) ? reopen(file) : content(file);
+  // What may come next, and how often.
+  struct Act {
+    std::uint64_t weight;
+    void (World::*act)(File&);
+  };
+  void one_of(std::initializer_list<Act> acts, File& file) {
+    std::uint64_t all = 0;
+    for (const auto& [weight, act] : acts) all += weight;
+    auto at = random_.below(all);
+    for (const auto& [weight, act] : acts) {
+      if (at < weight) return (this->*act)(file);
+      at -= weight;
     }
+  }
+  void one_step(File& file) {
+    one_of({{24, &World::read},
+            {15, &World::view},
+            {6, &World::try_read},
+            {21, &World::write},
+            {9, &World::fill},
+            {3, &World::append},
+            {9, &World::truncate},
+            {9, &World::zero},
+            {12, &World::flush},
+            {6, &World::begin_job},
+            {9, &World::finish_job},
+            {6, &World::evict},
+            {3, &World::pin},
+            {3, &World::check_pins},
+            {3, &World::unpin},
+            {5, &World::content},
+            {3, &World::invalidate_content},
+            {2, &World::invalidate},
+            {2, &World::mark_flushed},
+            {1, &World::discard},
+            {2, &World::past_the_end},
+            {1, &World::remove},
+            {1, &World::reopen},
+            {2, &World::flush_and_evict}},
+           file);
   }
 
   // From inside the store: a call that another thread might have made. Not one that waits for a flush in flight, which
-  // may be the one it is in.
+  // may be the one it is in, nor one that ends a file that others share.
   void nested(File& file, bool in_load) {
-    const bool can_wait = in_load || !Face::is_shared;
-    switch (random_.below(14)) {
-      case 0: case 1: case 2: return write(file);
-      case 3: return fill(file);
-      case 4: case 5: return truncate(file);
-      case 6: case 7: return zero(file);
-      case 8: return evict();
-      case 9: return in_load ? invalidate_content(file) : read(file);
-      case 10: return in_load ? flush(file) : try_read(file);
-      case 11: return can_wait ? discard(file) : try_read(file);
-      case 12: return Face::is_shared ? try_read(file) : in_load ? reopen(file) : begin_job(file);
-      default: return can_wait ? invalidate(file) : try_read(file);
+    if (in_load) {
+      one_of({{3, &World::write},
+              {1, &World::fill},
+              {2, &World::truncate},
+              {2, &World::zero},
+              {1, &World::evict},
+              {1, &World::invalidate_content},
+              {1, &World::flush},
+              {1, &World::discard},
+              {1, &World::invalidate},
+              {1, Face::is_shared ? &World::try_read : &World::reopen}},
+             file);
+    } else {
+      one_of({{3, &World::write},
+              {1, &World::fill},
+              {2, &World::truncate},
+              {2, &World::zero},
+              {1, &World::evict},
+              {1, &World::read},
+              {1, &World::try_read},
+              {1, Face::is_shared ? &World::try_read : &World::discard},
+              {1, Face::is_shared ? &World::try_read : &World::begin_job}},
+             file);
     }
   }
 
@@ -386,7 +414,7 @@ class World {
 
   void flush_and_evict(File& file) {
     flush(file);
-    evict();
+    evict(file);
   }
 
   void begin_job(File& file) {
@@ -448,7 +476,8 @@ class World {
       if (changed) return;
       const auto dirty = pool_.dirty_extents(file.face->meta);
       for (const auto& [range, is_zero] : ranges) {
-        require(!dirty.intersects(range) && file.face->meta.stored().contains(range), "a job settled less than it took");
+        require(!dirty.intersects(range) && file.face->meta.stored().contains(range),
+                "a job settled less than it took");
       }
     }
   }
@@ -475,7 +504,7 @@ class World {
     }
   }
 
-  void evict() {
+  void evict(File&) {
     auto& result = note("evict_clean", files_[0], {});
     const auto count = pool_.evict_clean();
     result = static_cast<std::int64_t>(count);
@@ -591,19 +620,18 @@ class World {
     if (!pinned) return require(pinned.error() == std::errc::no_such_file_or_directory, "a pin of what is not there");
     pins_.push_back({std::move(*pinned), &file, chunk, file.changes});
   }
-  void unpin() {
+  void unpin(File&) {
     if (pins_.empty()) return;
     std::swap(pins_[random_.below(pins_.size())], pins_.back());
     pins_.pop_back();
   }
-  void check_pins() {
+  void check_pins(File&) {
     for (auto& [pin, file, chunk, changes] : pins_) {
       const auto first = random_.below(config_.chunk_bytes);
       const auto in_chunk = ByteRange::between(first, first + random_.below(config_.chunk_bytes - first) + 1);
       const auto shown = pin.with_data(in_chunk, [&, of = file, number = chunk](std::span<const std::byte> bytes) {
         const auto offset = number * config_.chunk_bytes + in_chunk.offset();
-        return offset + bytes.size() <= of->bytes.size() &&
-               std::equal(bytes.begin(), bytes.end(), at(*of, offset));
+        return offset + bytes.size() <= of->bytes.size() && std::equal(bytes.begin(), bytes.end(), at(*of, offset));
       });
       if (!shown) {
         require(shown.error() == std::errc::no_message_available, "with_data");
@@ -685,9 +713,9 @@ class World {
     if (!may_nest_ || depth_ != 0) return;
     auto& file = of(*request.file);
     const bool failing = flush_fails_;
-    const auto range = request.ranges.empty()
-                           ? ByteRange{}
-                           : ByteRange::between(request.ranges.front().range.offset(), request.ranges.back().range.end());
+    const auto range = request.ranges.empty() ? ByteRange{}
+                                              : ByteRange::between(request.ranges.front().range.offset(),
+                                                                   request.ranges.back().range.end());
     auto* const outer = std::exchange(flushing_, &file);
     if (between(range, file, false)) ++(failing ? reach.failed_with_new_writes : reach.settled_with_new_writes);
     flushing_ = outer;
@@ -736,7 +764,8 @@ class World {
   void check_bytes(const char* what, File& file, ByteRange range, std::span<const std::byte> seen, bool may_be_short) {
     const auto inside = range.intersect(ByteRange::between(0, file.bytes.size()));
     const auto size = range.offset() < file.bytes.size() ? inside.size_bytes() : 0;
-    require(seen.size() == size || (may_be_short && seen.size() < size), std::string{what} + " is too short or too long");
+    require(seen.size() == size || (may_be_short && seen.size() < size),
+            std::string{what} + " is too short or too long");
     if (seen.size() <= size && !seen.empty()) {
       require(std::equal(seen.begin(), seen.end(), at(file, range.offset())), std::string{what} + " shows other bytes");
     }
@@ -745,7 +774,8 @@ class World {
   void check_bytes_of_any_state(File& file, ByteRange range, std::span<const std::byte> seen, bool may_be_short) {
     std::uint64_t least = UINT64_MAX, most = 0;
     for (const auto& state : file.states) {
-      const auto size = range.offset() >= state.size() ? 0 : std::min<std::uint64_t>(range.end(), state.size()) - range.offset();
+      const auto size =
+          range.offset() >= state.size() ? 0 : std::min<std::uint64_t>(range.end(), state.size()) - range.offset();
       least = std::min(least, size);
       most = std::max(most, size);
     }
@@ -1031,11 +1061,21 @@ class World {
     offset = std::min(offset, end);
     std::uint64_t size = 0;
     switch (random_.below(6)) {
-      case 0: case 1: size = random_.below(5); break;
-      case 2: size = chunk; break;
-      case 3: size = chunk - std::min<std::uint64_t>(chunk, 1 + random_.below(3)) + random_.below(5); break;
-      case 4: size = random_.below(3 * chunk + 1); break;
-      default: size = random_.below(config_.chunk_bytes > 4096 ? chunk : end + 1);
+      case 0:
+      case 1:
+        size = random_.below(5);
+        break;
+      case 2:
+        size = chunk;
+        break;
+      case 3:
+        size = chunk - std::min<std::uint64_t>(chunk, 1 + random_.below(3)) + random_.below(5);
+        break;
+      case 4:
+        size = random_.below(3 * chunk + 1);
+        break;
+      default:
+        size = random_.below(config_.chunk_bytes > 4096 ? chunk : end + 1);
     }
     return ByteRange::between(offset, offset + std::min(size, end - offset));
   }
@@ -1065,10 +1105,10 @@ class World {
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t default_steps = 150'000;
+constexpr std::uint64_t default_steps = 500'000;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr std::uint64_t default_steps = 150'000;
+constexpr std::uint64_t default_steps = 500'000;
 #else
 constexpr std::uint64_t default_steps = 1'000'000;
 #endif

@@ -203,7 +203,8 @@ struct World {
 
   struct Watched {
     Watched(tarn::ChunkPool<Traits>& pool, Store& store, std::uint64_t number)
-        : id{number}, file{pool, tarn::MetadataFor<Traits>::created(number, {.part_bytes = 4 * pool.chunk_bytes()}), store} {}
+        : id{number},
+          file{pool, tarn::MetadataFor<Traits>::created(number, {.part_bytes = 4 * pool.chunk_bytes()}), store} {}
     const std::uint64_t id;
     File file;
     std::array<std::atomic<std::uint64_t>, groups> begun{}, done{};
@@ -326,8 +327,8 @@ struct World {
     check(watched, before, offset, std::span{into}.first(*n), read_end, false);
   }
   void view(Watched& watched, ModelRandom& random) {
-    // Whole cells: a view at any byte would have parts of cells loaded, and a read that finds no room takes what is held
-    // first and loads what is not after that, so it may well see two states of a cell.
+    // Whole cells: a view at any byte would have parts of cells loaded, and a read that finds no room takes what is
+    // held first and loads what is not after that, so it may well see two states of a cell.
     const auto size = (1 + random.below(pool.window_bytes() / cell_bytes)) * cell_bytes;
     const auto offset = random.below(file_bytes / cell_bytes) * cell_bytes;
     std::vector<std::byte> seen;
@@ -364,7 +365,8 @@ struct World {
     if (!pinned) return;
     if (random.one_in(8)) std::this_thread::yield();
     std::vector<std::byte> seen;
-    const auto shown = pinned->with_data([&](std::span<const std::byte> bytes) { seen.assign(bytes.begin(), bytes.end()); });
+    const auto shown =
+        pinned->with_data([&](std::span<const std::byte> bytes) { seen.assign(bytes.begin(), bytes.end()); });
     if (!shown) {
       if (shown.error() != std::errc::no_message_available) findings.add("with_data failed");
       return;
@@ -441,9 +443,7 @@ struct World {
         random.one_in(3) ? view(watched, random) : random.one_in(2) ? read(watched, random) : try_read(watched, random);
       });
     }
-    add([this](Watched& watched, ModelRandom& random) {
-      random.one_in(4) ? flush(watched) : pin(watched, random);
-    });
+    add([this](Watched& watched, ModelRandom& random) { random.one_in(4) ? flush(watched) : pin(watched, random); });
     add([this](Watched& watched, ModelRandom& random) { look_around(watched, random); });
     start.open();
     for (auto& worker : workers) worker.join();
@@ -650,8 +650,8 @@ TEST_CASE("a load that fails because its bytes were cut off meanwhile does not f
 }
 
 TEST_CASE("files of the same content in opposite order are read while missing bytes of both pieces land", "[stress]") {
-  // Reader A has x and comes to y, reader B has y and comes to x, and at both a landing load waits for its reader to go.
-  // A piece in the middle of each file (z, w) keeps the readers between their two pieces until the loads wait.
+  // Reader A has x and comes to y, reader B has y and comes to x, and at both a landing load waits for its reader to
+  // go. A piece in the middle of each file (z, w) keeps the readers between their two pieces until the loads wait.
   using Id = tarn::Digest<16>;
   using State = tarn::detail::ChunkState;
   const auto id_of = [](int number) {

@@ -42,16 +42,17 @@ template <class Condition>
 }  // namespace
 
 TEST_CASE("which words are legal is what the note says", "[chunk_state]") {
-  for (const auto word : {std::uint64_t{0}, pin, pin + shared, pin + ChunkState::exclusive, ChunkState::dirty,
-                          ChunkState::detached, pin + ChunkState::in_flush + ChunkState::dirty,
-                          pin + shared + ChunkState::pending + ChunkState::parked, pin + ChunkState::detached,
-                          pin + ChunkState::in_flush + ChunkState::detached, ChunkState::pin_guard - 1,
-                          pin + (ChunkState::shared_guard - ChunkState::shared_one)}) {
+  for (const auto word :
+       {std::uint64_t{0}, pin, pin + shared, pin + ChunkState::exclusive, ChunkState::dirty, ChunkState::detached,
+        pin + ChunkState::in_flush + ChunkState::dirty, pin + shared + ChunkState::pending + ChunkState::parked,
+        pin + ChunkState::detached, pin + ChunkState::in_flush + ChunkState::detached, ChunkState::pin_guard - 1,
+        pin + (ChunkState::shared_guard - ChunkState::shared_one)}) {
     CAPTURE(word);
     CHECK(ChunkState::legal(word));
   }
-  for (const auto word : {shared, ChunkState::exclusive, ChunkState::in_flush, pin + shared + ChunkState::exclusive,
-                          ChunkState::detached + ChunkState::dirty, ChunkState::pin_guard, pin + ChunkState::shared_guard}) {
+  for (const auto word :
+       {shared, ChunkState::exclusive, ChunkState::in_flush, pin + shared + ChunkState::exclusive,
+        ChunkState::detached + ChunkState::dirty, ChunkState::pin_guard, pin + ChunkState::shared_guard}) {
     CAPTURE(word);
     CHECK_FALSE(ChunkState::legal(word));
   }

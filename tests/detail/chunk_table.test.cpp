@@ -24,8 +24,14 @@ constexpr std::uint64_t whole_budget_bytes = std::uint64_t{1} << 30;
 
 // Indices in a few crowds far apart, and at their borders.
 std::uint64_t any_index(std::mt19937_64& random) {
-  constexpr std::uint64_t crowds[] = {0, 1u << 5, 1u << 10, 1u << 20, std::uint64_t{1} << 35, std::uint64_t{1} << 57,
-                                      std::uint64_t{1} << 63, std::numeric_limits<std::uint64_t>::max() - 40};
+  constexpr std::uint64_t crowds[] = {0,
+                                      1u << 5,
+                                      1u << 10,
+                                      1u << 20,
+                                      std::uint64_t{1} << 35,
+                                      std::uint64_t{1} << 57,
+                                      std::uint64_t{1} << 63,
+                                      std::numeric_limits<std::uint64_t>::max() - 40};
   const auto base = crowds[random() % std::size(crowds)];
   const auto shift = random() % 70;
   return random() % 2 == 0 && base > shift ? base - shift : base + shift % 40;
@@ -102,13 +108,15 @@ TEST_CASE("a chunk table finds what a map finds", "[chunk_table]") {
         case 4:
           if (twin.reserved.empty()) break;
           {
-            const auto at = *std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size()));
+            const auto at =
+                *std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size()));
             if (twin.held.count(at) == 0) twin.insert(at);
           }
           break;
         case 5:
           if (twin.reserved.empty()) break;
-          twin.unreserve(*std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size())));
+          twin.unreserve(
+              *std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size())));
           break;
         case 6:
           if (twin.held.empty()) break;
@@ -166,7 +174,8 @@ TEST_CASE("a place reserved twice stays until both reservations are gone", "[chu
 TEST_CASE("a reserve that the budget refuses midway changes nothing", "[chunk_table]") {
   // Every budget from none to enough, for a first chunk, a far one, and one that grows the tree upwards.
   for (const auto first : {std::uint64_t{0}, std::uint64_t{40}, std::uint64_t{1} << 20, std::uint64_t{1} << 57}) {
-    for (const auto second : {std::uint64_t{33}, std::uint64_t{1} << 12, std::uint64_t{1} << 40, std::uint64_t{1} << 63}) {
+    for (const auto second :
+         {std::uint64_t{33}, std::uint64_t{1} << 12, std::uint64_t{1} << 40, std::uint64_t{1} << 63}) {
       CAPTURE(first, second);
       bool refused_once = false, taken_once = false;
       for (std::uint64_t nodes = 0; nodes <= 30; ++nodes) {

@@ -154,9 +154,10 @@ class ModelStore {
         if (zero || part == last) continue;
         last = part;
         const auto first = static_cast<std::ptrdiff_t>(part * part_bytes);
-        const auto end = static_cast<std::ptrdiff_t>(std::min<std::uint64_t>((part + 1) * part_bytes, image.bytes.size()));
-        stored = std::move(stored).with_content(
-            part, name_content({image.bytes.begin() + first, image.bytes.begin() + end}));
+        const auto end =
+            static_cast<std::ptrdiff_t>(std::min<std::uint64_t>((part + 1) * part_bytes, image.bytes.size()));
+        stored = std::move(stored).with_content(part,
+                                                name_content({image.bytes.begin() + first, image.bytes.begin() + end}));
       }
     }
     return stored;
@@ -211,22 +212,22 @@ class ModelStore {
 
 template <class Traits>
 void ModelStore<Traits>::check(const Flush& request) {
-    if (request.generation <= generation_) complain("a generation that does not rise");
-    generation_ = request.generation;
-    const auto at = images.find(*request.file);
-    if (at != images.end() && at->second.bytes.size() > request.store_size_bound_bytes) {
-      complain("the store holds bytes past store_size_bound_bytes");
-    }
-    std::uint64_t end = 0;
-    std::optional<std::uint64_t> part;
-    for (const auto& [range, zero] : request.ranges) {
-      if (range.empty() || range.offset() < end || range.end() > request.size_bytes) complain("ranges out of order");
-      end = range.end();
-      if (zero) continue;
-      const auto its = range.offset() / part_bytes;
-      if (its != (range.end() - 1) / part_bytes || part.value_or(its) != its) complain("a flush of two parts");
-      part = its;
-    }
+  if (request.generation <= generation_) complain("a generation that does not rise");
+  generation_ = request.generation;
+  const auto at = images.find(*request.file);
+  if (at != images.end() && at->second.bytes.size() > request.store_size_bound_bytes) {
+    complain("the store holds bytes past store_size_bound_bytes");
+  }
+  std::uint64_t end = 0;
+  std::optional<std::uint64_t> part;
+  for (const auto& [range, zero] : request.ranges) {
+    if (range.empty() || range.offset() < end || range.end() > request.size_bytes) complain("ranges out of order");
+    end = range.end();
+    if (zero) continue;
+    const auto its = range.offset() / part_bytes;
+    if (its != (range.end() - 1) / part_bytes || part.value_or(its) != its) complain("a flush of two parts");
+    part = its;
+  }
 }
 
 }  // namespace tarn_test

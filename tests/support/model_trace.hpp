@@ -59,8 +59,9 @@ class ModelTrace {
 
   [[nodiscard]] std::string text(const std::string& why) const {
     std::ostringstream out;
-    out << "\n" << why << "\n  world " << name_ << ", step " << step()
-        << "; replay with TARN_MODEL_SEED=" << seed_ << "\n  the last operations (step, file, what, from, to: result):\n";
+    out << "\n"
+        << why << "\n  world " << name_ << ", step " << step() << "; replay with TARN_MODEL_SEED=" << seed_
+        << "\n  the last operations (step, file, what, from, to: result):\n";
     const auto first = count_ > entries_.size() ? count_ - entries_.size() : 0;
     for (auto i = first; i < count_; ++i) {
       const auto& e = entries_[i % entries_.size()];
