@@ -40,7 +40,7 @@ struct StringStore {
 int main() {
   StringStore store;
   tarn::ChunkPool pool{{.budget_bytes = 64 * tarn::MiB}};
-  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(/*id=*/42), store};
+  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(/*id=*/42, {.part_bytes = 4 * tarn::MiB}), store};
 
   const std::string text = "dirty bytes";
   if (const auto n = file.write(10, std::as_bytes(std::span{text})); !n) return 1;  // the gap before reads as zeros

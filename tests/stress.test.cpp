@@ -322,7 +322,6 @@ struct World {
     const auto before = look_before(watched);
     const auto n = watched.file.read(offset, into);
     if (!n) return expect_load_failure(n.error());
-    // A load that failed in a later window cuts the read short.
     const auto read_end = offset + *n;
     check(watched, before, offset, std::span{into}.first(*n), read_end, false);
   }

@@ -9,6 +9,10 @@
 // Thread safety: a plain value.
 // Invariant:     offset <= end <= max_offset.
 
+#if __cplusplus < 202002L
+#error "tarn needs C++20: -std=c++20 or later"
+#endif
+
 #include <algorithm>
 #include <cassert>
 #include <compare>

@@ -43,9 +43,10 @@ class DirtyFile final : private detail::Flushable {
   using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
 
   /// Takes over what building blocks have put into the pool under the id. A DirtyFile of the same id that still lives
-  /// is abandoned (see abandon). Requires: `pool` and `store` outlive the file. Errors:   throws system_error: EINVAL
-  /// if the file's part is not a multiple of the pool's chunk, ENOBUFS if the pool
-  ///           has no room for its record; bad_alloc.
+  /// is abandoned (see abandon).
+  /// Requires: `pool` and `store` outlive the file.
+  /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
+  ///           pool has no room for its record; bad_alloc.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
       : pool_{pool},
         core_{pool.core()},
@@ -168,8 +169,11 @@ class DirtyFile final : private detail::Flushable {
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
   /// Blocks: on a flush in flight.
   [[nodiscard]] Result<> invalidate(std::uint64_t version);
-  /// Returns the file to what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a
-  /// file that stays. Returns: the dirty bytes given up. Errors: EFBIG; throws bad_alloc. Blocks: on a flush in flight.
+  /// Makes the file what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a file
+  /// that stays.
+  /// Returns: the dirty bytes given up.
+  /// Errors:  EFBIG; throws bad_alloc.
+  /// Blocks:  on a flush in flight.
   [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version) {
     if (size_bytes > max_offset) return fail(std::errc::file_too_large);
     std::unique_lock lock{lock_};
@@ -178,8 +182,9 @@ class DirtyFile final : private detail::Flushable {
     return core_.drop(*record_);
   }
 
-  /// Ends the file's way to the store, because its id is another file's now: no flush begins any more (ESTALE), and
-  /// what is dirty goes with the file. Flush before, if it matters. Blocks: on a flush in flight.
+  /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
+  /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters.
+  /// Blocks: on a flush in flight.
   void abandon() {
     record_->abandoned = true;
     detail::wait_for_flush(core_, *record_);
@@ -206,7 +211,8 @@ class DirtyFile final : private detail::Flushable {
     if (meta_.state() == FileState::deleted) return false;
     return record_->dirty_bytes.load() != 0 || lacks_store();
   }
-  /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE).
+  /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE). A hole that was
+  /// flushed is stored, as zeros: then only the store knows better.
   /// Errors: throws bad_alloc; system_error(EAGAIN) if a chunk has too many pins.
   [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
     std::shared_lock lock{lock_};

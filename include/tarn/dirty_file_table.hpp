@@ -63,8 +63,9 @@ class DirtyFileTable {
     done_making(id);
     return file;
   }
-  /// Takes the file out of the table and abandons it: flush it before, what is dirty then is lost with the last
-  /// pointer. Returns: the file, or null. Blocks:  on a flush of it in flight.
+  /// Takes the file out of the table and abandons it. Flush it before: what is dirty is lost with the last pointer.
+  /// Returns: the file, or null.
+  /// Blocks:  on a flush of it in flight.
   FilePtr drop(const FileId& id) {
     FilePtr file;
     {

@@ -73,9 +73,9 @@ template <class Traits, class File, class Store>
 /// lies, and the zeros there that the store lacks; the size, if the store lacks that.
 ///
 /// Returns:  the job; job.empty() if there is nothing to do. Give job.request() to the store, and the job to
-/// finish_flush. Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM;
-/// EINVAL for a part
-///           that is not a multiple of the chunk. Nothing has changed then.
+///           finish_flush.
+/// Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM; EINVAL for a
+///           part that is not a multiple of the chunk. Nothing has changed then.
 /// Requires: `meta` has one owner at a time.
 /// Cost:     no copy of data; O(chunks held in the part).
 template <class Traits>
@@ -103,7 +103,8 @@ template <class Traits>
 /// Stores what is dirty in `range`; of a deleted file, removes it from the store and forgets it.
 ///
 /// Errors:   the store's own, with everything not stored still dirty; EBUSY while another flush of the file is in
-/// flight. Blocks:   on the store, holding no latch.
+///           flight.
+/// Blocks:   on the store, holding no latch.
 template <class Traits, ChunkStore<Traits> Store>
 [[nodiscard]] Result<> flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta, Store&& store,
                              ByteRange range = whole_file) {

@@ -72,10 +72,7 @@ template <class File, class Store, class Room>
     const auto window = ByteRange::between(rest.offset(), rest.offset() + size);
     const auto n = read_one_window(file, window, store, room, into.data() + done,
                                    [&](ConstBuffers bytes) { bytes.copy_to(into.subspan(done)); });
-    if (!n) {
-      if (done != 0) break;
-      return n;
-    }
+    if (!n) return n;
     if (*n == 0) break;  // end of file
     done += *n;
   }
@@ -155,15 +152,16 @@ template <class Traits, class Metadata, class F>
 
 /// Copies the bytes [offset, offset + into.size()) of the file into `into`; bytes that nobody wrote read as zero.
 ///
-/// Returns:       the bytes copied; fewer than into.size() only at end of file, or when a later window failed.
-/// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not a
-///                multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of
-///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. What was copied of an
-///                earlier window is returned instead, if anything was. `into` may be written past what is returned.
+/// Returns:       the bytes copied; fewer than into.size() only at end of file.
+/// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not
+///                a multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of
+///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. `into` may have been written
+///                to then: an error in any window is the error of the call, so that short always means the end.
 /// Requires:      `meta` stays as it is during the call. `into` is not memory whose page faults this process serves.
-/// Blocks:        on the store, once for each missing range, holding no latch; on somebody else's load of the same
-/// bytes. Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile. Cost:          one copy;
-/// O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
+/// Blocks:        on the store, once for each missing range of a part, holding no latch; on somebody else's load of the
+///                same bytes.
+/// Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile.
+/// Cost:          one copy; O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
 ///                missing is loaded straight into `into`, uncached.
 template <class Traits, ChunkLoader<Traits> Store>
 [[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
@@ -180,7 +178,8 @@ template <class Traits, ChunkLoader<Traits> Store>
 ///
 /// Returns:  what f returns; f was called exactly once if there is a value, else not at all.
 /// Errors:   EMSGSIZE above pool.window_bytes(); ENOBUFS if no chunk can be had for what must be loaded; else as above.
-/// Requires: f calls nothing of tarn and does not block: it runs under the chunks' shared latches.
+/// Requires: f calls nothing of tarn and does not block: it runs under the chunks' shared latches. What it throws is
+///           passed on (a bad_alloc as ENOMEM).
 /// Cost:     no copy; no allocation when every byte is held, for up to 64 pieces.
 template <class Traits, ChunkLoader<Traits> Store, std::invocable<ConstBuffers> F>
 [[nodiscard]] auto read_range(ChunkPool<Traits>& pool, const std::type_identity_t<MetadataFor<Traits>>& meta,

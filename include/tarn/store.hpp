@@ -8,6 +8,8 @@
 // of one file at a time. A store may block. It may use the pool for other files. An exception that leaves it counts as
 // a failure (EIO, or its own code if it is a std::system_error).
 //
+// A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing:
+//
 //   struct MyStore {
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);
 //     FlushOutcome<Traits> flush(const FlushRequest<Traits>& request);
@@ -62,7 +64,8 @@ struct FlushRequest {
   std::uint64_t version;                 ///< the version these changes were made to
   std::uint64_t generation;              ///< rises with every flush of the pool: fences one whose fate is unknown
   std::span<const FlushRange> ranges;    ///< ascending, apart; those with data lie in one part
-  std::span<const ::iovec> data;         ///< the bytes of the ranges that are not zero, in order
+  std::span<const ::iovec> data;         ///< the bytes of the ranges that are not zero, in order; may be thousands of
+                                         ///< pieces, more than one writev takes (IOV_MAX)
 
   /// Calls f(offset, span of bytes, zero) in file order; zeros come as spans of a shared zero area, a mebibyte at most.
   /// No piece crosses a range.

@@ -115,7 +115,7 @@ template <class File, class Room, class RangeOf, class Settle>
     Need need;
     {
       std::unique_lock lock{file.lock};
-      if (file.gone()) return fail(std::errc::no_such_file_or_directory);
+      if (const auto refusal = file.refusal(); refusal) return fail(refusal);
       const ByteRange range = range_of(file.meta);
       Removal<Traits> removal{core};
       const auto lacking = removal.prepare(*file.record, range);

@@ -92,8 +92,8 @@ template <class File, class Room, class Filler>
 /// Copies `from` into the file at `offset`; a gap between the old end and `offset` reads as zero.
 ///
 /// Returns:       the bytes taken in: fewer than from.size() only if a later window failed. The size covers exactly
-/// them. Errors:        EFBIG past max_offset; ENOBUFS if no chunk can be had; ENOENT for a deleted file; EINVAL for a
-/// null
+///                them.
+/// Errors:        EFBIG past max_offset; ENOBUFS if no chunk can be had; ENOENT for a deleted file; EINVAL for a null
 ///                span with a size, or a part that is not a multiple of the chunk; EAGAIN if a chunk has too many pins;
 ///                ENOMEM. Nothing has changed then.
 /// Requires:      `meta` has one owner at a time. `from` is not memory whose page faults this process serves.

@@ -36,8 +36,9 @@ class ChunkReserve {
 
   /// Reserves what is needed, evicting clean chunks for it. One call at a time does: two that took half each would both
   /// fail. A call that fails wakes others only for what it evicted, not for what it took and gave back, so that two
-  /// that wait do not wake each other for ever. Returns:  Freed::some if all is there now; else why not, and nothing is
-  /// reserved. Requires: the caller holds nothing.
+  /// that wait do not wake each other for ever.
+  /// Returns:  Freed::some if all is there now; else why not, and nothing is reserved.
+  /// Requires: the caller holds nothing.
   [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need& need) {
     using Freed = typename PoolCore<Traits>::Freed;
     std::unique_lock one_at_a_time{core_.fill_mutex};

@@ -296,8 +296,9 @@ class WindowLoads {
   explicit WindowLoads(PoolCore<Traits>& core) : core_{core} {}
 
   /// Sorts the missing bytes by record. Requires: the file's lock. What is loaded past the pool (`uncached`) goes by
-  /// the file's own record: that of a content may not be had. Returns: false if the budget has no room for a record.
-  /// Errors: throws bad_alloc.
+  /// the file's own record: that of a content may not be had.
+  /// Returns: false if the budget has no room for a record.
+  /// Errors:  throws bad_alloc.
   [[nodiscard]] bool collect(const RecordRef<Traits>& own, const MetadataFor<Traits>& meta, const ChunkLayout& layout,
                              std::span<const ByteRange> missing, bool uncached) {
     uncached_ = uncached;

@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <mutex>
 #include <new>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -309,12 +310,16 @@ class PoolCore {
 
  private:
   [[nodiscard]] static ChunkLayout checked_layout(const PoolOptions& options) {
+    const auto refuse = [](const std::string& why) {
+      throw std::system_error{std::make_error_code(std::errc::invalid_argument), "tarn::ChunkPool: " + why};
+    };
     const auto made = ChunkLayout::make(options.chunk_bytes);
-    if (!made || options.window_bytes == 0 || options.budget_bytes > max_offset ||
-        options.budget_bytes < min_budget_bytes(options)) {
-      throw std::system_error{std::make_error_code(std::errc::invalid_argument),
-                              !made ? "tarn::ChunkPool: chunk_bytes is not a power of two up to 1 GiB"
-                                    : "tarn::ChunkPool: budget_bytes is below ChunkPool::min_budget_bytes"};
+    if (!made) refuse("chunk_bytes is not a power of two up to 1 GiB");
+    if (options.window_bytes == 0) refuse("window_bytes is 0");
+    if (options.budget_bytes > max_offset) refuse("budget_bytes is past max_offset");
+    if (const auto least = min_budget_bytes(options); options.budget_bytes < least) {
+      refuse("budget_bytes is " + std::to_string(options.budget_bytes) + ", below the " + std::to_string(least) +
+             " of ChunkPool::min_budget_bytes");
     }
     return *made;
   }

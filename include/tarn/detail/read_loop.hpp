@@ -35,9 +35,12 @@ struct FileAccess {
   const Atomic<std::uint32_t>* opens =
       nullptr;  // of a DirtyFile: a deleted file that somebody has open is still written
 
+  /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
   /// Requires: the lock, exclusively.
-  [[nodiscard]] bool gone() const {
-    return meta.state() == FileState::deleted && (opens == nullptr || opens->load() == 0);
+  [[nodiscard]] std::error_code refusal() const {
+    if (record->abandoned.load()) return std::make_error_code(static_cast<std::errc>(ESTALE));
+    if (meta.state() != FileState::deleted || (opens != nullptr && opens->load() != 0)) return {};
+    return std::make_error_code(std::errc::no_such_file_or_directory);
   }
 };
 

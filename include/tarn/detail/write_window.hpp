@@ -213,7 +213,7 @@ template <class File, class Room, class Fill>
     Need need;
     {
       std::unique_lock lock{file.lock};
-      if (file.gone()) return fail(std::errc::no_such_file_or_directory);
+      if (const auto refusal = file.refusal(); refusal) return fail(refusal);
       const auto at = offset.value_or(file.meta.size());
       const auto range = ByteRange::at(at, size_bytes);
       if (!range) return fail(std::errc::file_too_large);
