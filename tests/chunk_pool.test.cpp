@@ -355,6 +355,31 @@ TEMPLATE_TEST_CASE("no byte is lost where evictors race writers and pins", "[chu
   CHECK(file.read_all() == expected);
 }
 
+TEMPLATE_TEST_CASE("a read does not lose to an evictor what it loaded before it has read it", "[chunk_pool]", Heap,
+                   Arena) {
+  OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
+  file.become_stored(4 * 4096);
+  std::atomic<bool> stop{false};
+  std::size_t wrong = 0, most_loads = 0;
+  {
+    std::vector<Worker> evictors;
+    for (int i = 0; i < 2; ++i) {
+      evictors.emplace_back([&] {
+        while (!stop) file.pool.evict_clean();
+      });
+    }
+    for (int i = 0; i < 3000; ++i) {
+      if (file.read(50, 10) != pattern(50, 10)) ++wrong;  // a chunk with a hole before and behind what it has
+      const auto before = file.store.counts().loads;
+      if (file.read(0, 2 * 4096) != pattern(0, 2 * 4096)) ++wrong;
+      most_loads = std::max(most_loads, file.store.counts().loads - before);
+    }
+    stop = true;
+  }
+  CHECK(wrong == 0);
+  CHECK(most_loads <= 2);  // the bytes before and those behind; nothing twice
+}
+
 TEMPLATE_TEST_CASE("two content ids of one hash have each their own bytes", "[chunk_pool]", CollidingHeap,
                    CollidingArena) {
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};

@@ -241,6 +241,28 @@ TEMPLATE_TEST_CASE("appends of many threads neither mix nor overlap", "[dirty_fi
   CHECK(seen == std::vector<std::size_t>(threads, each));
 }
 
+TEMPLATE_TEST_CASE("appends that are larger than the pool, and wait for its flushes, do not mix", "[dirty_file]",
+                   EVERY_STORAGE) {
+  SharedFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 4}, 0, 0};
+  constexpr std::size_t size = 8 * MiB;
+  tarn::Result<tarn::Written> one = tarn::Written{}, two = tarn::Written{};
+  file.store.flush_gate.close();
+  {
+    Worker first{file.store.flush_gate, [&] { one = file->append(bytes_of(std::string(size, 'a'))); }};
+    REQUIRE(file.store.flush_gate.wait_for_arrivals());  // halfway, and the pool is full
+    Worker second{file.store.flush_gate, [&] { two = file->append(bytes_of(std::string(size, 'b'))); }};
+    file.store.flush_gate.open();
+  }
+  REQUIRE(one);
+  REQUIRE(two);
+  CHECK(one->size_bytes == size);
+  CHECK(two->size_bytes == size);
+  CHECK(file->size() == 2 * size);
+  CHECK(one->offset + two->offset == size);
+  CHECK((file.read(one->offset, size) == std::string(size, 'a')));
+  CHECK((file.read(two->offset, size) == std::string(size, 'b')));
+}
+
 TEMPLATE_TEST_CASE("of a truncate and a write that extends one comes first, and no byte appears past the end",
                    "[dirty_file]", EVERY_STORAGE) {
   const auto sizes = GENERATE(any_sizes());

@@ -155,8 +155,8 @@ template <class Traits, class Metadata, class F>
 /// Returns:       the bytes copied; fewer than into.size() only at end of file.
 /// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not
 ///                a multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of
-///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. `into` may have been written
-///                to then: an error in any window is the error of the call, so that short always means the end.
+///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. An error in any window is
+///                the error of the call, so that short always means the end; `into` may have been written to then.
 /// Requires:      `meta` stays as it is during the call. `into` is not memory whose page faults this process serves.
 /// Blocks:        on the store, once for each missing range of a part, holding no latch; on somebody else's load of the
 ///                same bytes.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/sync.hpp>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -90,29 +91,45 @@ TEST_CASE("a writer is not starved: readers that come while it waits go after it
 }
 
 TEST_CASE("a reader is not starved by writers that hand the lock to each other", "[sync]") {
-  // Each writer keeps the lock until the other one has come, so there is hardly an instant without a waiting writer.
+  // A writer keeps the lock until all others have come to it, so somebody waits to write at every instant.
   FileLock lock;
-  std::atomic<bool> over{false}, coming[2] = {false, false};
+  constexpr std::size_t writers_count = 4;
+  std::atomic<bool> over{false};
+  std::array<std::atomic<bool>, writers_count> coming{};
+  const auto all_have_come = [&](std::size_t but) {
+    for (std::size_t i = 0; i < writers_count; ++i) {
+      if (i != but && !coming[i]) return false;
+    }
+    return true;
+  };
   std::vector<Worker> writers;
-  for (int i = 0; i < 2; ++i) {
+  for (std::size_t i = 0; i < writers_count; ++i) {
     writers.emplace_back([&, i] {
       while (!over) {
         coming[i] = true;
         lock.lock();
         coming[i] = false;
-        while (!over && !coming[1 - i]) std::this_thread::yield();
+        while (!over && !all_have_come(i)) std::this_thread::yield();
         lock.unlock();
       }
     });
   }
+  const auto waiting = [&] {
+    std::size_t count = 0;
+    for (const auto& writer : coming) count += writer ? 1 : 0;
+    return count;
+  };
+  REQUIRE(comes_true([&] { return waiting() == writers_count - 1; }));
   Worker reader{[&] {
-    for (int i = 0; i < 500 && !over; ++i) {
+    for (int i = 0; i < 200 && !over; ++i) {
       lock.lock_shared();
       lock.unlock_shared();
     }
     over = true;
   }};
-  const bool read_in_time = comes_true([&] { return over.load(); });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{30};
+  while (!over && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  const bool read_in_time = over;
   over = true;
   CHECK(read_in_time);
 }
@@ -198,6 +215,32 @@ TEST_CASE("who finds the word changed does not sleep at all", "[sync]") {
   const std::atomic<int> word{1};
   lot.park(&word, [&] { return word == 0; });
   SUCCEED("it came back");
+}
+
+TEST_CASE("a wake between the look and the sleep is not lost", "[sync]") {
+  ParkingLot lot;
+  std::atomic<int> word{0};
+  std::atomic<bool> looking{false}, woken{false}, awake{false};
+  Worker waker{[&] {
+    while (!looking) std::this_thread::yield();
+    word = 1;
+    lot.wake(&word);
+    woken = true;
+  }};
+  Worker sleeper{[&] {
+    lot.park(&word, [&] {
+      if (looking.exchange(true)) return word == 0;
+      // Has looked, and does not sleep yet. A wake that came back now would find nobody asleep.
+      for (int i = 0; i < 2000 && !woken; ++i) std::this_thread::yield();
+      return true;
+    });
+    awake = true;
+  }};
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+  while (!awake && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  const bool in_time = awake;
+  lot.wake(&word);
+  CHECK(in_time);
 }
 
 TEST_CASE("no wake-up is lost between two that pass a word to and fro", "[sync]") {
