@@ -136,34 +136,28 @@ class DirtyFile final : private detail::Flushable {
   ///         nothing to store.
   /// Blocks: on the store; on a flush of the file that is in flight.
   [[nodiscard]] Result<> flush() {
-    const auto clean_bytes = flush_some(SIZE_MAX, true);
-    if (!clean_bytes) return fail(clean_bytes.error());
+    const auto settled = flush_some(SIZE_MAX, true);
+    if (!settled) return fail(settled.error());
     return {};
   }
-  /// Removes the file from the store. Its bytes live on while it is open; then they are gone.
-  /// Errors: the store's own, and the file is as it was. ENOENT if it is deleted already.
+  /// Deletes the file: removes it from the store, at once if nobody has it open, else at the last close; until then it
+  /// is read and changed as before, but not flushed any more.
+  /// Errors: the store's own, and the file is as it was; one at the last close is told to the observer. ENOENT if it is
+  ///         deleted already; ESTALE if it was abandoned.
   /// Blocks: on the store, and on a flush in flight.
   [[nodiscard]] Result<> remove() {
     FileState before{};
     {
-      std::lock_guard lock{lock_};
+      std::unique_lock lock{lock_};
+      wait_for_flush(lock);
+      if (record_->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
       before = meta_.state();
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
-      meta_.note_deleted();  // no flush begins from here on
+      meta_.note_deleted();
+      if (opens_.load() != 0) return {};
+      removing_ = true;  // a flush that comes now waits for what the store says
     }
-    detail::wait_for_flush(core_, *record_);
-    if (const auto removed = detail::ask_to_remove(store_, meta_.id()); !removed) {
-      std::lock_guard lock{lock_};
-      meta_.undo_deleted(before);
-      if (record_->dirty_bytes.load() != 0 || lacks_store()) meta_.note_modified();
-      return removed;
-    }
-    {
-      std::lock_guard lock{lock_};
-      removed_ = true;
-    }
-    forget_if_unused();
-    return {};
+    return remove_from_store(before);
   }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
@@ -246,7 +240,7 @@ class DirtyFile final : private detail::Flushable {
       if (!roomy) throw std::system_error{roomy.error(), "tarn::DirtyFile: no room for its record"};
     }
   }
-  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, &opens_}; }
+  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, &removing_, &opens_}; }
 
   template <class F>
   [[nodiscard]] static auto guarded(F f) -> std::invoke_result_t<F> {
@@ -272,23 +266,28 @@ class DirtyFile final : private detail::Flushable {
     return guarded([&] { return detail::zero_bytes(file, range, extends, room, mtime_ns); });
   }
 
-  /// Returns: the dirty bytes that are clean now.
+  /// Returns: the bytes that the store has now and had not.
   [[nodiscard]] Result<std::uint64_t> flush_some(std::size_t most_jobs, bool wait) {
     auto file = access();
     for (;;) {
-      const auto clean_bytes = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
-      if (clean_bytes || !wait || clean_bytes.error() != std::errc::device_or_resource_busy) return clean_bytes;
-      detail::wait_for_flush(core_, *record_);
+      const auto arrivals = record_->arrivals.load();
+      const auto settled = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
+      if (settled || !wait || settled.error() != std::errc::device_or_resource_busy) return settled;
+      if (detail::flush_in_flight(*record_) || is_removing()) core_.wait_for_arrival(*record_, arrivals);
     }
+  }
+  [[nodiscard]] bool is_removing() const {
+    std::shared_lock lock{lock_};
+    return removing_;
   }
   detail::Flushed flush_for_room() noexcept override {
     using detail::Flushed;
     if (record_->dirty_bytes.load() == 0 || record_->abandoned.load()) return Flushed::nothing;
-    const auto clean_bytes = flush_some(1, false);
-    if (clean_bytes) return *clean_bytes != 0 ? Flushed::some : Flushed::nothing;
-    if (clean_bytes.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
-    note_error(clean_bytes.error());
-    core_.observer.on_flush_failed(meta_.id(), clean_bytes.error());
+    const auto settled = flush_some(1, false);
+    if (settled) return *settled != 0 ? Flushed::some : Flushed::nothing;
+    if (settled.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
+    note_error(settled.error());
+    core_.observer.on_flush_failed(meta_.id(), settled.error());
     return Flushed::failed;
   }
 
@@ -305,11 +304,35 @@ class DirtyFile final : private detail::Flushable {
     }
   }
 
-  void forget_if_unused() {
-    std::lock_guard lock{lock_};
-    if (!removed_ || opens_.load() != 0) return;  // deleted is not enough: the store may yet refuse
-    core_.drop(*record_);
-    meta_.set_size(0);
+  // Requires: deleted, and removing_ set by the caller; no lock.
+  Result<> remove_from_store(FileState before) {
+    const auto removed = detail::ask_to_remove(store_, meta_.id());
+    {
+      std::lock_guard lock{lock_};
+      removing_ = false;
+      if (removed) {
+        removed_ = true;
+        core_.drop(*record_);
+        meta_.set_size(0);
+      } else {
+        meta_.undo_deleted(before);
+        if (record_->dirty_bytes.load() != 0 || lacks_store()) meta_.note_modified();
+      }
+      record_->arrivals.fetch_add(1);
+    }
+    core_.parking.wake(&record_->arrivals);
+    return removed;
+  }
+  // The last OpenFile has gone: a file that was deleted meanwhile goes, too.
+  void last_close() noexcept {
+    {
+      std::lock_guard lock{lock_};
+      if (meta_.state() != FileState::deleted || removing_ || removed_ || opens_.load() != 0) return;
+      removing_ = true;
+    }
+    if (const auto removed = remove_from_store(FileState::deleted); !removed) {
+      core_.observer.on_flush_failed(meta_.id(), removed.error());
+    }
   }
 
   // Errors of flushes that nobody asked for: a count of them, the last one, and whether anybody was told.
@@ -325,7 +348,8 @@ class DirtyFile final : private detail::Flushable {
   Store& store_;
   mutable detail::FileLock lock_;
   Metadata meta_;
-  bool removed_ = meta_.state() == FileState::deleted;  // guarded by lock_, as meta_
+  bool removing_ = false;                               // guarded by lock_, as meta_
+  bool removed_ = meta_.state() == FileState::deleted;  // the same: the store has it no more
   const ChunkLayout layout_;
   detail::RecordRef<Traits> record_;
   detail::Mutex append_mutex_;
@@ -352,7 +376,7 @@ class OpenFile {
     return *this;
   }
   ~OpenFile() {
-    if (file_ != nullptr && file_->opens_.fetch_sub(1) == 1) file_->forget_if_unused();
+    if (file_ != nullptr && file_->opens_.fetch_sub(1) == 1) file_->last_close();
   }
 
   [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }

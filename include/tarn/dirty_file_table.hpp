@@ -66,18 +66,7 @@ class DirtyFileTable {
   /// Takes the file out of the table and abandons it. Flush it before: what is dirty is lost with the last pointer.
   /// Returns: the file, or null.
   /// Blocks:  on a flush of it in flight.
-  FilePtr drop(const FileId& id) {
-    FilePtr file;
-    {
-      std::lock_guard lock{mutex_};
-      const auto at = files_.find(id);
-      if (at == files_.end()) return nullptr;
-      file = std::move(at->second);
-      files_.erase(at);
-    }
-    file->abandon();
-    return file;
-  }
+  FilePtr drop(const FileId& id) { return drop(id, nullptr); }
 
   [[nodiscard]] bool is_dirty(const FileId& id) const {
     const auto file = find(id);
@@ -113,7 +102,7 @@ class DirtyFileTable {
   std::size_t erase_if(Predicate predicate) {
     std::size_t count = 0;
     for (const auto& [id, file] : all()) {
-      if (predicate(file->metadata()) && drop(id) != nullptr) ++count;
+      if (predicate(file->metadata()) && drop(id, file.get()) != nullptr) ++count;
     }
     return count;
   }
@@ -123,7 +112,7 @@ class DirtyFileTable {
   }
   /// Drops every file.
   void clear() {
-    for (const auto& [id, file] : all()) drop(id);
+    for (const auto& [id, file] : all()) drop(id, file.get());
   }
 
  private:
@@ -134,6 +123,19 @@ class DirtyFileTable {
 
   ChunkPool<Traits>& pool_;
   Store& store_;
+  // Drops the file of that id; with `only`, if it is that file still.
+  FilePtr drop(const FileId& id, const File* only) {
+    FilePtr file;
+    {
+      std::lock_guard lock{mutex_};
+      const auto at = files_.find(id);
+      if (at == files_.end() || (only != nullptr && at->second.get() != only)) return nullptr;
+      file = std::move(at->second);
+      files_.erase(at);
+    }
+    file->abandon();
+    return file;
+  }
   // Requires: the mutex.
   void done_making(const FileId& id) {
     making_.erase(id);

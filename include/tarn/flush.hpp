@@ -44,27 +44,29 @@ template <class Store, class FileId>
 }
 
 /// Flushes `range`, job by job, `most_jobs` at most; what the file grows by meanwhile is left.
-/// Returns: the dirty bytes that are clean now. Errors: as flush.
+/// Returns: the bytes that the store has now and had not. Errors: as flush.
 template <class Traits, class File, class Store>
 [[nodiscard]] Result<std::uint64_t> flush_jobs(File& file, ByteRange range, Store& store, std::size_t most_jobs) {
-  std::uint64_t clean_bytes = 0;
-  auto at = range.offset(), end = range.end();
-  do {
-    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, end));
+  std::uint64_t settled_bytes = 0;
+  for (auto at = range.offset(), end = range.end(); most_jobs != 0;) {
+    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, end), true);
     if (!job) return fail(job.error());
-    if (job->empty()) {  // perhaps since one change took back another
-      std::unique_lock lock{file.lock};
-      note_clean_if_stored(file);
-      break;
+    const auto next = job->end();
+    if (!job->empty()) {
+      end = std::min(end, job->request().size_bytes);
+      const auto outcome = ask_to_flush<Traits>(store, job->request());
+      const auto settled = finish_flush_of(file, std::move(*job), outcome);
+      if (!settled) return fail(settled.error());
+      settled_bytes += *settled;
+      --most_jobs;
     }
-    end = std::min(end, job->request().size_bytes);
-    at = std::max(at, job->end());
-    const auto outcome = ask_to_flush<Traits>(store, job->request());
-    const auto settled = finish_flush_of(file, std::move(*job), outcome);
-    if (!settled) return fail(settled.error());
-    clean_bytes += *settled;
-  } while (--most_jobs != 0 && at < end);
-  return clean_bytes;
+    // A job may be empty with more behind it: a chunk is dirty, but not where we look.
+    if (next <= at || next >= end) break;
+    at = next;
+  }
+  std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
+  note_clean_if_stored(file);
+  return settled_bytes;
 }
 
 }  // namespace detail
@@ -82,7 +84,7 @@ template <class Traits>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush(ChunkPool<Traits>& pool,
                                                    std::type_identity_t<MetadataFor<Traits>>& meta,
                                                    ByteRange range = whole_file) {
-  return detail::with_file(pool, meta, [&](auto& file) { return begin_flush_of<Traits>(file, range); });
+  return detail::with_file(pool, meta, [&](auto& file) { return begin_flush_of<Traits>(file, range, false); });
 }
 
 /// Settles a job: with an outcome that is ok, what nobody changed since it began is clean and stored; with another one

@@ -33,20 +33,25 @@ class FlushForRoom {
     std::uint64_t settled_before = 0;
     for (;;) {
       auto flushed = Flushed::some;
-      Freed freed{};
+      auto freed = Freed::none;
       while (flushed == Flushed::some) {
+        wait.look();
         if (reserve.fill(need) == Freed::some) return {};
         flushed = core.pressure.flush_one();
       }
-      wait.look();  // after our own flushes, which make room known too: from here on it is somebody else's
+      const bool failed = flushed == Flushed::failed;
+      if (failed) wait.look();  // a failed flush of our own makes room known, too: from here on it is somebody else's
       if (freed = reserve.fill(need); freed == Freed::some) return {};
       const auto settled = core.counters.flushes_settled.load();
-      const bool hopeless = flushed == Flushed::failed && failed_before && settled == settled_before;
+      const bool hopeless = failed && failed_before && settled == settled_before;
       if (hopeless || depth_in_store() != 0) return fail(std::errc::no_buffer_space);
-      failed_before = flushed == Flushed::failed;
+      failed_before = failed;
       settled_before = settled;
-      if (!may_come(freed) && !wait.more()) return fail(std::errc::no_buffer_space);
-      wait.sleep();
+      if (may_come(freed)) {
+        wait.sleep();
+      } else if (!failed && !wait.more()) {
+        return fail(std::errc::no_buffer_space);
+      }
     }
   }
 

@@ -63,7 +63,7 @@ class FlushJob {
   using PoolChunk = detail::Chunk<Traits>;
   using Metadata = MetadataFor<Traits>;
   template <class T, class File>
-  friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range);
+  friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range, bool promised);
   template <class T, class File>
   friend Result<std::uint64_t> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome);
 
@@ -84,12 +84,15 @@ class FlushJob {
     std::byte* memory;  // what the store reads; the chunk's own until a writer moves away from it
   };
 
-  // Registers first, so that there is one job a file at a time. Returns: false if there is one.
-  [[nodiscard]] bool enter() {
+  // Registers first, so that there is one job a file at a time. `promised`: it ends as soon as the store answers, so
+  // others may wait for the room it makes; nobody knows when a user's own job ends.
+  // Returns: false if there is one.
+  [[nodiscard]] bool enter(bool promised) {
     std::lock_guard table{record_->table_mutex};
     if (record_->flush != nullptr) return false;
     record_->flush = flight_.get();
-    core_->flying.fetch_add(1);
+    promised_ = promised;
+    if (promised) core_->flying.fetch_add(1);
     entered_ = true;
     return true;
   }
@@ -179,6 +182,15 @@ class FlushJob {
         end_ = zone.end();
       }
     }
+    cut_data();
+  }
+  // The data of the ranges alone: where those were too many, they end before what was taken does.
+  void cut_data() {
+    std::uint64_t bytes = 0;
+    for (const auto& [range, zero] : ranges_) bytes += zero ? 0 : range.size_bytes();
+    std::size_t pieces = 0;
+    while (bytes != 0) bytes -= data_[pieces++].iov_len;
+    data_.resize(pieces);
   }
 
   // Gives back the chunks, and settles what is in `settled` as stored. Requires: the file's lock, unless it is empty.
@@ -248,7 +260,8 @@ class FlushJob {
     flight_.reset();
     if (!entered_) return;
     core_->parking.wake(&record_->arrivals);
-    core_->note_room();  // before and after, as in ChunkReserve::clear
+    core_->note_room();  // before and after, as in ChunkReserve::uncount
+    if (!promised_) return;
     core_->flying.fetch_sub(1);
     core_->note_room();
   }
@@ -261,7 +274,7 @@ class FlushJob {
   std::vector<::iovec> data_;
   typename Traits::FileId file_;
   std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
-  bool sets_size_ = false, entered_ = false, left_ = false, dropped_ = false;
+  bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false;
 };
 
 namespace detail {
@@ -284,12 +297,13 @@ void wait_for_flush(PoolCore<Traits>& core, FileRecord<Traits>& record) {
 /// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM;
 /// ESTALE if the file was abandoned.
 template <class Traits, class File>
-[[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range) {
+[[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range, bool promised) {
   std::unique_lock lock{file.lock};
   FlushJob<Traits> job{file.core, file.record, file.meta};
-  if (!job.enter()) return fail(std::errc::device_or_resource_busy);
+  if (!job.enter(promised)) return fail(std::errc::device_or_resource_busy);
   // After entering: who deletes or abandons the file says so first and then looks for a flush in flight.
   if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
+  if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
   job.sets_size_ = file.meta.store_lacks_size();
   try {
@@ -312,7 +326,9 @@ void note_clean_if_stored(File& file) {
   if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
 }
 
-/// Settles a job. Returns: the dirty bytes that are clean now. Errors: the outcome's; ESTALE if the file was dropped
+/// Settles a job.
+/// Returns: the bytes that the store has now and had not: dirty ones and zeros.
+/// Errors:  the outcome's; ESTALE if the file was dropped
 /// meanwhile; ENOMEM if what was stored could not be noted (it stays dirty).
 template <class Traits, class File>
 [[nodiscard]] Result<std::uint64_t> finish_flush_of(File& file, FlushJob<Traits>&& finished,
@@ -337,7 +353,10 @@ template <class Traits, class File>
     }
   }
   if (!noted) lent.clear();
-  const auto clean_bytes = job.give_back(lent);
+  auto settled_bytes = job.give_back(lent);
+  for (const auto& [range, zero] : job.ranges_) {
+    if (zero) lent.for_each_in(range, [&](ByteRange part) { settled_bytes += part.size_bytes(); });
+  }
   if (job.dropped_) {
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {
@@ -354,7 +373,7 @@ template <class Traits, class File>
   if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
   job.land();
   if (error) return fail(error);
-  return clean_bytes;
+  return settled_bytes;
 }
 
 }  // namespace tarn

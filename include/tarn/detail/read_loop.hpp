@@ -32,8 +32,8 @@ struct FileAccess {
   Metadata& meta;  // const for a read of a building block
   const ChunkLayout& layout;
   Lock& lock;
-  const Atomic<std::uint32_t>* opens =
-      nullptr;  // of a DirtyFile: a deleted file that somebody has open is still written
+  const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
+  const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
 
   /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
   /// Requires: the lock, exclusively.
@@ -110,7 +110,10 @@ template <class File, class Store, class Room, class Use>
       continue;
     }
     if (begun == Begun::yes) {
-      if (const auto error = loads.fetch(store, file.layout, uncached ? into : nullptr); error) {
+      const auto error_of_fetch = loads.fetch(store, file.layout, uncached ? into : nullptr);
+      // Whoever has the id now says so before it stores anything: what was fetched may be the other file's.
+      if (file.record->abandoned.load()) return fail(stale);
+      if (const auto error = error_of_fetch; error) {
         if (!loads.still_whole()) continue;  // changed meanwhile: the store may rightly have them no more
         // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.
         std::shared_lock again{file.lock};
