@@ -47,7 +47,8 @@ TEST_CASE("a new file is empty, created, and the store has nothing of it", "[dir
   CHECK(meta.content_id(0) == nullptr);
 }
 
-TEST_CASE("a file of one content id is clean, as large as it was said to be, and keeps the id", "[dirty_file_metadata]") {
+TEST_CASE("a file of one content id is clean, as large as it was said to be, and keeps the id",
+          "[dirty_file_metadata]") {
   const std::vector ids{digest(1)};
   const auto meta = DirtyFileMetadata::from_content(42, 21, ids, {.part_bytes = 32, .version = 9});
   CHECK(meta.state() == FileState::clean);
@@ -99,7 +100,8 @@ TEST_CASE("a shrink takes from what is stored, and growth adds nothing to it", "
   CHECK(meta.store_lacks_size());
 }
 
-TEST_CASE("the store's bound rises with a flush of unknown fate and falls only with a good one", "[dirty_file_metadata]") {
+TEST_CASE("the store's bound rises with a flush of unknown fate and falls only with a good one",
+          "[dirty_file_metadata]") {
   auto meta = DirtyFileMetadata::from_store(42, 10);
   meta.set_size(30);
   meta.note_store_size_unknown(30);

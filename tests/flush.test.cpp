@@ -325,7 +325,8 @@ TEMPLATE_TEST_CASE("a flush that ends well may give a version and content ids, a
   auto job = tarn::begin_flush(file.pool, file.meta);
   REQUIRE(job);
   (void)file.store.flush(job->request());
-  REQUIRE(tarn::finish_flush(file.pool, file.meta, std::move(*job), Outcome::stored().with_version(4).with_content(0, id)));
+  REQUIRE(
+      tarn::finish_flush(file.pool, file.meta, std::move(*job), Outcome::stored().with_version(4).with_content(0, id)));
   CHECK(file.meta.version() == 4);
   REQUIRE(file.meta.content_id(0) != nullptr);
   CHECK(*file.meta.content_id(0) == id);

@@ -297,7 +297,7 @@ TEMPLATE_TEST_CASE("two readers of the same missing bytes cause one load", "[rea
     Worker one{file.store.load_gate, [&] { first = file.read(0, 8192); }};
     REQUIRE(file.store.load_gate.wait_for_arrivals(1));
     Worker other{file.store.load_gate, [&] { second = file.read(4096, 4096); }};
-    while (file.pool.stats().load_waits == 0) std::this_thread::yield();  // it has found them and waits
+    REQUIRE(wait_until([&] { return file.pool.stats().load_waits != 0; }));  // it has found them and waits
     file.store.load_gate.open();
   }
   CHECK(first == pattern(0, 8192));

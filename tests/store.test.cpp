@@ -77,14 +77,20 @@ TEST_CASE("the pieces of a flush come in order, zeros of the zero area a mebibyt
           "[store]") {
   std::string a = "data", b = "more";
   const std::array<::iovec, 2> data{{{a.data(), 4}, {b.data(), 4}}};
-  const std::array<tarn::FlushRange, 3> ranges{{{range(10, 18), false}, {range(18, 20), true},
-                                                {range(100, 100 + 2 * MiB + 5), true}}};
+  const std::array<tarn::FlushRange, 3> ranges{
+      {{range(10, 18), false}, {range(18, 20), true}, {range(100, 100 + 2 * MiB + 5), true}}};
   const std::uint64_t id = 7;
-  const tarn::FlushRequest<Heap> request{.file = &id, .size_bytes = 4 * MiB, .store_size_bound_bytes = 0, .version = 0,
-                                         .generation = 1, .ranges = ranges, .data = data};
+  const tarn::FlushRequest<Heap> request{.file = &id,
+                                         .size_bytes = 4 * MiB,
+                                         .store_size_bound_bytes = 0,
+                                         .version = 0,
+                                         .generation = 1,
+                                         .ranges = ranges,
+                                         .data = data};
   std::string pieces;
   request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> piece, bool zero) {
-    pieces += std::to_string(offset) + '+' + std::to_string(piece.size()) + (zero ? " zero\n" : " " + text_of(piece) + '\n');
+    pieces +=
+        std::to_string(offset) + '+' + std::to_string(piece.size()) + (zero ? " zero\n" : " " + text_of(piece) + '\n');
     if (zero && !tarn::detail::in_zero_area(piece.data())) pieces += "not of the zero area\n";
   });
   CHECK(pieces == "10+4 data\n14+4 more\n18+2 zero\n100+1048576 zero\n1048676+1048576 zero\n2097252+5 zero\n");

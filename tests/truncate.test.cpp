@@ -198,7 +198,8 @@ TEMPLATE_TEST_CASE("a truncate and a punch of bytes in flush leave alone what th
     file.meta.set_size(0);  // nothing of it is known any more
   }
   std::string flushed;
-  job->request().for_each_piece([&](std::uint64_t, std::span<const std::byte> piece, bool) { flushed += text_of(piece); });
+  job->request().for_each_piece(
+      [&](std::uint64_t, std::span<const std::byte> piece, bool) { flushed += text_of(piece); });
   CHECK(flushed == text.substr(0, taken));
   const auto size = file.meta.size();
   const auto now = file.read_all();

@@ -24,7 +24,8 @@ auto filler(std::string_view text, std::size_t said) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a write answers how many bytes it took in, and the size covers them", "[write_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a write answers how many bytes it took in, and the size covers them", "[write_range]", Heap,
+                   Arena) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   CHECK(file.write(0, "hello").value() == 5);
   CHECK(file.meta.size() == 5);
@@ -238,7 +239,8 @@ TEMPLATE_TEST_CASE("a write while a flush is in flight stays dirty, and leaves t
   REQUIRE(file.write(0, after));
   CHECK(file.read(0, 3 * C) == after + before.substr(C));
   std::string flushed;
-  job->request().for_each_piece([&](std::uint64_t, std::span<const std::byte> piece, bool) { flushed += text_of(piece); });
+  job->request().for_each_piece(
+      [&](std::uint64_t, std::span<const std::byte> piece, bool) { flushed += text_of(piece); });
   CHECK(flushed == before.substr(0, lent));
 
   const auto outcome = file.store.flush(job->request());
@@ -292,8 +294,8 @@ TEMPLATE_TEST_CASE("the last bytes that an offset can name are written and read"
   CHECK(file.store.text(file.id, offset, 4) == "last");
 }
 
-TEMPLATE_TEST_CASE("a file whose part is no multiple of the pool's chunk is refused at first use", "[write_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a file whose part is no multiple of the pool's chunk is refused at first use", "[write_range]",
+                   Heap, Arena) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   auto odd = OneFile<TestType>::Metadata::created(8, {.part_bytes = 24});
   std::string into(4, '?');

@@ -95,8 +95,10 @@ class TarnContent final : public Content {
 
   int seek(std::uint64_t offset, bool data, std::uint64_t& found) override {
     if (!file_.is_dirty()) return source_.seek(offset, data, found);
+    // In this order: a flush that ends in between moves ranges from dirty to stored, and they are in both. The other
+    // way round they would be in neither, and data would pass for a hole.
+    const auto dirty = pool_.dirty_extents(name_);
     const auto meta = file_.metadata();
-    const auto dirty = pool_.dirty_extents(meta);
     if (offset >= meta.size()) return ENXIO;
     auto at = offset;
     for (auto run = next_data(at, meta, dirty); run; run = next_data(at, meta, dirty)) {

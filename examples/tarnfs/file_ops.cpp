@@ -16,8 +16,9 @@
 namespace tarnfs {
 namespace {
 
-/// What an open file of the kernel's is to us. Shared: a reply lets the caller go on, and the file may be closed, unlinked
-/// and forgotten while the handler that replied still gives back what it holds. So each handler keeps the handle itself.
+/// What an open file of the kernel's is to us. Shared: a reply lets the caller go on, and the file may be closed,
+/// unlinked and forgotten while the handler that replied still gives back what it holds. So each handler keeps the
+/// handle itself.
 struct OpenHandle {
   InodeRef inode;
   std::shared_ptr<Content> content;
@@ -65,15 +66,33 @@ void drop_privileges(Inode& inode, fuse_req_t request) {
   }
 }
 
+/// Leaves the first `size_bytes` of what the buffers hold.
+void cut_buffers(fuse_bufvec& buffers, std::uint64_t size_bytes) {
+  for (auto i = buffers.idx; i < buffers.count; ++i) {
+    auto& piece = buffers.buf[i];
+    piece.size = static_cast<std::size_t>(std::min<std::uint64_t>(piece.size, size_bytes));
+    size_bytes -= piece.size;
+  }
+}
+
 int do_write_buf(Filesystem& fs, fuse_req_t request, fuse_ino_t, fuse_bufvec* from, off_t offset,
                  fuse_file_info* file) {
   const auto open = handle(file);
   if (open->inode->source.is_stale()) return ESTALE;
   if (fs.options.direct_io) drop_privileges(*open->inode, request);
-  // Before the bytes: a flush that takes these takes their time too.
-  open->inode->source.touch();
+  const auto at = static_cast<std::uint64_t>(offset);
+  const auto size_bytes = fuse_buf_size(from);
+  const auto max_bytes = open->inode->source.max_bytes();
+  if (size_bytes > 0 && at >= max_bytes) return EFBIG;
+  const bool cut = size_bytes > max_bytes - std::min(at, max_bytes);
+  if (cut) cut_buffers(*from, max_bytes - at);
   std::size_t written = 0;
-  if (const int error = open->content->write(*from, static_cast<std::uint64_t>(offset), written)) return error;
+  const int error = open->content->write(*from, at, written);
+  if (cut) from->idx = 0;  // tells libfuse that its pipe still holds what was cut off
+  if (error) return error;
+  // After the bytes, since a write that fails moves no time. A flush that has taken these without it leaves a time that
+  // the next flush finds is another; there is one at the close.
+  if (written > 0) open->inode->source.touch();
   count(fs.served.writes);
   count(fs.served.write_bytes, written);
   fuse_reply_write(request, written);
@@ -112,13 +131,12 @@ int do_fallocate(Filesystem&, fuse_req_t, fuse_ino_t, int mode, off_t offset, of
   const auto size_bytes = static_cast<std::uint64_t>(length);
   const bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
   if (source.is_stale()) return ESTALE;
-  if (mode & FALLOC_FL_PUNCH_HOLE) {
-    source.touch();
-    return content.punch_hole(at, size_bytes);
-  }
-  if (mode & FALLOC_FL_ZERO_RANGE) {
-    source.touch();
-    return content.zero_range(at, size_bytes, keep_size);
+  if (at > source.max_bytes() || size_bytes > source.max_bytes() - at) return EFBIG;
+  if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
+    const int error = mode & FALLOC_FL_PUNCH_HOLE ? content.punch_hole(at, size_bytes)
+                                                  : content.zero_range(at, size_bytes, keep_size);
+    if (!error) source.touch();
+    return error;
   }
   // Space is SOURCE's to give, now: that it is there is the point of the call. The kernel holds off writes meanwhile.
   if (const int error = source.reserve(at, size_bytes)) return error;
@@ -146,11 +164,7 @@ int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
   if (error) return error;
   if ((error = inode.source.check_unchanged()) != 0) return error;
   const bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
-  if (writes) {
-    const auto descriptor = inode.source.writable_descriptor();
-    if (!descriptor) return errno;
-    if (descriptor->write_error) return descriptor->write_error;
-  }
+  if (writes && (error = inode.source.check_writable()) != 0) return error;
   auto opened = std::make_unique<SharedHandle>(
       std::make_shared<const OpenHandle>(OpenHandle{fs.inodes.ref(inode), std::move(content), writes}));
   ++inode.opens;

@@ -192,6 +192,7 @@ class SignalThread {
     const auto set = handled();
     ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a size beyond a limit of ours is an error, not the end
     struct sigaction wake {};
     wake.sa_handler = [](int) {};  // no SA_RESTART: it is to interrupt
     ::sigaction(wake_signal, &wake, nullptr);

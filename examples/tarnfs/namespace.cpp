@@ -132,8 +132,11 @@ int set_size(Filesystem& fs, Inode& inode, std::uint64_t size_bytes) {
   const auto content = fs.content(inode, error);
   if (error) return error;
   if ((error = inode.source.check_unchanged()) != 0) return error;
-  inode.source.touch();
+  // A size that SOURCE refuses would stand in the way of all that is stored later.
+  if ((error = inode.source.check_writable()) != 0) return error;
+  if (size_bytes > inode.source.max_bytes()) return EFBIG;
   if ((error = content->truncate(size_bytes)) != 0) return error;
+  inode.source.touch();
   // truncate(2) by path is open, change and close in one: no close will follow that could store it.
   return inode.opens > 0 ? 0 : fs.flush(inode);
 }

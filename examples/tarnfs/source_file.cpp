@@ -8,6 +8,7 @@
 #include <array>
 #include <climits>
 #include <cstring>
+#include <limits>
 
 namespace tarnfs {
 namespace {
@@ -20,6 +21,23 @@ std::string read_link(const std::string& path) {
   std::array<char, PATH_MAX> target;
   const auto n = ::readlink(path.c_str(), target.data(), target.size());
   return n < 0 ? std::string{} : std::string{target.data(), static_cast<std::size_t>(n)};
+}
+
+/// The largest size that a file in `directory` can be given. It is asked once, of a file without a name; where such a
+/// file cannot be made, there is no bound that we know of.
+std::uint64_t max_file_bytes_in(int directory) {
+  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+  const Fd probe{::openat(directory, ".", O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600)};
+  const auto fits = [&](std::uint64_t size_bytes) {
+    return ::ftruncate(probe.get(), static_cast<off_t>(size_bytes)) == 0 || errno != EFBIG;
+  };
+  if (!probe || fits(most)) return most;
+  std::uint64_t fitting = 0;
+  for (auto too_large = most; too_large - fitting > 1;) {
+    const auto middle = fitting + (too_large - fitting) / 2;
+    (fits(middle) ? fitting : too_large) = middle;
+  }
+  return fitting;
 }
 
 constexpr int ended = -1;
@@ -109,7 +127,10 @@ void DescriptorCache::close(SourceFile& file) {
 }
 
 SourceTree::SourceTree(Fd directory, std::size_t descriptor_limit)
-    : root{std::move(directory)}, path{read_link(proc_path_of(root.get()))}, descriptors{descriptor_limit} {}
+    : root{std::move(directory)},
+      path{read_link(proc_path_of(root.get()))},
+      descriptors{descriptor_limit},
+      max_file_bytes{max_file_bytes_in(root.get())} {}
 
 std::string SourceFile::proc_path() const { return proc_path_of(handle_.get()); }
 
@@ -131,6 +152,11 @@ std::shared_ptr<const Descriptor> SourceFile::writable_descriptor() {
     found = descriptor();
   }
   return found;
+}
+
+int SourceFile::check_writable() {
+  const auto found = writable_descriptor();
+  return found ? found->write_error : errno;
 }
 
 void SourceFile::report_failure(std::string_view what, int error) const {
@@ -364,7 +390,13 @@ int SourceFile::settle_times() {
 
 int SourceFile::settle_times_locked(int fd) {
   const timespec times[2] = {{0, UTIME_OMIT}, shown_mtime_};
-  return ::futimens(fd, times) == 0 ? 0 : errno;
+  if (::futimens(fd, times) == 0) return 0;
+  if (errno != EPERM && errno != EACCES) return errno;
+  // Somebody else's file, and we are not root. Its bytes are stored all the same.
+  struct stat now {};
+  if (::fstat(fd, &now) != 0) return errno;
+  shown_mtime_ = now.st_mtim;
+  return 0;
 }
 
 }  // namespace tarnfs

@@ -73,7 +73,8 @@ struct SourceTree {
   std::string path;  ///< of the root, as the kernel names it
   DescriptorCache descriptors;
   Log log;
-  std::atomic<bool> failed{false};  ///< a flush did, or an fsync
+  std::atomic<bool> failed{false};     ///< a flush did, or an fsync
+  const std::uint64_t max_file_bytes;  ///< a larger file could never be stored
 };
 
 class SourceFile {
@@ -95,6 +96,10 @@ class SourceFile {
   [[nodiscard]] std::shared_ptr<const Descriptor> descriptor() { return tree_.descriptors.get(*this); }
   /// One that may write, if at all possible: what forbade it once may have ended.
   [[nodiscard]] std::shared_ptr<const Descriptor> writable_descriptor();
+  /// Whether SOURCE can be written. Answers 0 or an errno.
+  [[nodiscard]] int check_writable();
+  /// The largest size that SOURCE lets a file have.
+  [[nodiscard]] std::uint64_t max_bytes() const { return tree_.max_file_bytes; }
   void adopt_descriptor(Fd fd) { tree_.descriptors.put(*this, std::move(fd)); }
   void close_descriptor() { tree_.descriptors.close(*this); }
 
@@ -178,6 +183,7 @@ class SourceFile {
   };
   int stat_handle(struct stat& out) const;
   int check_locked();
+  /// SOURCE keeps its own mtime, which is then shown, where we may write the file but not set its times.
   int settle_times_locked(int fd);
 
   SourceTree& tree_;

@@ -143,17 +143,15 @@ class DirtyFile final : private detail::Flushable {
   /// Deletes the file: removes it from the store, at once if nobody has it open, else at the last close; until then it
   /// is read and changed as before, but not flushed any more.
   /// Errors: the store's own, and the file is as it was; one at the last close is told to the observer. ENOENT if it is
-  ///         deleted already; ESTALE if it was abandoned.
+  ///         deleted already; ESTALE if another file has its id.
   /// Blocks: on the store, and on a flush in flight.
   [[nodiscard]] Result<> remove() {
     FileState before{};
     {
-      std::unique_lock lock{lock_};
-      wait_for_flush(lock);
-      if (record_->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
+      std::lock_guard lock{lock_};
       before = meta_.state();
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
-      meta_.note_deleted();
+      meta_.note_deleted();  // no flush begins from here on
       if (opens_.load() != 0) return {};
       removing_ = true;  // a flush that comes now waits for what the store says
     }
@@ -177,7 +175,8 @@ class DirtyFile final : private detail::Flushable {
   }
 
   /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
-  /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters.
+  /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters. It may still be removed, and
+  /// read, until another DirtyFile is made with its id.
   /// Blocks: on a flush in flight.
   void abandon() {
     record_->abandoned = true;
@@ -306,7 +305,9 @@ class DirtyFile final : private detail::Flushable {
 
   // Requires: deleted, and removing_ set by the caller; no lock.
   Result<> remove_from_store(FileState before) {
-    const auto removed = detail::ask_to_remove(store_, meta_.id());
+    detail::wait_for_flush(core_, *record_);
+    const auto removed = record_->replaced.load() ? Result<>{fail(static_cast<std::errc>(ESTALE))}
+                                                  : detail::ask_to_remove(store_, meta_.id());
     {
       std::lock_guard lock{lock_};
       removing_ = false;

@@ -802,6 +802,79 @@ def truncate_grows_with_zeros_and_shrinks_for_good():
             pair.finish()
 
 
+def largest_file(top):
+    """The largest size that a file in a directory can be given."""
+    path = top / "largest"
+    path.touch()
+    fits, too_large = 0, 1 << 63
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        try:
+            os.truncate(path, middle)
+            fits = middle
+        except OSError as e:
+            expect_equal(e.errno, errno.EFBIG, f"the refusal of {middle} bytes")
+            too_large = middle
+    path.unlink()
+    return fits
+
+
+@case()
+def a_size_that_source_refuses_changes_nothing():
+    with Pair(prepare=lambda top: (top / "f").write_bytes(noise(10_000, 5))) as pair:
+        largest = largest_file(pair.plain)
+
+        def size_and_bytes(top):
+            with open(top / "f", "rb") as file:
+                return os.fstat(file.fileno()).st_size, file.read(20_000)
+
+        def opened(top, action):
+            fd = os.open(top / "f", os.O_RDWR)
+            try:
+                return action(fd)
+            finally:
+                os.close(fd)
+
+        for name, grow in {
+            "truncate": lambda fd, size: os.ftruncate(fd, size),
+            "write": lambda fd, size: os.pwrite(fd, b"12345678", size - 8),
+            "fallocate": lambda fd, size: fallocate(fd, FALLOC_FL_KEEP_SIZE, size - 8, 8),
+            "punch": lambda fd, size: punch_hole(fd, size - 8, 8),
+        }.items():
+            for size in {1 << 50, largest - 4095, largest, min(largest + 5, (1 << 63) - 1), largest // 2 + (1 << 62)}:
+                pair.both(lambda top: opened(top, lambda fd: grow(fd, size)), f"{name} to {size}, of {largest}")
+                pair.both(lambda top: os.stat(top / "f").st_size, f"the size after {name} to {size}")
+                pair.both(lambda top: size_and_bytes(top)[1], f"the bytes after {name} to {size}")
+                pair.both(lambda top: os.truncate(top / "f", 10_000), "back")
+        pair.both(lambda top: os.truncate(top / "f", 1 << 50), "truncate by name")
+        pair.both(size_and_bytes)
+        pair.both(lambda top: os.truncate(top / "f", 10_000))
+        pair.both(lambda top: opened(top, lambda fd: (os.pwrite(fd, b"later", 9_998), os.fsync(fd))), "a later write")
+        expect_equal(size_and_bytes(pair.source), size_and_bytes(pair.plain), "what the fsync stored")
+        pair.finish()
+
+
+@case(needs=["chattr"])
+def an_immutable_file_is_not_cut():
+    with Pair(prepare=lambda top: (top / "f").write_bytes(noise(10_000, 6))) as pair:
+        files = [top / "f" for top in (pair.source, pair.plain)]
+
+        def set_immutable(sign):
+            for file in files:
+                if subprocess.run(["chattr", f"{sign}i", file], capture_output=True).returncode != 0:
+                    raise Skip("no file can be made immutable here")
+
+        try:
+            set_immutable("+")
+            pair.both(lambda top: os.truncate(top / "f", 10))
+            pair.both(lambda top: (top / "f").read_bytes())
+        finally:
+            with contextlib.suppress(Skip):
+                set_immutable("-")
+        pair.mounted.stop()
+        compare_trees(pair.source, pair.plain, "stored")
+
+
 @case()
 def fallocate_does_each_mode_or_refuses_it():
     size = 300_000
@@ -1089,6 +1162,36 @@ def a_flush_moves_no_mtime():
         expect(moved > given, "a truncate sets the time")
         pair.mounted.stop()
         expect_equal((pair.source / "f").stat().st_mtime_ns, moved, "mtime of the truncate stored")
+
+
+@case(needs=["setpriv"])
+def a_file_whose_times_are_not_ours_to_set_is_stored():
+    """As for a tarnfs that is not root, on files of others that it may write."""
+
+    def prepare(top):
+        (top / "f").write_bytes(b"old")
+        os.chown(top / "f", 1234, 1234)
+        (top / "f").chmod(0o666)
+        os.utime(top / "f", ns=(0, 10**18))
+
+    with Pair(prepare=prepare) as pair:
+        pair.mounted.stop()
+        wrapper = pair.scratch / "tarnfs"
+        wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-fowner "{os.path.abspath(program())}" "$@"\n')
+        wrapper.chmod(0o755)
+        usual = program()
+        os.environ["TARNFS_BIN"] = str(wrapper)
+        try:
+            pair.mounted.start()
+        finally:
+            os.environ["TARNFS_BIN"] = usual
+        pair.both(lambda top: (top / "f").write_bytes(b"new bytes"), "a write and a close")
+        expect_equal((pair.source / "f").read_bytes(), b"new bytes", "what the close stored")
+        expect((pair.source / "f").stat().st_mtime_ns > 10**18, "the write moved the time")
+        expect_equal(
+            (pair.at / "f").stat().st_mtime_ns, (pair.source / "f").stat().st_mtime_ns, "the time that is shown"
+        )
+        pair.finish()
 
 
 @case(needs=["setpriv"])

@@ -50,6 +50,18 @@ class Gate {
   std::size_t arrivals_ = 0;
 };
 
+/// Looks again and again until `there()` is true, where there is no gate to wait at. Returns: whether it became true
+/// before the deadline.
+template <class Predicate>
+[[nodiscard]] bool wait_until(Predicate there) {
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  while (!there()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
 /// A thread that is joined when it goes out of scope, also when an assertion ends the test; `before_join` (opening the
 /// gate that holds it, say) comes first then.
 class Worker {

@@ -196,7 +196,10 @@ class MemoryStore {
       std::lock_guard lock{mutex_};
       ++counts_.flushes;
       counts_.flush_bytes += before.size();
-      flushed_.push_back({request.size_bytes, request.store_size_bound_bytes, request.version, request.generation,
+      flushed_.push_back({request.size_bytes,
+                          request.store_size_bound_bytes,
+                          request.version,
+                          request.generation,
                           {request.ranges.begin(), request.ranges.end()}});
       check(request);
       plan = take(Call::flush);
@@ -269,19 +272,21 @@ class MemoryStore {
       return at->second;
     }
     void read(std::uint64_t offset, std::span<std::byte> into) const {
-      for_each_page(offset, into.size(), [&](std::uint64_t index, std::size_t in_page, std::size_t done, std::size_t n) {
-        const auto at = pages.find(index);
-        if (at != pages.end()) {
-          std::memcpy(into.data() + done, at->second.data() + in_page, n);
-        } else {
-          for (std::size_t i = 0; i < n; ++i) into[done + i] = base_at(index * page_bytes + in_page + i);
-        }
-      });
+      for_each_page(offset, into.size(),
+                    [&](std::uint64_t index, std::size_t in_page, std::size_t done, std::size_t n) {
+                      const auto at = pages.find(index);
+                      if (at != pages.end()) {
+                        std::memcpy(into.data() + done, at->second.data() + in_page, n);
+                      } else {
+                        for (std::size_t i = 0; i < n; ++i) into[done + i] = base_at(index * page_bytes + in_page + i);
+                      }
+                    });
     }
     void write(std::uint64_t offset, std::span<const std::byte> from) {
-      for_each_page(offset, from.size(), [&](std::uint64_t index, std::size_t in_page, std::size_t done, std::size_t n) {
-        std::memcpy(page(index).data() + in_page, from.data() + done, n);
-      });
+      for_each_page(offset, from.size(),
+                    [&](std::uint64_t index, std::size_t in_page, std::size_t done, std::size_t n) {
+                      std::memcpy(page(index).data() + in_page, from.data() + done, n);
+                    });
     }
     // Makes [offset, end) zero without a page for each page of it: only those that have bytes are looked at.
     void zero(std::uint64_t offset, std::uint64_t end) {
@@ -431,8 +436,7 @@ class MemoryStore {
     auto& file = files_[*request.file];
     file.resize(request.size_bytes);
     if (naive_) {
-      request.for_each_piece(
-          [&](std::uint64_t at, std::span<const std::byte> piece, bool) { file.write(at, piece); });
+      request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> piece, bool) { file.write(at, piece); });
       return;
     }
     std::size_t left = SIZE_MAX;

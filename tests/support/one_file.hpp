@@ -61,7 +61,9 @@ template <class Traits>
 }
 
 /// A whole range as a read, a write or a view is told it.
-[[nodiscard]] inline ByteRange range(std::uint64_t offset, std::uint64_t end) { return ByteRange::between(offset, end); }
+[[nodiscard]] inline ByteRange range(std::uint64_t offset, std::uint64_t end) {
+  return ByteRange::between(offset, end);
+}
 
 /// What is dirty, held or missing: easy to write in a test and to read in its failure.
 struct Extent {

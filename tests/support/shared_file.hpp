@@ -80,7 +80,9 @@ struct SharedFile {
     return file->write(offset, bytes_of(text));
   }
   /// Returns: the bytes read; on an error its message.
-  [[nodiscard]] std::string read(std::uint64_t offset, std::size_t size_bytes) { return read(*file, offset, size_bytes); }
+  [[nodiscard]] std::string read(std::uint64_t offset, std::size_t size_bytes) {
+    return read(*file, offset, size_bytes);
+  }
   [[nodiscard]] static std::string read(File& from, std::uint64_t offset, std::size_t size_bytes) {
     std::string into(size_bytes, '?');
     const auto n = from.read(offset, writable(into));

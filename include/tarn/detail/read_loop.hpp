@@ -112,7 +112,7 @@ template <class File, class Store, class Room, class Use>
     if (begun == Begun::yes) {
       const auto error_of_fetch = loads.fetch(store, file.layout, uncached ? into : nullptr);
       // Whoever has the id now says so before it stores anything: what was fetched may be the other file's.
-      if (file.record->abandoned.load()) return fail(stale);
+      if (file.record->replaced.load()) return fail(stale);
       if (const auto error = error_of_fetch; error) {
         if (!loads.still_whole()) continue;  // changed meanwhile: the store may rightly have them no more
         // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.

@@ -108,6 +108,7 @@ class Registry {
       if (next == nullptr) return {};
       at->second->retired = true;
       at->second->abandoned = true;
+      at->second->replaced = true;
       at->second->users.fetch_add(1);
       retired = {*this, *at->second};
       (void)at->second.release();  // its owner is a user: release deletes it
