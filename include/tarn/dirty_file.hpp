@@ -175,8 +175,8 @@ class DirtyFile final : private detail::Flushable {
   }
 
   /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
-  /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters. It may still be removed, and
-  /// read, until another DirtyFile is made with its id.
+  /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters. It may still be removed,
+  /// and read, until another DirtyFile is made with its id.
   /// Blocks: on a flush in flight.
   void abandon() {
     record_->abandoned = true;
