@@ -13,6 +13,7 @@
 using tarn::detail::ChunkState;
 using tarn::detail::ParkingLot;
 using tarn_test::Gate;
+using tarn_test::wait_until;
 using tarn_test::Worker;
 
 namespace {
@@ -28,16 +29,6 @@ struct Resident {
     (void)state.unpin();
   }
 };
-
-template <class Condition>
-[[nodiscard]] bool comes_true(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + tarn_test::deadline;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -159,7 +150,7 @@ TEST_CASE("who waits for the exclusive latch stops new sharers, and gets it when
                   gate.pass();
                   chunk.state.unlatch_exclusive(chunk.lot);
                 }};
-  REQUIRE(comes_true([&] { return chunk.state.is(ChunkState::pending); }));
+  REQUIRE(wait_until([&] { return chunk.state.is(ChunkState::pending); }));
   CHECK_FALSE(chunk.state.try_latch_shared());
   chunk.state.unlatch_shared(chunk.lot);
   CHECK_FALSE(chunk.state.try_latch_shared());  // one sharer is left, and the writer still waits
@@ -177,10 +168,10 @@ TEST_CASE("who waits for the exclusive latch stops new sharers, and gets it when
       shared_by.fetch_add(1);
     });
   }
-  CHECK(comes_true([&] { return chunk.state.is(ChunkState::parked); }));
+  CHECK(wait_until([&] { return chunk.state.is(ChunkState::parked); }));
   CHECK(shared_by == 0);
   gate.open();
-  CHECK(comes_true([&] { return shared_by == 3; }));
+  CHECK(wait_until([&] { return shared_by == 3; }));
   writer.join();
   readers.clear();
   CHECK(chunk.state.word() == pin + 3 * shared);

@@ -17,23 +17,14 @@
 using tarn::detail::FileLock;
 using tarn::detail::ParkingLot;
 using tarn_test::Gate;
+using tarn_test::wait_until;
 using tarn_test::Worker;
 
 namespace {
 
-template <class Condition>
-[[nodiscard]] bool comes_true(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + tarn_test::deadline;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
 // A writer waits exactly if a try to share is refused while nobody has the lock exclusively.
 [[nodiscard]] bool a_writer_waits(FileLock& lock) {
-  return comes_true([&] {
+  return wait_until([&] {
     if (!lock.try_lock_shared()) return true;
     lock.unlock_shared();
     return false;
@@ -79,7 +70,7 @@ TEST_CASE("a writer is not starved: readers that come while it waits go after it
       lock.unlock_shared();
     });
   }
-  REQUIRE(comes_true([&] { return coming == 3; }));
+  REQUIRE(wait_until([&] { return coming == 3; }));
   CHECK_FALSE(lock.try_lock_shared());
   CHECK_FALSE(written);
   lock.unlock_shared();
@@ -117,7 +108,7 @@ TEST_CASE("a reader is not starved by writers that hand the lock to each other",
     });
   }
   // From then on at most the one that had it last is on its way to the lock; the others wait at it.
-  REQUIRE(comes_true([&] { return handed_over >= 200; }));
+  REQUIRE(wait_until([&] { return handed_over >= 200; }));
   Worker reader{[&] {
     for (int i = 0; i < 2000 && !over; ++i) {
       lock.lock_shared();
@@ -148,7 +139,7 @@ TEST_CASE("a leaving writer lets in all readers that wait, at once", "[sync]") {
       inside.pass();
     });
   }
-  REQUIRE(comes_true([&] { return coming == readers_count; }));
+  REQUIRE(wait_until([&] { return coming == readers_count; }));
   lock.unlock();
   CHECK(inside.wait_for_arrivals(readers_count));  // all inside together, though each keeps the lock
   CHECK_FALSE(lock.try_lock());
@@ -199,13 +190,13 @@ TEST_CASE("who parks is woken by the one that changes the word, and not before",
       awake.fetch_add(1);
     });
   }
-  REQUIRE(comes_true([&] { return looks >= 3; }));
+  REQUIRE(wait_until([&] { return looks >= 3; }));
   lot.wake(&word);  // nothing changed: they look again, and sleep on
-  REQUIRE(comes_true([&] { return looks >= 6; }));
+  REQUIRE(wait_until([&] { return looks >= 6; }));
   CHECK(awake == 0);
   word = 1;
   lot.wake(&word);
-  CHECK(comes_true([&] { return awake == 3; }));
+  CHECK(wait_until([&] { return awake == 3; }));
 }
 
 TEST_CASE("who finds the word changed does not sleep at all", "[sync]") {
