@@ -114,7 +114,8 @@ template <class Traits>
 /// answers how many bytes from the start it filled (a std::size_t or a Result of one), and may be called once a window.
 ///
 /// Returns:  the bytes taken in; fewer than size_bytes if the filler filled fewer or a later window failed.
-/// Errors:   the filler's own; else as above. What the filler throws is passed on. Nothing has changed then.
+/// Errors:   the filler's own; else as above. Nothing has changed then. What the filler throws is passed on;
+///           what it filled in earlier windows is in.
 /// Requires: the filler calls nothing of tarn, does not block and touches no byte that it does not count: it runs under
 ///           exclusive latches.
 /// Cost:     no copy by tarn, unless a chunk has other valid bytes: those are copied to the new memory.

@@ -277,23 +277,6 @@ class FlushJob {
   bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false;
 };
 
-namespace detail {
-
-/// Returns: the record's arrivals if a flush is in flight: what to wait on.
-template <class Traits>
-[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record) {
-  std::lock_guard table{record.table_mutex};
-  if (record.flush == nullptr) return std::nullopt;
-  return record.arrivals.load();
-}
-/// Waits until no flush of the file is in flight.
-template <class Traits>
-void wait_for_flush(PoolCore<Traits>& core, FileRecord<Traits>& record) {
-  while (const auto arrivals = flush_in_flight(record)) core.wait_for_arrival(record, *arrivals);
-}
-
-}  // namespace detail
-
 /// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM;
 /// ESTALE if the file was abandoned.
 template <class Traits, class File>

@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -343,5 +344,18 @@ class PoolCore {
   Atomic<std::uint64_t> room_epoch_{0};
   Atomic<std::uint32_t> room_waiters_{0};
 };
+
+/// Returns: the record's arrivals if a flush is in flight: what to wait on.
+template <class Traits>
+[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record) {
+  std::lock_guard table{record.table_mutex};
+  if (record.flush == nullptr) return std::nullopt;
+  return record.arrivals.load();
+}
+/// Waits until no flush of the file is in flight. Requires: the caller holds nothing.
+template <class Traits>
+void wait_for_flush(PoolCore<Traits>& core, FileRecord<Traits>& record) {
+  while (const auto arrivals = flush_in_flight(record)) core.wait_for_arrival(record, *arrivals);
+}
 
 }  // namespace tarn::detail

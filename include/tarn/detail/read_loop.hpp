@@ -116,6 +116,13 @@ template <class File, class Store, class Room, class Use>
       if (const auto error = error_of_fetch; error) {
         if (!loads.still_whole()) continue;  // changed meanwhile: the store may rightly have them no more
         // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.
+        // Perhaps only the store knows so far; a DirtyFile's flush ends by itself, so wait for that, holding nothing.
+        if (error == stale && file.opens != nullptr && depth_in_store() == 0) {
+          loads.end();
+          kept.release();
+          reserve.clear();
+          wait_for_flush(core, *file.record);
+        }
         std::shared_lock again{file.lock};
         if (error == stale && file.meta.version() != loads.version()) continue;
         return fail(error);
