@@ -16,7 +16,6 @@ namespace {
 
 struct Entry {
   std::string path;
-  friend bool operator==(const Entry&, const Entry&) = default;
 };
 struct Named : WatchedFiles {
   using Payload = Entry;
