@@ -19,15 +19,15 @@ import tempfile
 
 # Lowest first. A new header is added here, in the lowest layer that it can live in.
 LAYERS = [
-    ("ground", ["detail/sync.hpp", "detail/small_vector.hpp", "detail/pressure.hpp"]),
+    ("ground", ["detail/waiter.hpp", "detail/sync.hpp", "detail/small_vector.hpp", "detail/pressure.hpp"]),
     ("values", ["byte_range.hpp", "detail/sorted_extents.hpp", "chunk_layout.hpp", "extent_set.hpp", "result.hpp", "buffers.hpp",
-                "budget.hpp", "pool_options.hpp", "pool_stats.hpp"]),
-    ("contracts", ["store.hpp", "policies.hpp"]),
+                "budget.hpp", "call_options.hpp", "pool_options.hpp", "pool_stats.hpp"]),
+    ("contracts", ["store_request.hpp", "token.hpp", "store.hpp", "policies.hpp"]),
     ("mechanisms", ["storage/*.hpp", "eviction/*.hpp", "dirty_file_metadata.hpp", "detail/chunk_state.hpp",
                     "detail/chunk_extents.hpp", "detail/chunk_reserve.hpp", "detail/chunk_table.hpp",
                     "detail/file_record.hpp", "detail/registry.hpp", "detail/pool_core.hpp"]),
-    ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/flush_for_room.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
-                 "detail/read_loop.hpp", "detail/load.hpp", "detail/flush_job.hpp"]),
+    ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
+                 "detail/read_loop.hpp", "detail/load.hpp", "detail/window_loads.hpp", "detail/room.hpp", "detail/waiting.hpp", "detail/flush_job.hpp", "detail/file_body.hpp", "detail/file_flush.hpp"]),
     ("pool", ["chunk_pool.hpp"]),
     ("algorithms", ["read_range.hpp", "write_range.hpp", "truncate.hpp", "flush.hpp"]),
     ("file", ["dirty_file.hpp", "dirty_file_async.hpp"]),

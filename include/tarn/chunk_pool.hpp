@@ -46,6 +46,7 @@ class PinnedChunk {
   }
   ~PinnedChunk() {
     if (chunk_ == nullptr) return;
+    const detail::Resumer resumer;
     core_->user_pins.fetch_sub(1);
     core_->unpin(*chunk_);
   }
@@ -118,6 +119,7 @@ class ChunkPool {
   /// Dirty bytes that are still here are lost, and the observer is told whose.
   /// Requires: no call in progress, no pin, no DirtyFile.
   ~ChunkPool() {
+    const detail::Resumer resumer;
     core_.registry.for_each([&](detail::FileRecord<Traits>& record) {
       const auto lost_bytes = core_.drop(record);
       if (lost_bytes != 0) core_.observer.on_dirty_lost(std::get<0>(record.key), lost_bytes);
@@ -198,6 +200,7 @@ class ChunkPool {
   /// Forgets what is held of the content; a load in flight of it lands nowhere.
   /// Returns: whether anything was known.
   bool invalidate(const ContentId& content) {
+    const detail::Resumer resumer;
     const auto record = core_.registry.find(detail::PoolCore<Traits>::content_key(content));
     if (record) core_.drop(*record);
     return static_cast<bool>(record);
@@ -208,12 +211,14 @@ class ChunkPool {
   /// Forgets the file: its chunks, dirty ones too, and everything in flight of it.
   /// Returns: the dirty bytes that are gone.
   std::uint64_t drop(const Metadata& meta) {
+    const detail::Resumer resumer;
     const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
     return record ? core_.drop(*record) : 0;
   }
   /// Drops every clean chunk that nobody uses.
   /// Returns: how many.
   std::size_t evict_clean() {
+    const detail::Resumer resumer;
     std::size_t count = 0;
     while (core_.evict_one() == detail::PoolCore<Traits>::Freed::some) ++count;
     core_.storage.trim(core_.budget);
@@ -278,29 +283,25 @@ Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& cont
                                                            std::uint64_t size_bytes, Loader&& loader) {
   const auto whole = core_.layout.chunk_range(chunk_of_part);
   if (size_bytes == 0 || size_bytes > whole.size_bytes()) return fail(std::errc::invalid_argument);
+  const detail::Resumer resumer;
   // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
-  struct ByContent {
-    const ContentId& id;
-    std::remove_reference_t<Loader>& loader;
-    Result<std::size_t> load(LoadRequest<Traits> request) {
-      request.file = nullptr;
-      request.content = &id;
-      return loader.load(request);
-    }
-  } store{content, loader};
   constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
   const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);
   const auto by_content = *ChunkLayout::make(chunk_bytes(), one_part_bytes);
   const auto record = core_.registry.find_or_make(detail::PoolCore<Traits>::content_key(content));
   if (!record) return fail(std::errc::no_buffer_space);
   detail::NoLock lock;
-  detail::FileAccess<Traits, const Metadata, detail::NoLock> file{core_, record, meta, by_content, lock};
-  detail::EvictOnly room;
+  detail::FileAccess<Traits, const Metadata, detail::NoLock> file{
+      .core = core_, .record = record, .meta = meta, .layout = by_content, .lock = lock, .content = &content};
   Result<Pin> pin = fail(std::errc::no_such_file_or_directory);
   const auto range = ByteRange::between(whole.offset(), whole.offset() + size_bytes);
-  const auto read = detail::read_one_window(file, range, store, room, nullptr,
-                                            [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); });
-  if (!read) return fail(read.error());
+  const auto use = [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); };
+  detail::Room<Traits> room{core_, {}};
+  detail::ReadLoop read{file, range, loader, room, nullptr};
+  while (read.step(use) == detail::Progress::waiting) {
+    if (const auto why = detail::block(core_, read.wait(), {}); why) return fail(why);
+  }
+  if (!read.result()) return fail(read.result().error());
   return pin;
 }
 

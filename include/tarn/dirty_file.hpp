@@ -15,6 +15,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
@@ -24,8 +25,10 @@
 
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/drop_clean.hpp>
-#include <tarn/detail/flush_for_room.hpp>
+#include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_flush.hpp>
 #include <tarn/detail/list_extents.hpp>
+#include <tarn/detail/room.hpp>
 #include <tarn/flush.hpp>
 #include <tarn/read_range.hpp>
 #include <tarn/truncate.hpp>
@@ -48,43 +51,47 @@ class DirtyFile final : private detail::Flushable {
   /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
   ///           pool has no room for its record; bad_alloc.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
-      : pool_{pool},
-        core_{pool.core()},
-        store_{store},
-        meta_{std::move(metadata)},
-        layout_{checked_layout()},
-        record_{make_record()} {
+      : pool_{pool}, core_{pool.core()}, store_{store}, body_{make_body(pool, std::move(metadata))} {
     core_.pressure.join(*this);
   }
   /// Forgets what the pool holds of the file. Flush before: dirty bytes are lost here, and the observer is told.
-  /// Requires: no call in progress, no OpenFile.
+  /// Requires: no call in progress, no operation, no OpenFile.
   ~DirtyFile() {
+    const detail::Resumer resumer;
     core_.pressure.leave(*this);
-    assert(opens_ == 0 && "a DirtyFile is destroyed before its OpenFiles");
-    const auto lost_bytes = core_.drop(*record_);
-    core_.registry.disown(*record_);
-    if (lost_bytes != 0 && meta_.state() != FileState::deleted) core_.observer.on_dirty_lost(meta_.id(), lost_bytes);
+    assert(body_->opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    const auto lost_bytes = core_.drop(*body_->record);
+    core_.registry.disown(*body_->record);
+    const bool deleted = body_->meta.state() == FileState::deleted;
+    if (lost_bytes != 0 && !deleted) core_.observer.on_dirty_lost(body_->meta.id(), lost_bytes);
   }
 
   // ---- reading
 
-  /// As read_range; with no chunk to be had, what is missing is loaded straight into `into`.
-  [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) {
-    auto file = access();
-    detail::EvictOnly room;
-    return guarded([&] { return detail::read_copy(file, offset, into, store_, room); });
+  /// As read_range; with no chunk to be had, a store that answers at once fills `into` directly, and for one that
+  /// answers later, some file is flushed for room.
+  [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
+                                         const CallOptions& options = {}) {
+    return guarded([&] {
+      auto file = body_->access();
+      detail::CopyRead read{file, offset, into, store_, room_for_read(options)};
+      return detail::run_to_end(core_, options, read);
+    });
   }
   /// As the visiting read_range; flushes for room if a load needs it.
   template <std::invocable<ConstBuffers> F>
-  [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f)
+  [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f, const CallOptions& options = {})
       -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-    auto file = access();
-    detail::FlushForRoom<Traits> room{core_};
-    return guarded([&] { return detail::read_view(file, offset, size_bytes, store_, room, f); });
+    return guarded([&] {
+      auto file = body_->access();
+      detail::ViewRead read{file, offset, size_bytes, store_, detail::RoomRule::of(options), f};
+      return detail::run_to_end(core_, options, read);
+    });
   }
   /// As try_read_range; busy also while a change of the file is under way.
   [[nodiscard]] ReadOutcome<std::size_t> try_read(std::uint64_t offset, std::span<std::byte> into) {
-    auto file = access();
+    const detail::Resumer resumer;
+    auto file = body_->access();
     try {
       return detail::try_read(file, offset, into);
     } catch (const std::bad_alloc&) {
@@ -95,38 +102,51 @@ class DirtyFile final : private detail::Flushable {
   // ---- changing; ENOBUFS only if no flush makes room and nobody else will
 
   /// As write_range.
-  /// Blocks: on the stores of other files and of this one, if the pool is full; holding nothing.
-  [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::span<const std::byte> from, Mtime mtime_ns = {}) {
-    return size_of(write_at(offset, from, mtime_ns));
+  /// Blocks: on the stores of other files and of this one, if the pool is full; holding nothing. See CallOptions.
+  [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::span<const std::byte> from, Mtime mtime_ns = {},
+                                          const CallOptions& options = {}) {
+    return size_of(write_at(offset, from, mtime_ns, options));
   }
   /// As the write_range with a filler.
   template <std::invocable<MutableBuffers> Filler>
   [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler,
-                                          Mtime mtime_ns = {}) {
-    auto file = access();
-    detail::FlushForRoom<Traits> room{core_};
-    return size_of(guarded([&] { return detail::write_in_place(file, offset, size_bytes, filler, room, mtime_ns); }));
+                                          Mtime mtime_ns = {}, const CallOptions& options = {}) {
+    return size_of(guarded([&] {
+      auto file = body_->access();
+      const auto room = detail::RoomRule::of(options);
+      return detail::write_in_place(file, offset, size_bytes, filler, room, options, mtime_ns);
+    }));
+  }
+  /// A write that waits for no memory. Errors: EAGAIN if it would have to; else as write.
+  [[nodiscard]] Result<std::size_t> try_write(std::uint64_t offset, std::span<const std::byte> from,
+                                              Mtime mtime_ns = {}) {
+    return write(offset, from, mtime_ns, {.when_full = WhenFull::would_block});
   }
   /// Writes at the end of the file as it is then; appends of one file never mix.
   /// Returns: where the bytes went, and how many were taken in.
-  [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {}) {
+  [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {},
+                                       const CallOptions& options = {}) {
     std::lock_guard one_at_a_time{append_mutex_};
-    return write_at(std::nullopt, from, mtime_ns);
+    return write_at(std::nullopt, from, mtime_ns, options);
   }
   /// As the free functions of these names.
-  [[nodiscard]] Result<> truncate(std::uint64_t size_bytes, Mtime mtime_ns = {}) {
-    auto file = access();
-    detail::FlushForRoom<Traits> room{core_};
-    return guarded([&] { return detail::truncate_file(file, size_bytes, room, mtime_ns); });
+  [[nodiscard]] Result<> truncate(std::uint64_t size_bytes, Mtime mtime_ns = {}, const CallOptions& options = {}) {
+    return guarded([&] {
+      auto file = body_->access();
+      return detail::truncate_file(file, size_bytes, detail::RoomRule::of(options), options, mtime_ns);
+    });
   }
-  [[nodiscard]] Result<> punch_hole(ByteRange range, Mtime mtime_ns = {}) { return zero(range, false, mtime_ns); }
+  [[nodiscard]] Result<> punch_hole(ByteRange range, Mtime mtime_ns = {}, const CallOptions& options = {}) {
+    return zero(range, false, mtime_ns, options);
+  }
   /// `keep_size`: what of the range is past the size is ignored; else the size grows to its end.
-  [[nodiscard]] Result<> zero_range(ByteRange range, bool keep_size, Mtime mtime_ns = {}) {
-    return zero(range, !keep_size, mtime_ns);
+  [[nodiscard]] Result<> zero_range(ByteRange range, bool keep_size, Mtime mtime_ns = {},
+                                    const CallOptions& options = {}) {
+    return zero(range, !keep_size, mtime_ns, options);
   }
   void set_mtime_ns(std::int64_t mtime_ns) {
-    std::lock_guard lock{lock_};
-    meta_.set_mtime_ns(mtime_ns);
+    std::lock_guard lock{body_->lock};
+    body_->meta.set_mtime_ns(mtime_ns);
   }
 
   // ---- write-back
@@ -135,10 +155,12 @@ class DirtyFile final : private detail::Flushable {
   /// Errors: the store's own; what was not stored is still dirty. ESTALE if the file was abandoned. A deleted file has
   ///         nothing to store.
   /// Blocks: on the store; on a flush of the file that is in flight.
-  [[nodiscard]] Result<> flush() {
-    const auto settled = flush_some(SIZE_MAX, true);
-    if (!settled) return fail(settled.error());
-    return {};
+  [[nodiscard]] Result<> flush(const CallOptions& options = {}) {
+    return guarded([&]() -> Result<> {
+      detail::FileFlush flush{body_, store_, whole_file, SIZE_MAX, true};
+      const auto settled = detail::run_to_end(core_, options, flush);
+      return settled ? Result<>{} : fail(settled.error());
+    });
   }
   /// Deletes the file: removes it from the store, at once if nobody has it open, else at the last close; until then it
   /// is read and changed as before, but not flushed any more.
@@ -146,32 +168,36 @@ class DirtyFile final : private detail::Flushable {
   ///         deleted already; ESTALE if another file has its id.
   /// Blocks: on the store, and on a flush in flight.
   [[nodiscard]] Result<> remove() {
+    const detail::Resumer resumer;
+    auto& body = *body_;
     FileState before{};
     {
-      std::lock_guard lock{lock_};
-      before = meta_.state();
+      std::lock_guard lock{body.lock};
+      before = body.meta.state();
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
-      meta_.note_deleted();  // no flush begins from here on
-      if (opens_.load() != 0) return {};
-      removing_ = true;  // a flush that comes now waits for what the store says
+      body.meta.note_deleted();  // no flush begins from here on
+      if (body.opens.load() != 0) return {};
+      body.removing = true;  // a flush that comes now waits for what the store says
     }
     return remove_from_store(before);
   }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
   /// Blocks: on a flush in flight.
-  [[nodiscard]] Result<> invalidate(std::uint64_t version);
+  [[nodiscard]] Result<> invalidate(std::uint64_t version, const CallOptions& options = {});
   /// Makes the file what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a file
   /// that stays.
   /// Returns: the dirty bytes given up.
   /// Errors:  EFBIG; throws bad_alloc.
   /// Blocks:  on a flush in flight.
-  [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version) {
+  [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version,
+                                                    const CallOptions& options = {}) {
     if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-    std::unique_lock lock{lock_};
-    wait_for_flush(lock);
-    meta_.reset_to_store(size_bytes, version);
-    return core_.drop(*record_);
+    const detail::Resumer resumer;
+    std::unique_lock lock{body_->lock};
+    if (const auto why = body_->wait_for_flush(lock, options); why) return fail(why);
+    body_->meta.reset_to_store(size_bytes, version);
+    return core_.drop(*body_->record);
   }
 
   /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
@@ -179,70 +205,78 @@ class DirtyFile final : private detail::Flushable {
   /// and read, until another DirtyFile is made with its id.
   /// Blocks: on a flush in flight.
   void abandon() {
-    record_->abandoned = true;
-    detail::wait_for_flush(core_, *record_);
+    const detail::Resumer resumer;
+    body_->record->abandoned = true;
+    detail::wait_for_flush(core_, *body_->record);
   }
 
   // ---- looking
 
   /// A copy of the metadata, of one moment.
   [[nodiscard]] Metadata metadata() const {
-    std::shared_lock lock{lock_};
-    return meta_;
+    std::shared_lock lock{body_->lock};
+    return body_->meta;
   }
   [[nodiscard]] std::uint64_t size() const {
-    std::shared_lock lock{lock_};
-    return meta_.size();
+    std::shared_lock lock{body_->lock};
+    return body_->meta.size();
   }
   [[nodiscard]] std::int64_t mtime_ns() const {
-    std::shared_lock lock{lock_};
-    return meta_.mtime_ns();
+    std::shared_lock lock{body_->lock};
+    return body_->meta.mtime_ns();
   }
   /// Whether a flush would have anything to store.
   [[nodiscard]] bool is_dirty() const {
-    std::shared_lock lock{lock_};
-    if (meta_.state() == FileState::deleted) return false;
-    return record_->dirty_bytes.load() != 0 || lacks_store();
+    std::shared_lock lock{body_->lock};
+    if (body_->meta.state() == FileState::deleted) return false;
+    return body_->record->dirty_bytes.load() != 0 || body_->lacks_store();
   }
   /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE). A hole that was
   /// flushed is stored, as zeros: then only the store knows better.
   /// Errors: throws bad_alloc; system_error(EAGAIN) if a chunk has too many pins.
   [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
-    std::shared_lock lock{lock_};
-    auto data = meta_.stored();
-    data.add(detail::list_extents(core_, *record_, &detail::Chunk<Traits>::valid));
-    return data.intersect(range.intersect(ByteRange::between(0, meta_.size())));
+    const detail::Resumer resumer;
+    std::shared_lock lock{body_->lock};
+    auto data = body_->meta.stored();
+    data.add(detail::list_extents(core_, *body_->record, &detail::Chunk<Traits>::valid));
+    return data.intersect(range.intersect(ByteRange::between(0, body_->meta.size())));
   }
 
   /// Opens the file. Requires: the OpenFile does not outlive the file.
   [[nodiscard]] OpenFile<Traits, Store> open() { return OpenFile<Traits, Store>{*this}; }
   [[nodiscard]] ChunkPool<Traits>& pool() const { return pool_; }
 
+  /// The inside, for tarn's own operations.
+  [[nodiscard]] const std::shared_ptr<detail::FileBody<Traits>>& body() const { return body_; }
+  [[nodiscard]] Store& store() const { return store_; }
+
  private:
   friend class OpenFile<Traits, Store>;
-  using Access = detail::FileAccess<Traits, Metadata, detail::FileLock>;
+  using Body = detail::FileBody<Traits>;
 
-  [[nodiscard]] ChunkLayout checked_layout() const {
-    const auto layout = pool_.layout(meta_);
+  [[nodiscard]] static std::shared_ptr<Body> make_body(ChunkPool<Traits>& pool, Metadata metadata) {
+    const detail::Resumer resumer;
+    const auto layout = pool.layout(metadata);
     if (!layout) throw std::system_error{layout.error(), "tarn::DirtyFile: part_bytes is not a multiple of the chunk"};
-    return *layout;
-  }
-  [[nodiscard]] detail::RecordRef<Traits> make_record() {
-    detail::ChunkReserve<Traits> reserve{core_};
-    const detail::FlushForRoom<Traits> room{core_};
+    auto& core = pool.core();
+    detail::ChunkReserve<Traits> reserve{core};
+    detail::Room<Traits> room{core, detail::RoomRule::of({})};
     for (;;) {
       detail::RecordRef<Traits> retired;
-      auto record = core_.registry.own(core_.file_key(meta_.id()), retired);
-      if (retired) detail::wait_for_flush(core_, *retired);
-      if (record) return record;
-      const auto roomy = room(reserve, {.chunks = 0, .bytes = core_.record_and_table_bytes});
-      if (!roomy) throw std::system_error{roomy.error(), "tarn::DirtyFile: no room for its record"};
+      auto record = core.registry.own(core.file_key(metadata.id()), retired);
+      if (retired) detail::wait_for_flush(core, *retired);
+      if (record) return std::make_shared<Body>(core, std::move(metadata), *layout, std::move(record));
+      while (room.step(reserve, {.chunks = 0, .bytes = core.record_and_table_bytes}) == detail::Progress::waiting) {
+        (void)detail::block(core, room.wait(), {});
+      }
+      if (room.refusal()) throw std::system_error{room.refusal(), "tarn::DirtyFile: no room for its record"};
     }
   }
-  [[nodiscard]] Access access() { return {core_, record_, meta_, layout_, lock_, &removing_, &opens_}; }
 
+  // What wakes somebody is let go on after it; what has no memory is an error.
   template <class F>
   [[nodiscard]] static auto guarded(F f) -> std::invoke_result_t<F> {
+    const detail::Resumer resumer;
     try {
       return f();
     } catch (const std::bad_alloc&) {
@@ -253,112 +287,81 @@ class DirtyFile final : private detail::Flushable {
     if (!written) return fail(written.error());
     return written->size_bytes;
   }
-  [[nodiscard]] Result<Written> write_at(std::optional<std::uint64_t> offset, std::span<const std::byte> from,
-                                         Mtime mtime_ns) {
-    auto file = access();
-    detail::FlushForRoom<Traits> room{core_};
-    return guarded([&] { return detail::write_copy(file, offset, from, room, mtime_ns); });
+  [[nodiscard]] detail::RoomRule room_for_read(const CallOptions& options) {
+    if constexpr (detail::AnswersLoadLater<Store, Traits>) return detail::RoomRule::of(options);
+    return {};
   }
-  [[nodiscard]] Result<> zero(ByteRange range, bool extends, Mtime mtime_ns) {
-    auto file = access();
-    detail::FlushForRoom<Traits> room{core_};
-    return guarded([&] { return detail::zero_bytes(file, range, extends, room, mtime_ns); });
+  [[nodiscard]] Result<Written> write_at(std::optional<std::uint64_t> offset, std::span<const std::byte> from,
+                                         Mtime mtime_ns, const CallOptions& options) {
+    return guarded([&] {
+      auto file = body_->access();
+      return detail::write_copy(file, offset, from, detail::RoomRule::of(options), options, mtime_ns);
+    });
+  }
+  [[nodiscard]] Result<> zero(ByteRange range, bool extends, Mtime mtime_ns, const CallOptions& options) {
+    return guarded([&] {
+      auto file = body_->access();
+      return detail::zero_bytes(file, range, extends, detail::RoomRule::of(options), options, mtime_ns);
+    });
   }
 
-  /// Returns: the bytes that the store has now and had not.
-  [[nodiscard]] Result<std::uint64_t> flush_some(std::size_t most_jobs, bool wait) {
-    auto file = access();
-    for (;;) {
-      const auto arrivals = record_->arrivals.load();
-      const auto settled = guarded([&] { return detail::flush_jobs<Traits>(file, whole_file, store_, most_jobs); });
-      if (settled || !wait || settled.error() != std::errc::device_or_resource_busy) return settled;
-      if (detail::flush_in_flight(*record_) || is_removing()) core_.wait_for_arrival(*record_, arrivals);
-    }
-  }
-  [[nodiscard]] bool is_removing() const {
-    std::shared_lock lock{lock_};
-    return removing_;
-  }
   detail::Flushed flush_for_room() noexcept override {
     using detail::Flushed;
-    if (record_->dirty_bytes.load() == 0 || record_->abandoned.load()) return Flushed::nothing;
-    const auto settled = flush_some(1, false);
-    if (settled) return *settled != 0 ? Flushed::some : Flushed::nothing;
+    if (body_->record->dirty_bytes.load() == 0 || body_->record->abandoned.load()) return Flushed::nothing;
+    const auto settled = guarded([&]() -> Result<std::optional<std::uint64_t>> {
+      detail::FileFlush flush{body_, store_, whole_file, 1, false};
+      if (flush.step() == detail::Progress::waiting) return std::optional<std::uint64_t>{};  // it settles by itself
+      const auto done = flush.take_result();
+      return done ? Result<std::optional<std::uint64_t>>{std::optional{*done}} : fail(done.error());
+    });
+    if (settled) return !*settled ? Flushed::started : **settled != 0 ? Flushed::some : Flushed::nothing;
     if (settled.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
-    note_error(settled.error());
-    core_.observer.on_flush_failed(meta_.id(), settled.error());
+    body_->note_error(settled.error());
     return Flushed::failed;
   }
 
-  /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
-  [[nodiscard]] bool lacks_store() const {
-    return meta_.store_lacks_size() || !meta_.stored().contains(ByteRange::between(0, meta_.size()));
-  }
-  /// Waits until no flush is in flight, without the lock; comes back with it, so that none begins.
-  void wait_for_flush(std::unique_lock<detail::FileLock>& lock) {
-    while (const auto arrivals = detail::flush_in_flight(*record_)) {
-      lock.unlock();
-      core_.wait_for_arrival(*record_, *arrivals);
-      lock.lock();
-    }
-  }
-
-  // Requires: deleted, and removing_ set by the caller; no lock.
+  // Requires: deleted, and `removing` set by the caller; no lock.
   Result<> remove_from_store(FileState before) {
-    detail::wait_for_flush(core_, *record_);
-    const auto removed = record_->replaced.load() ? Result<>{fail(static_cast<std::errc>(ESTALE))}
-                                                  : detail::ask_to_remove(store_, meta_.id());
+    auto& body = *body_;
+    auto& record = *body.record;
+    detail::wait_for_flush(core_, record);
+    const auto removed = record.replaced.load() ? Result<>{fail(static_cast<std::errc>(ESTALE))}
+                                                : detail::ask_to_remove(store_, body.meta.id());
     {
-      std::lock_guard lock{lock_};
-      removing_ = false;
+      std::lock_guard lock{body.lock};
+      body.removing = false;
       if (removed) {
-        removed_ = true;
-        core_.drop(*record_);
-        meta_.set_size(0);
+        body.removed = true;
+        core_.drop(record);
+        body.meta.set_size(0);
       } else {
-        meta_.undo_deleted(before);
-        if (record_->dirty_bytes.load() != 0 || lacks_store()) meta_.note_modified();
+        body.meta.undo_deleted(before);
+        if (record.dirty_bytes.load() != 0 || body.lacks_store()) body.meta.note_modified();
       }
-      record_->arrivals.fetch_add(1);
+      record.arrivals.fetch_add(1);
     }
-    core_.parking.wake(&record_->arrivals);
+    core_.parking.wake(&record.arrivals);
     return removed;
   }
   // The last OpenFile has gone: a file that was deleted meanwhile goes, too.
   void last_close() noexcept {
+    const detail::Resumer resumer;
+    auto& body = *body_;
     {
-      std::lock_guard lock{lock_};
-      if (meta_.state() != FileState::deleted || removing_ || removed_ || opens_.load() != 0) return;
-      removing_ = true;
+      std::lock_guard lock{body.lock};
+      if (body.meta.state() != FileState::deleted || body.removing || body.removed || body.opens.load() != 0) return;
+      body.removing = true;
     }
     if (const auto removed = remove_from_store(FileState::deleted); !removed) {
-      core_.observer.on_flush_failed(meta_.id(), removed.error());
+      core_.observer.on_flush_failed(body.meta.id(), removed.error());
     }
-  }
-
-  // Errors of flushes that nobody asked for: a count of them, the last one, and whether anybody was told.
-  void note_error(std::error_code error) noexcept {
-    std::lock_guard lock{errors_mutex_};
-    error_ = error;
-    ++error_count_;
-    error_seen_ = false;
   }
 
   ChunkPool<Traits>& pool_;
   detail::PoolCore<Traits>& core_;
   Store& store_;
-  mutable detail::FileLock lock_;
-  Metadata meta_;
-  bool removing_ = false;                               // guarded by lock_, as meta_
-  bool removed_ = meta_.state() == FileState::deleted;  // the same: the store has it no more
-  const ChunkLayout layout_;
-  detail::RecordRef<Traits> record_;
+  const std::shared_ptr<Body> body_;
   detail::Mutex append_mutex_;
-  detail::Atomic<std::uint32_t> opens_{0};
-  detail::Mutex errors_mutex_;
-  std::error_code error_;
-  std::uint64_t error_count_ = 0;
-  bool error_seen_ = false;
 };
 
 template <class Traits, class Store>
@@ -377,7 +380,7 @@ class OpenFile {
     return *this;
   }
   ~OpenFile() {
-    if (file_ != nullptr && file_->opens_.fetch_sub(1) == 1) file_->last_close();
+    if (file_ != nullptr && file_->body_->opens.fetch_sub(1) == 1) file_->last_close();
   }
 
   [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }
@@ -386,22 +389,24 @@ class OpenFile {
   /// The error of a background flush since this opener was last told, once; it stays to be told to the other openers.
   /// `advance` false: only looks (a close of one of several descriptors).
   [[nodiscard]] Result<> take_error(bool advance = true) {
-    std::lock_guard lock{file_->errors_mutex_};
-    if (told_ == file_->error_count_) return {};
+    auto& body = *file_->body_;
+    std::lock_guard lock{body.errors_mutex};
+    if (told_ == body.error_count) return {};
     if (advance) {
-      told_ = file_->error_count_;
-      file_->error_seen_ = true;
+      told_ = body.error_count;
+      body.error_seen = true;
     }
-    return fail(file_->error_);
+    return fail(body.error);
   }
 
  private:
   friend class DirtyFile<Traits, Store>;
   explicit OpenFile(DirtyFile<Traits, Store>& file) : file_{&file} {
-    file.opens_.fetch_add(1);
-    std::lock_guard lock{file.errors_mutex_};
+    auto& body = *file.body_;
+    body.opens.fetch_add(1);
+    std::lock_guard lock{body.errors_mutex};
     // An error that nobody has seen is told to the next opener, too (as the kernel's errseq_t does).
-    told_ = file.error_count_ - (file.error_count_ != 0 && !file.error_seen_ ? 1 : 0);
+    told_ = body.error_count - (body.error_count != 0 && !body.error_seen ? 1 : 0);
   }
 
   DirtyFile<Traits, Store>* file_;
@@ -409,14 +414,14 @@ class OpenFile {
 };
 
 template <class Traits, ChunkStore<Traits> Store>
-Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version) {
-  std::unique_lock lock{lock_};
-  wait_for_flush(lock);  // it ends with a version of its own
+Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version, const CallOptions& options) {
   return guarded([&]() -> Result<> {
-    const auto cleaned = detail::drop_clean(core_, *record_);
+    std::unique_lock lock{body_->lock};
+    if (const auto why = body_->wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
+    const auto cleaned = detail::drop_clean(core_, *body_->record);
     if (!cleaned) return cleaned;
-    meta_.clear_content_ids(0, UINT64_MAX);
-    meta_.set_version(version);
+    body_->meta.clear_content_ids(0, UINT64_MAX);
+    body_->meta.set_version(version);
     return {};
   });
 }

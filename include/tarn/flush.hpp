@@ -8,12 +8,14 @@
 // two.
 
 #include <cstdint>
-#include <mutex>
+#include <memory>
+#include <optional>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
 #include <tarn/chunk_pool.hpp>
-#include <tarn/detail/flush_job.hpp>
+#include <tarn/detail/file_flush.hpp>
 #include <tarn/read_range.hpp>
 
 namespace tarn {
@@ -21,17 +23,6 @@ namespace tarn {
 inline constexpr ByteRange whole_file = ByteRange::between(0, max_offset);
 
 namespace detail {
-
-/// What the store says of a request, an exception included.
-template <class Traits, class Store>
-[[nodiscard]] FlushOutcome<Traits> ask_to_flush(Store& store, const FlushRequest<Traits>& request) {
-  const InsideStore inside;
-  try {
-    return store.flush(request);
-  } catch (...) {
-    return FlushOutcome<Traits>::failed(current_exception_code());
-  }
-}
 
 template <class Store, class FileId>
 [[nodiscard]] Result<> ask_to_remove(Store& store, const FileId& id) {
@@ -43,31 +34,19 @@ template <class Store, class FileId>
   }
 }
 
-/// Flushes `range`, job by job, `most_jobs` at most; what the file grows by meanwhile is left.
-/// Returns: the bytes that the store has now and had not. Errors: as flush.
-template <class Traits, class File, class Store>
-[[nodiscard]] Result<std::uint64_t> flush_jobs(File& file, ByteRange range, Store& store, std::size_t most_jobs) {
-  std::uint64_t settled_bytes = 0;
-  for (auto at = range.offset(), end = range.end(); most_jobs != 0;) {
-    auto job = begin_flush_of<Traits>(file, ByteRange::between(at, end), true);
-    if (!job) return fail(job.error());
-    const auto next = job->end();
-    if (!job->empty()) {
-      end = std::min(end, job->request().size_bytes);
-      const auto outcome = ask_to_flush<Traits>(store, job->request());
-      const auto settled = finish_flush_of(file, std::move(*job), outcome);
-      if (!settled) return fail(settled.error());
-      settled_bytes += *settled;
-      --most_jobs;
-    }
-    // A job may be empty with more behind it: a chunk is dirty, but not where we look.
-    if (next <= at || next >= end) break;
-    at = next;
-  }
-  std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
-  note_clean_if_stored(file);
-  return settled_bytes;
-}
+/// The file of a building block: the caller's, for the length of the call.
+template <class File>
+struct BorrowedFile {
+  using TraitsType = typename File::TraitsType;
+
+  File& file;
+  PoolCore<TraitsType>& core = file.core;
+  const RecordRef<TraitsType>& record = file.record;
+
+  [[nodiscard]] File& access() { return file; }
+  [[nodiscard]] std::optional<WaitFor<TraitsType>> flush_or_removal() const { return std::nullopt; }
+  void note_error(std::error_code) noexcept {}
+};
 
 }  // namespace detail
 
@@ -116,9 +95,11 @@ template <class Traits, ChunkStore<Traits> Store>
     return removed;
   }
   return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
-    const auto jobs = detail::flush_jobs<Traits>(file, range, store, SIZE_MAX);
-    if (!jobs) return fail(jobs.error());
-    return {};
+    using File = std::remove_reference_t<decltype(file)>;
+    using Borrowed = detail::BorrowedFile<File>;
+    detail::FileFlush jobs{std::make_shared<Borrowed>(Borrowed{file}), store, range, SIZE_MAX, false};
+    const auto flushed = detail::run_to_end(file.core, {}, jobs);
+    return flushed ? Result<>{} : fail(flushed.error());
   });
 }
 

@@ -9,17 +9,20 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <compare>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <system_error>
 #include <utility>
 #include <variant>
 
 #include <tarn/budget.hpp>
+#include <tarn/detail/sync.hpp>
 
 namespace tarn {
 
@@ -81,6 +84,28 @@ concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t byt
   noexcept;
 };
 
+/// What time it is, and waiting for it. The pool keeps one. wait_until sleeps until `changed` is notified or the time
+/// has come, and answers whether there is time left; it may wake early.
+template <class T>
+concept TimeSource = std::default_initializable<T> &&
+    requires(T& time, detail::ConditionVariable& changed, std::unique_lock<detail::Mutex>& lock, std::int64_t ns) {
+  { time.now_ns() }
+  noexcept->std::same_as<std::int64_t>;
+  { time.wait_until(changed, lock, ns) } -> std::same_as<bool>;
+};
+
+struct SteadyTime {
+  [[nodiscard]] std::int64_t now_ns() const noexcept {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+  [[nodiscard]] bool wait_until(detail::ConditionVariable& changed, std::unique_lock<detail::Mutex>& lock,
+                                std::int64_t ns) const {
+    const std::chrono::steady_clock::time_point at{std::chrono::nanoseconds{ns}};
+    return changed.wait_until(lock, at) == std::cv_status::no_timeout;
+  }
+};
+
 class ArenaStorage;
 class ClockEviction;
 
@@ -91,6 +116,7 @@ struct DefaultTraits {
   using Storage = ArenaStorage;
   using Eviction = ClockEviction;
   using Observer = NullObserver;
+  using TimeSource = SteadyTime;
 };
 
 template <class K>
@@ -101,7 +127,7 @@ concept HashableKey = std::regular<K> && requires(const K& key) {
 template <class T>
 concept PoolTraits = HashableKey<typename T::FileId> && HashableKey<typename T::ContentId> &&
     std::copyable<typename T::Payload> && ChunkStorage<typename T::Storage> && EvictionPolicy<typename T::Eviction> &&
-    PoolObserver<typename T::Observer, typename T::FileId>;
+    PoolObserver<typename T::Observer, typename T::FileId> && TimeSource<typename T::TimeSource>;
 
 }  // namespace tarn
 

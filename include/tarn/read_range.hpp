@@ -60,46 +60,110 @@ namespace detail {
   return *range;
 }
 
-template <class File, class Store, class Room>
-[[nodiscard]] Result<std::size_t> read_copy(File& file, std::uint64_t offset, std::span<std::byte> into, Store& store,
-                                            Room& room) {
-  const auto asked = read_at(offset, into.size(), into.data());
-  if (!asked) return fail(asked.error());
-  std::size_t done = 0;
-  while (done < into.size()) {
-    const auto rest = ByteRange::between(offset + done, asked->end());
-    const auto size = std::min<std::uint64_t>(rest.size_bytes(), file.core.window_bytes);
-    const auto window = ByteRange::between(rest.offset(), rest.offset() + size);
-    const auto n = read_one_window(file, window, store, room, into.data() + done,
-                                   [&](ConstBuffers bytes) { bytes.copy_to(into.subspan(done)); });
-    if (!n) return n;
-    if (*n == 0) break;  // end of file
-    done += *n;
-  }
-  return done;
-}
+/// A read by copy, in steps (see detail/waiting.hpp).
+template <class File, class Store>
+class CopyRead {
+ public:
+  using Traits = typename File::TraitsType;
+  using Answer = std::size_t;
 
-template <class File, class Store, class Room, class F>
-[[nodiscard]] auto read_view(File& file, std::uint64_t offset, std::uint64_t size_bytes, Store& store, Room& room, F& f)
-    -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-  using R = std::invoke_result_t<F&, ConstBuffers>;
-  const auto asked = ByteRange::at(offset, size_bytes);
-  if (!asked) return fail(std::errc::value_too_large);
-  if (size_bytes > file.core.window_bytes) return fail(std::errc::message_size);
-  if constexpr (std::is_void_v<R>) {
-    const auto n = read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { f(bytes); });
-    if (!n) return fail(n.error());
-    if (*n == 0) f(ConstBuffers{});
-    return {};
-  } else {
-    std::optional<R> answer;
-    const auto n =
-        read_one_window(file, *asked, store, room, nullptr, [&](ConstBuffers bytes) { answer.emplace(f(bytes)); });
-    if (!n) return fail(n.error());
-    if (*n == 0) answer.emplace(f(ConstBuffers{}));
-    return std::move(*answer);
+  CopyRead(File& file, std::uint64_t offset, std::span<std::byte> into, Store& store, const RoomRule& room)
+      : file_{file},
+        asked_{read_at(offset, into.size(), into.data())},
+        into_{into},
+        store_{store},
+        room_{file.core, room} {}
+
+  /// Errors: throws bad_alloc.
+  [[nodiscard]] Progress step() {
+    if (!asked_) return Progress::done;
+    while (done_ < into_.size()) {
+      if (!window_) {
+        const auto size = std::min<std::uint64_t>(into_.size() - done_, file_.core.window_bytes);
+        const auto from = asked_->offset() + done_;
+        window_.emplace(file_, ByteRange::between(from, from + size), store_, room_, into_.data() + done_);
+      }
+      const auto use = [&](ConstBuffers bytes) { bytes.copy_to(into_.subspan(done_)); };
+      if (window_->step(use) == Progress::waiting) return Progress::waiting;
+      const auto n = window_->result();
+      window_.reset();
+      if (!n) {
+        asked_ = fail(n.error());
+        return Progress::done;
+      }
+      if (*n == 0) break;  // end of file
+      done_ += *n;
+    }
+    return Progress::done;
   }
-}
+  [[nodiscard]] const WaitFor<Traits>& wait() const { return window_->wait(); }
+  [[nodiscard]] Result<std::size_t> give_up(std::error_code why) const { return fail(why); }
+  [[nodiscard]] Result<std::size_t> take_result() const {
+    if (!asked_) return fail(asked_.error());
+    return done_;
+  }
+
+ private:
+  File& file_;
+  Result<ByteRange> asked_;
+  const std::span<std::byte> into_;
+  Store& store_;
+  Room<Traits> room_;
+  std::size_t done_ = 0;
+  std::optional<ReadLoop<File, Store>> window_;
+};
+
+/// A read by view, in steps.
+template <class File, class Store, class F>
+class ViewRead {
+ public:
+  using Traits = typename File::TraitsType;
+  using Answer = std::invoke_result_t<F&, ConstBuffers>;
+
+  ViewRead(File& file, std::uint64_t offset, std::uint64_t size_bytes, Store& store, const RoomRule& room, F& f)
+      : room_{file.core, room}, f_{f} {
+    const auto asked = ByteRange::at(offset, size_bytes);
+    if (!asked) {
+      result_.emplace(fail(std::errc::value_too_large));
+    } else if (size_bytes > file.core.window_bytes) {
+      result_.emplace(fail(std::errc::message_size));
+    } else {
+      window_.emplace(file, *asked, store, room_, nullptr);
+    }
+  }
+
+  /// Errors: throws bad_alloc, and what f throws.
+  [[nodiscard]] Progress step() {
+    if (result_) return Progress::done;
+    const auto use = [&](ConstBuffers bytes) { show(bytes); };
+    if (window_->step(use) == Progress::waiting) return Progress::waiting;
+    const auto& n = window_->result();
+    if (!n) {
+      result_.emplace(fail(n.error()));
+    } else if (*n == 0) {
+      show(ConstBuffers{});
+    }
+    return Progress::done;
+  }
+  [[nodiscard]] const WaitFor<Traits>& wait() const { return window_->wait(); }
+  [[nodiscard]] Result<Answer> give_up(std::error_code why) const { return fail(why); }
+  [[nodiscard]] Result<Answer> take_result() { return std::move(*result_); }
+
+ private:
+  void show(ConstBuffers bytes) {
+    if constexpr (std::is_void_v<Answer>) {
+      f_(bytes);
+      result_.emplace();
+    } else {
+      result_.emplace(f_(bytes));
+    }
+  }
+
+  Room<Traits> room_;
+  F& f_;
+  std::optional<ReadLoop<File, Store>> window_;
+  std::optional<Result<Answer>> result_;
+};
 
 template <class File>
 [[nodiscard]] ReadOutcome<std::size_t> try_read(File& file, std::uint64_t offset, std::span<std::byte> into) {
@@ -134,6 +198,7 @@ template <class Traits, class Metadata, class F>
   const auto layout = pool.layout(meta);
   if (!layout) return fail(layout.error());
   auto& core = pool.core();
+  const Resumer resumer;
   try {
     auto record = core.registry.find_or_make(core.file_key(meta.id()));
     while (!record) {
@@ -168,8 +233,8 @@ template <class Traits, ChunkLoader<Traits> Store>
                                              const std::type_identity_t<MetadataFor<Traits>>& meta,
                                              std::uint64_t offset, std::span<std::byte> into, Store&& store) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
-    detail::EvictOnly room;
-    return detail::read_copy(file, offset, into, store, room);
+    detail::CopyRead read{file, offset, into, store, detail::RoomRule{}};
+    return detail::run_to_end(file.core, {}, read);
   });
 }
 
@@ -185,8 +250,8 @@ template <class Traits, ChunkLoader<Traits> Store, std::invocable<ConstBuffers> 
 [[nodiscard]] auto read_range(ChunkPool<Traits>& pool, const std::type_identity_t<MetadataFor<Traits>>& meta,
                               std::uint64_t offset, std::uint64_t size_bytes, Store&& store, F&& f) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-    detail::EvictOnly room;
-    return detail::read_view(file, offset, size_bytes, store, room, f);
+    detail::ViewRead read{file, offset, size_bytes, store, detail::RoomRule{}, f};
+    return detail::run_to_end(file.core, {}, read);
   });
 }
 

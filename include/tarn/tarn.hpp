@@ -6,9 +6,11 @@
 #include <tarn/budget.hpp>
 #include <tarn/buffers.hpp>
 #include <tarn/byte_range.hpp>
+#include <tarn/call_options.hpp>
 #include <tarn/chunk_layout.hpp>
 #include <tarn/chunk_pool.hpp>
 #include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
 #include <tarn/dirty_file_metadata.hpp>
 #include <tarn/dirty_file_table.hpp>
 #include <tarn/eviction/clock.hpp>
@@ -22,5 +24,7 @@
 #include <tarn/storage/arena.hpp>
 #include <tarn/storage/heap.hpp>
 #include <tarn/store.hpp>
+#include <tarn/store_request.hpp>
+#include <tarn/token.hpp>
 #include <tarn/truncate.hpp>
 #include <tarn/write_range.hpp>

@@ -104,58 +104,87 @@ class Removal {
   PoolChunk* borders_[2] = {nullptr, nullptr};
 };
 
-/// Removes what range_of(meta) says and then calls settle(meta), all as one change.
-template <class File, class Room, class RangeOf, class Settle>
-[[nodiscard]] Result<> remove_bytes(File& file, Room& room, std::optional<std::int64_t> mtime_ns, RangeOf range_of,
-                                    Settle settle) {
-  auto& core = file.core;
-  using Traits = typename std::remove_reference_t<decltype(core)>::TraitsType;
-  ChunkReserve<Traits> reserve{core};
-  for (;;) {
-    Need need;
-    {
-      std::unique_lock lock{file.lock};
-      if (const auto refusal = file.refusal(); refusal) return fail(refusal);
-      const ByteRange range = range_of(file.meta);
-      Removal<Traits> removal{core};
-      const auto lacking = removal.prepare(*file.record, range);
-      if (!lacking) return fail(lacking.error());
-      need.bytes = *lacking;
-      if (need.bytes == 0) {
-        removal.take_out();
-        file.meta.note_not_stored(range);
-        removal.commit();
-        settle(file.meta);
-        file.meta.note_modified();
-        if (mtime_ns) file.meta.set_mtime_ns(*mtime_ns);
-        return {};
-      }
-    }
-    if (const Result<> roomy = room(reserve, need); !roomy) return fail(roomy.error());
-  }
-}
+/// Removes what range_of(meta) says and then calls settle(meta), all as one change, in steps (see detail/waiting.hpp).
+template <class File, class RangeOf, class Settle>
+class RemoveBytes {
+ public:
+  using Traits = typename File::TraitsType;
+  using Answer = void;
 
-template <class File, class Room>
-[[nodiscard]] Result<> truncate_file(File& file, std::uint64_t size_bytes, Room& room,
-                                     std::optional<std::int64_t> mtime_ns) {
+  RemoveBytes(File& file, const RoomRule& room, std::optional<std::int64_t> mtime_ns, RangeOf range_of, Settle settle)
+      : file_{file},
+        room_{file.core, room},
+        mtime_ns_{mtime_ns},
+        range_of_{std::move(range_of)},
+        settle_{std::move(settle)},
+        reserve_{file.core} {}
+
+  /// Errors: throws bad_alloc.
+  [[nodiscard]] Progress step() {
+    for (;;) {
+      if (need_.bytes != 0) {
+        if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
+        if (room_.refusal()) return end(room_.refusal());
+      }
+      std::unique_lock lock{file_.lock};
+      if (const auto refusal = file_.refusal(); refusal) return end(refusal);
+      const ByteRange range = range_of_(file_.meta);
+      Removal<Traits> removal{file_.core};
+      const auto lacking = removal.prepare(*file_.record, range);
+      if (!lacking) return end(lacking.error());
+      need_.bytes = *lacking;
+      if (need_.bytes != 0) continue;
+      removal.take_out();
+      file_.meta.note_not_stored(range);
+      removal.commit();
+      settle_(file_.meta);
+      file_.meta.note_modified();
+      if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
+      return end({});
+    }
+  }
+  [[nodiscard]] WaitFor<Traits> wait() const { return room_.wait(); }
+  [[nodiscard]] Result<> give_up(std::error_code why) const { return fail(why); }
+  [[nodiscard]] Result<> take_result() const { return error_ ? Result<>{fail(error_)} : Result<>{}; }
+
+ private:
+  Progress end(std::error_code error) {
+    error_ = error;
+    return Progress::done;
+  }
+
+  File& file_;
+  Room<Traits> room_;
+  const std::optional<std::int64_t> mtime_ns_;
+  RangeOf range_of_;
+  Settle settle_;
+  ChunkReserve<Traits> reserve_;
+  Need need_;
+  std::error_code error_;
+};
+
+template <class File>
+[[nodiscard]] Result<> truncate_file(File& file, std::uint64_t size_bytes, const RoomRule& room,
+                                     const CallOptions& options, std::optional<std::int64_t> mtime_ns) {
   if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-  return remove_bytes(
-      file, room, mtime_ns,
-      [&](const auto& meta) {
-        return size_bytes < meta.size() ? ByteRange::between(size_bytes, max_offset) : ByteRange{};
-      },
-      [&](auto& meta) { meta.set_size(size_bytes); });
+  RemoveBytes removal{file, room, mtime_ns,
+                      [&](const auto& meta) {
+                        return size_bytes < meta.size() ? ByteRange::between(size_bytes, max_offset) : ByteRange{};
+                      },
+                      [&](auto& meta) { meta.set_size(size_bytes); }};
+  return run_to_end(file.core, options, removal);
 }
 
 /// `extends`: the size grows to the end of the range.
-template <class File, class Room>
-[[nodiscard]] Result<> zero_bytes(File& file, ByteRange range, bool extends, Room& room,
-                                  std::optional<std::int64_t> mtime_ns) {
-  return remove_bytes(
-      file, room, mtime_ns, [&](const auto& meta) { return range.intersect(ByteRange::between(0, meta.size())); },
-      [&](auto& meta) {
-        if (extends && !range.empty()) meta.set_size(std::max(meta.size(), range.end()));
-      });
+template <class File>
+[[nodiscard]] Result<> zero_bytes(File& file, ByteRange range, bool extends, const RoomRule& room,
+                                  const CallOptions& options, std::optional<std::int64_t> mtime_ns) {
+  RemoveBytes removal{file, room, mtime_ns,
+                      [&](const auto& meta) { return range.intersect(ByteRange::between(0, meta.size())); },
+                      [&](auto& meta) {
+                        if (extends && !range.empty()) meta.set_size(std::max(meta.size(), range.end()));
+                      }};
+  return run_to_end(file.core, options, removal);
 }
 
 }  // namespace detail
@@ -171,8 +200,7 @@ template <class Traits>
 [[nodiscard]] Result<> truncate(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                 std::uint64_t size_bytes) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
-    detail::EvictOnly room;
-    return detail::truncate_file(file, size_bytes, room, std::nullopt);
+    return detail::truncate_file(file, size_bytes, detail::RoomRule{}, {}, std::nullopt);
   });
 }
 
@@ -182,8 +210,7 @@ template <class Traits>
 [[nodiscard]] Result<> punch_hole(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                   ByteRange range) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
-    detail::EvictOnly room;
-    return detail::zero_bytes(file, range, false, room, std::nullopt);
+    return detail::zero_bytes(file, range, false, detail::RoomRule{}, {}, std::nullopt);
   });
 }
 
@@ -192,8 +219,7 @@ template <class Traits>
 [[nodiscard]] Result<> zero_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                   ByteRange range) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
-    detail::EvictOnly room;
-    return detail::zero_bytes(file, range, true, room, std::nullopt);
+    return detail::zero_bytes(file, range, true, detail::RoomRule{}, {}, std::nullopt);
   });
 }
 

@@ -29,62 +29,124 @@ struct Written {
 
 namespace detail {
 
-/// A write as a sequence of windows. fill(window, done, size) fills up to `size` bytes, of which `done` went before.
-template <class File, class Room, class Fill>
-[[nodiscard]] Result<Written> write_windows(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes,
-                                            bool fresh_over_valid, Room& room, std::optional<std::int64_t> mtime_ns,
-                                            Fill fill) {
-  if (offset && !ByteRange::at(*offset, size_bytes)) return fail(std::errc::file_too_large);
-  Written written{.offset = offset.value_or(0)};
-  auto window_bytes = file.core.window_bytes;
-  while (written.size_bytes < size_bytes) {
-    const auto done = written.size_bytes;
-    const auto n = std::min<std::uint64_t>(size_bytes - done, window_bytes);
-    const auto at = offset || done != 0 ? std::optional{written.offset + done} : std::nullopt;
-    const auto taken = write_one_window(file, at, n, fresh_over_valid, room, mtime_ns,
-                                        [&](auto& window) { return fill(window, done, static_cast<std::size_t>(n)); });
-    if (!taken) {
-      const auto chunk_bytes = file.core.layout.chunk_bytes();
-      if (taken.error() == std::errc::no_buffer_space && window_bytes > chunk_bytes) {
-        window_bytes = chunk_bytes;  // a whole window is not to be had: a chunk perhaps is
-        continue;
-      }
-      if (done != 0) break;  // the prefix is in, and its length says so
-      return fail(taken.error());
-    }
-    if (done == 0) written.offset = taken->first;
-    written.size_bytes += static_cast<std::size_t>(taken->second);
-    if (taken->second < n) break;  // the filler had no more
+/// A write as a sequence of windows, in steps (see detail/waiting.hpp). fill(window, done, size) fills up to `size`
+/// bytes, of which `done` went before. With no offset, it is the size.
+template <class File, class Fill>
+class Write {
+ public:
+  using Traits = typename File::TraitsType;
+  using Answer = Written;
+
+  Write(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes, bool fresh_over_valid,
+        const RoomRule& room, std::optional<std::int64_t> mtime_ns, Fill fill)
+      : file_{file},
+        offset_{offset},
+        size_bytes_{size_bytes},
+        fresh_over_valid_{fresh_over_valid},
+        room_{file.core, room},
+        mtime_ns_{mtime_ns},
+        fill_{std::move(fill)},
+        written_{.offset = offset.value_or(0)},
+        window_bytes_{file.core.window_bytes} {
+    if (offset && !ByteRange::at(*offset, size_bytes)) error_ = std::make_error_code(std::errc::file_too_large);
   }
-  return written;
-}
 
-template <class File, class Room>
+  /// Errors: throws bad_alloc, and what the filler throws.
+  [[nodiscard]] Progress step() {
+    while (!error_ && written_.size_bytes < size_bytes_) {
+      const auto done = written_.size_bytes;
+      const auto n = std::min<std::uint64_t>(size_bytes_ - done, window_bytes_);
+      if (!window_) {
+        const auto at = offset_ || done != 0 ? std::optional{written_.offset + done} : std::nullopt;
+        window_.emplace(file_, at, n, fresh_over_valid_, room_, mtime_ns_);
+      }
+      const auto fill = [&](auto& window) { return fill_(window, done, static_cast<std::size_t>(n)); };
+      if (window_->step(fill) == Progress::waiting) return Progress::waiting;
+      const auto taken = window_->result();
+      window_.reset();
+      if (!taken) {
+        const auto chunk_bytes = file_.core.layout.chunk_bytes();
+        if (taken.error() == std::errc::no_buffer_space && window_bytes_ > chunk_bytes) {
+          window_bytes_ = chunk_bytes;  // a whole window is not to be had: a chunk perhaps is
+          continue;
+        }
+        if (done == 0) error_ = taken.error();
+        break;  // the prefix is in, and its length says so
+      }
+      if (done == 0) written_.offset = taken->first;
+      written_.size_bytes += static_cast<std::size_t>(taken->second);
+      if (taken->second < n) break;  // the filler had no more
+    }
+    return Progress::done;
+  }
+  [[nodiscard]] WaitFor<Traits> wait() const { return window_->wait(); }
+  [[nodiscard]] Result<Written> take_result() const {
+    if (error_) return fail(error_);
+    return written_;
+  }
+  /// What it took in before is in.
+  [[nodiscard]] Result<Written> give_up(std::error_code why) const {
+    if (written_.size_bytes == 0) return fail(why);
+    return written_;
+  }
+
+ private:
+  File& file_;
+  const std::optional<std::uint64_t> offset_;
+  const std::uint64_t size_bytes_;
+  const bool fresh_over_valid_;
+  Room<Traits> room_;
+  const std::optional<std::int64_t> mtime_ns_;
+  Fill fill_;
+  Written written_;
+  std::uint64_t window_bytes_;
+  std::optional<WriteLoop<File>> window_;
+  std::error_code error_;
+};
+
+/// Fills from memory.
+struct FillFrom {
+  std::span<const std::byte> from;
+
+  template <class Window>
+  [[nodiscard]] Result<std::size_t> operator()(Window& window, std::size_t done, std::size_t size) const {
+    if (from.data() == nullptr) return fail(std::errc::invalid_argument);
+    auto* next = from.data() + done;
+    window.for_each_target([&](std::byte* memory, std::size_t n) {
+      std::memcpy(memory, next, n);
+      next += n;
+    });
+    return size;
+  }
+};
+
+/// Lets the embedder's filler receive in place.
+template <class Filler>
+struct FillBy {
+  Filler& filler;
+
+  template <class Window>
+  [[nodiscard]] Result<std::size_t> operator()(Window& window, std::size_t, std::size_t) const {
+    SmallVector<::iovec, 64> pieces;
+    window.for_each_target([&](std::byte* memory, std::size_t n) { pieces.push_back({memory, n}); });
+    return filler(MutableBuffers{pieces.span()});
+  }
+};
+
+template <class File>
 [[nodiscard]] Result<Written> write_copy(File& file, std::optional<std::uint64_t> offset,
-                                         std::span<const std::byte> from, Room& room,
-                                         std::optional<std::int64_t> mtime_ns) {
-  if (from.data() == nullptr && !from.empty()) return fail(std::errc::invalid_argument);
-  return write_windows(file, offset, from.size(), false, room, mtime_ns,
-                       [&](auto& window, std::size_t done, std::size_t size) -> Result<std::size_t> {
-                         auto* next = from.data() + done;
-                         window.for_each_target([&](std::byte* memory, std::size_t n) {
-                           std::memcpy(memory, next, n);
-                           next += n;
-                         });
-                         return size;
-                       });
+                                         std::span<const std::byte> from, const RoomRule& room,
+                                         const CallOptions& options, std::optional<std::int64_t> mtime_ns) {
+  Write write{file, offset, from.size(), false, room, mtime_ns, FillFrom{from}};
+  return run_to_end(file.core, options, write);
 }
 
-template <class File, class Room, class Filler>
+template <class File, class Filler>
 [[nodiscard]] Result<Written> write_in_place(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes,
-                                             Filler& filler, Room& room, std::optional<std::int64_t> mtime_ns) {
-  return write_windows(
-      file, offset, size_bytes, true, room, mtime_ns,
-      [&](auto& window, std::size_t, std::size_t) -> Result<std::size_t> {
-        SmallVector<::iovec, 64> pieces;
-        window.for_each_target([&](std::byte* memory, std::size_t n) { pieces.push_back({memory, n}); });
-        return filler(MutableBuffers{pieces.span()});
-      });
+                                             Filler& filler, const RoomRule& room, const CallOptions& options,
+                                             std::optional<std::int64_t> mtime_ns) {
+  Write write{file, offset, size_bytes, true, room, mtime_ns, FillBy<Filler>{filler}};
+  return run_to_end(file.core, options, write);
 }
 
 }  // namespace detail
@@ -103,8 +165,7 @@ template <class Traits>
 [[nodiscard]] Result<std::size_t> write_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                               std::uint64_t offset, std::span<const std::byte> from) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
-    detail::EvictOnly room;
-    const auto written = detail::write_copy(file, offset, from, room, std::nullopt);
+    const auto written = detail::write_copy(file, offset, from, detail::RoomRule{}, {}, std::nullopt);
     if (!written) return fail(written.error());
     return written->size_bytes;
   });
@@ -123,8 +184,7 @@ template <class Traits, std::invocable<MutableBuffers> Filler>
 [[nodiscard]] Result<std::size_t> write_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                               std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
-    detail::EvictOnly room;
-    const auto written = detail::write_in_place(file, offset, size_bytes, filler, room, std::nullopt);
+    const auto written = detail::write_in_place(file, offset, size_bytes, filler, detail::RoomRule{}, {}, std::nullopt);
     if (!written) return fail(written.error());
     return written->size_bytes;
   });

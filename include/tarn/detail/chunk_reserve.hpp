@@ -96,13 +96,4 @@ class ChunkReserve {
   std::optional<typename PoolCore<Traits>::Count> counted_;
 };
 
-/// Calls in a building block never wait: all they do for room is to evict.
-struct EvictOnly {
-  template <class Traits>
-  [[nodiscard]] Result<> operator()(ChunkReserve<Traits>& reserve, const Need& need) const {
-    if (reserve.fill(need) == PoolCore<Traits>::Freed::some) return {};
-    return fail(std::errc::no_buffer_space);
-  }
-};
-
 }  // namespace tarn::detail

@@ -18,7 +18,9 @@
 
 #include <cassert>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <system_error>
 #include <utility>
 #include <variant>
 
@@ -51,10 +53,25 @@ struct Chunk : Traits::Eviction::Hook {
   ChunkExtents dirty;
 };
 
-struct LoadInFlight {
+/// A load between begin and end: what it may still fill, and, once it is done, what became of it. Those who wait for
+/// the same bytes share it.
+struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
+  LoadInFlight() = default;
+  LoadInFlight(const LoadInFlight&) = delete;
+  LoadInFlight& operator=(const LoadInFlight&) = delete;
+
   ExtentSet loading;
   LoadInFlight* next = nullptr;
   bool dropped = false;  // the file was dropped: the record forgot this load
+
+  Atomic<bool> done{false};  // what follows is read only after it, and changes only before
+  std::error_code error;
+  bool lacked_room = false;   // it was fetched, and the budget had no room for it
+  bool untouched = true;      // nobody has changed what was asked for since
+  std::uint64_t version = 0;  // of the file, that the store was asked for
+
+ protected:
+  ~LoadInFlight() = default;
 };
 
 struct FlushInFlight {
@@ -89,11 +106,12 @@ struct FileRecord {
     for (auto* load = loads; load != nullptr; load = load->next) load->loading.subtract(range);
     if (flush != nullptr) flush->lent.subtract(range);
   }
-  [[nodiscard]] bool is_loading(ByteRange range) const {
-    for (const auto* load = loads; load != nullptr; load = load->next) {
-      if (load->loading.intersects(range)) return true;
+  /// A load that may still fill some of `range`, or null.
+  [[nodiscard]] LoadInFlight* load_of(ByteRange range) const {
+    for (auto* load = loads; load != nullptr; load = load->next) {
+      if (load->loading.intersects(range)) return load;
     }
-    return false;
+    return nullptr;
   }
   /// The load has landed or failed. Whoever calls this wakes `arrivals` afterwards.
   void forget(LoadInFlight& load) {

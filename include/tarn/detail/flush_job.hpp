@@ -252,6 +252,7 @@ class FlushJob {
     return std::move(flight_->lent);
   }
   void release() noexcept {
+    const detail::Resumer resumer;
     if (entered_ && !left_) (void)leave();
     give_back({});
     land();

@@ -87,6 +87,7 @@ class PoolCore {
   Budget budget;
   const std::uint64_t window_bytes;
   [[no_unique_address]] typename Traits::Observer observer;
+  [[no_unique_address]] typename Traits::TimeSource time;
   ParkingLot parking;
   Pressure pressure;
   Registry<Traits> registry;
@@ -280,10 +281,9 @@ class PoolCore {
     void look() { epoch_ = core_.room_epoch_.load(); }
     /// Whether more has been made since look().
     [[nodiscard]] bool more() const { return core_.room_epoch_.load() != epoch_; }
-    /// Sleeps until more has been made since look().
-    void sleep() {
-      core_.parking.park(&core_.room_epoch_, [&] { return !more(); });
-    }
+    /// What moves when more is made, and what it was at look().
+    [[nodiscard]] const Atomic<std::uint64_t>* word() const { return &core_.room_epoch_; }
+    [[nodiscard]] std::uint64_t seen() const { return epoch_; }
 
    private:
     PoolCore& core_;
@@ -291,6 +291,7 @@ class PoolCore {
   };
   /// Waits until a load or the flush of `record` ends that was in flight when `arrivals` was read.
   void wait_for_arrival(Record& record, std::uint64_t arrivals) {
+    Resumer::run();
     parking.park(&record.arrivals, [&] { return record.arrivals.load() == arrivals; });
   }
 

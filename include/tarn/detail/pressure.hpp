@@ -14,9 +14,9 @@
 
 namespace tarn::detail {
 
-/// What asking for room came to: dirty bytes became clean; there was nothing to do, or somebody else is at it; or the
-/// store failed.
-enum class Flushed : std::uint8_t { some, nothing, failed };
+/// What asking for room came to: dirty bytes became clean; the store was asked and will answer later; there was nothing
+/// to do, or somebody else is at it; or the store failed.
+enum class Flushed : std::uint8_t { some, started, nothing, failed };
 
 /// A file that can be asked to flush some of its dirty bytes.
 class Flushable {
@@ -64,7 +64,7 @@ class Pressure {
     }
     --count_;
   }
-  /// Asks each member in turn, once at most, until one has made bytes clean.
+  /// Asks each member in turn, once at most, until one has made bytes clean or asked its store to.
   /// Returns: failed if none has, and one failed.
   Flushed flush_one() {
     auto worst = Flushed::nothing;
@@ -77,7 +77,7 @@ class Pressure {
       const auto flushed = member.flush_for_room();
       lock.lock();
       if (--member.users_ == 0) idle_.notify_all();
-      if (flushed == Flushed::some) return flushed;
+      if (flushed == Flushed::some || flushed == Flushed::started) return flushed;
       if (flushed == Flushed::failed) worst = flushed;
     }
     return worst;

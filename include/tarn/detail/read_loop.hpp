@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// One window of a blocking read, from the first look to the bytes. The life of a read:
+// One window of a read, from the first look to the bytes, in steps (see waiting.hpp). The life of a read:
 //
 //   look     file lock shared, chunks pinned and latched: all there? then use the pieces, under the latches alone
 //   room     something is missing and chunks are needed for it: let go of everything, get room, look again
-//   load     enter `loading`, let go of everything, ask the store, land, look again: the landed chunks stay pinned
+//   load     enter `loading`, let go of everything, ask the store, wait; what has landed stays pinned; look again
 //   wait     somebody else loads the same bytes: let go of everything, wait, look again
-//   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there
+//   uncached no chunk is to be had, the caller has a buffer, the store answers at once: one extent goes straight there
 //
 // Nothing is waited for with a latch, the file's lock or a reserved chunk held, apart from the store filling the chunks
 // that were reserved for it.
@@ -15,18 +15,25 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <system_error>
+#include <utility>
+#include <vector>
 
-#include <tarn/detail/load.hpp>
+#include <tarn/detail/room.hpp>
+#include <tarn/detail/window_loads.hpp>
 
 namespace tarn::detail {
 
 /// What an algorithm works on: the pool, what it keeps of the file, what the file is, and the lock around that.
 template <class Traits, class Metadata, class Lock>
 struct FileAccess {
+  using TraitsType = Traits;
+
   PoolCore<Traits>& core;
   const RecordRef<Traits>& record;
   Metadata& meta;  // const for a read of a building block
@@ -34,6 +41,7 @@ struct FileAccess {
   Lock& lock;
   const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
+  const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
 
   /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
   /// Requires: the lock, exclusively.
@@ -44,106 +52,197 @@ struct FileAccess {
   }
 };
 
-/// Reads the first window's worth of `asked`, at most, and calls use(pieces) under the latches.
-/// Returns: the bytes used, 0 only at end of file; with `into`, those may have gone straight there, without use.
-template <class File, class Store, class Room, class Use>
-[[nodiscard]] Result<std::size_t> read_one_window(File& file, ByteRange asked, Store& store, Room& room,
-                                                  std::byte* into, Use use) {
-  auto& core = file.core;
-  using Core = std::remove_reference_t<decltype(core)>;
-  using Traits = typename Core::TraitsType;
-  using Begun = typename Load<Traits>::Begun;
-  constexpr auto stale = static_cast<std::errc>(ESTALE);
+/// Reads the first window's worth of `asked`, at most.
+template <class File, class Store>
+class ReadLoop {
+ public:
+  using Traits = typename File::TraitsType;
 
-  ChunkReserve<Traits> reserve{core};
-  LatchedChunks<Traits> kept{core};
-  bool uncached = false;
-  auto more_bytes = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
-  for (;;) {
-    WindowLoads<Traits> loads{core};
+  /// `into`: where bytes may go that no chunk is to be had for, or null.
+  ReadLoop(File& file, ByteRange asked, Store& store, Room<Traits>& room, std::byte* into)
+      : file_{file}, asked_{asked}, store_{store}, room_{room}, into_{into}, reserve_{file.core} {}
+
+  /// Goes on; calls use(pieces) under the latches, once at most, before it is done.
+  /// Errors: throws bad_alloc, and what `use` throws.
+  template <class Use>
+  [[nodiscard]] Progress step(Use& use) {
+    while (!result_) {
+      if (const auto paused = go_on(); paused) return *paused;
+      if (!result_) look(use);
+    }
+    return Progress::done;
+  }
+  /// The bytes used, 0 only at end of file; with a buffer to read into, they may have gone straight there, without use.
+  [[nodiscard]] const Result<std::size_t>& result() const { return *result_; }
+  [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
+
+ private:
+  using Core = PoolCore<Traits>;
+  using Begun = typename Load<Traits>::Begun;
+  static constexpr auto stale = static_cast<std::errc>(ESTALE);
+
+  // What the last step waited for: nothing to wait for any more, if it answers nothing.
+  [[nodiscard]] std::optional<Progress> go_on() {
+    if (loads_) {
+      if (auto* const load = loads_->open(); load != nullptr) {
+        if (wait_until_done(load->record(), *load)) return Progress::waiting;
+        return std::nullopt;
+      }
+      end_loads();
+    } else if (other_ != nullptr) {
+      if (wait_until_done(other_record_, *other_)) return Progress::waiting;
+      const auto other = std::exchange(other_, nullptr);
+      if (other->error) judge(other->error, other->untouched, other->version);
+    }
+    if (awaits_flush_) {
+      if (const auto arrivals = flush_in_flight(*file_.record)) {
+        wait_ = WaitFor<Traits>::arrival(file_.record, *arrivals);
+        return Progress::waiting;
+      }
+      awaits_flush_ = false;
+      fail_unless_version_moved(std::make_error_code(stale));
+    }
+    if (needs_room_ && !result_) {
+      if (room_.step(reserve_, need_) == Progress::waiting) {
+        wait_ = room_.wait();
+        return Progress::waiting;
+      }
+      needs_room_ = false;
+      if (const auto refusal = room_.refusal(); refusal) {
+        const bool may_go_past = !uncached_ && into_ != nullptr && !AnswersLoadLater<Store, Traits>;
+        if (!may_go_past || refusal != std::errc::no_buffer_space) return fail_with(refusal);
+        uncached_ = true;
+      }
+    }
+    return std::nullopt;
+  }
+  [[nodiscard]] bool wait_until_done(const RecordRef<Traits>& record, const LoadInFlight& load) {
+    const auto seen = record->arrivals.load();
+    if (load.done.load()) return false;
+    wait_ = WaitFor<Traits>::arrival(record, seen);
+    return true;
+  }
+
+  template <class Use>
+  void look(Use& use) {
+    auto& core = file_.core;
     ReadWindow<Traits> window{core};
-    std::shared_lock lock{file.lock};
-    const auto range = asked.intersect(ByteRange::between(0, file.meta.size()));
-    if (range.empty()) return std::size_t{0};
-    if (const auto error = window.plan(*file.record, file.meta, file.layout, range, true); error) {
+    std::shared_lock lock{file_.lock};
+    const auto range = asked_.intersect(ByteRange::between(0, file_.meta.size()));
+    if (range.empty()) return finish(0);
+    if (const auto error = window.plan(*file_.record, file_.meta, file_.layout, range, true); error) {
       auto* const blocked_on = window.blocked_on();
-      if (blocked_on == nullptr || !blocked_on->state.try_pin()) return fail(error);
+      if (blocked_on == nullptr || !blocked_on->state.try_pin()) return (void)fail_with(error);
       lock.unlock();
       window.release();
-      kept.release();
+      kept_.clear();
       blocked_on->state.latch_shared(core.parking);  // with nothing else held; then look again
       blocked_on->state.unlatch_shared(core.parking);
       core.unpin(*blocked_on);
-      continue;
+      return;
     }
     const auto missing = window.missing().extents();
-    if (missing.empty() || (uncached && missing.front().offset() > range.offset())) {
+    if (missing.empty() || (uncached_ && missing.front().offset() > range.offset())) {
       const auto end = missing.empty() ? range.end() : missing.front().offset();
       lock.unlock();
       use(window.pieces());
-      return static_cast<std::size_t>(end - range.offset());
+      return finish(static_cast<std::size_t>(end - range.offset()));
     }
 
     auto only = missing;  // of an uncached read: the part of the first extent that one request covers
-    ByteRange first;
-    if (uncached) {
-      first = file.layout.part_range(file.layout.part_of(range.offset())).intersect(missing.front());
-      only = {&first, 1};
+    if (uncached_) {
+      first_ = file_.layout.part_range(file_.layout.part_of(range.offset())).intersect(missing.front());
+      only = {&first_, 1};
     }
-    Need need;
+    auto loads = std::make_unique<WindowLoads<Traits>>(core);
     auto begun = Begun::need_room;
-    const bool collected = loads.collect(file.record, file.meta, file.layout, only, uncached);
-    if (collected) need.chunks = loads.chunks_needed();
-    if (!collected || uncached || reserve.size() >= need.chunks) {
-      if (collected) begun = loads.begin(window, uncached ? nullptr : &reserve);
-      if (begun == Begun::need_room) more_bytes *= 2;
+    need_ = {};
+    const bool collected = loads->collect(file_, only, uncached_);
+    if (collected) need_.chunks = loads->chunks_needed();
+    if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
+      if (collected) begun = loads->begin(window, uncached_ ? nullptr : &reserve_);
+      if (begun == Begun::need_room) more_bytes_ *= 2;
     }
-    need.bytes = more_bytes;
+    need_.bytes = more_bytes_;
     window.release();
     lock.unlock();
 
-    if (begun == Begun::again) continue;
-    if (begun == Begun::elsewhere) {
-      kept.release();
-      reserve.clear();
-      loads.wait_for_the_other();
-      continue;
-    }
     if (begun == Begun::yes) {
-      const auto error_of_fetch = loads.fetch(store, file.layout, uncached ? into : nullptr);
-      // Whoever has the id now says so before it stores anything: what was fetched may be the other file's.
-      if (file.record->replaced.load()) return fail(stale);
-      if (const auto error = error_of_fetch; error) {
-        if (!loads.still_whole()) continue;  // changed meanwhile: the store may rightly have them no more
-        // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again.
-        // Perhaps only the store knows so far; a DirtyFile's flush ends by itself, so wait for that, holding nothing.
-        if (error == stale && file.opens != nullptr && depth_in_store() == 0) {
-          loads.end();
-          kept.release();
-          reserve.clear();
-          wait_for_flush(core, *file.record);
-        }
-        std::shared_lock again{file.lock};
-        if (error == stale && file.meta.version() != loads.version()) continue;
-        return fail(error);
-      }
-      if (uncached) {
-        if (!loads.still_whole()) continue;
-        core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
-        return static_cast<std::size_t>(first.size_bytes());
-      }
-      const auto error = loads.land(kept);
-      if (!error) continue;
-      if (error != std::errc::no_buffer_space) return fail(error);
-      need.bytes = more_bytes *= 2;  // the extent lists had no room: as if it had not been loaded
-    }
-    loads.end();
-    kept.release();
-    if (const Result<> roomy = room(reserve, need); !roomy) {
-      if (uncached || into == nullptr || roomy.error() != std::errc::no_buffer_space) return fail(roomy.error());
-      uncached = true;
+      loads->start(store_, file_.layout, uncached_ ? into_ : nullptr);
+      loads_ = std::move(loads);
+    } else if (begun == Begun::elsewhere) {
+      kept_.clear();
+      reserve_.clear();
+      core.counters.load_waits.fetch_add(1, std::memory_order_relaxed);
+      other_ = loads->take_other();
+      other_record_ = loads->record_of_other().share();
+    } else if (begun == Begun::need_room) {
+      ask_for_room();
     }
   }
-}
+  void ask_for_room() {
+    kept_.clear();
+    needs_room_ = true;
+  }
+
+  // All that we asked for has been answered.
+  void end_loads() {
+    auto loads = std::exchange(loads_, nullptr);
+    if (const auto* const failed = loads->failed(); failed != nullptr) {
+      return judge(failed->error, loads->untouched(), failed->version);
+    }
+    if (loads->lacked_room()) {
+      need_.bytes = more_bytes_ *= 2;  // the extent lists had none: as if it had not been loaded
+      return ask_for_room();
+    }
+    if (!uncached_) {
+      kept_.push_back(std::move(loads));
+    } else if (loads->untouched()) {
+      file_.core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
+      finish(static_cast<std::size_t>(first_.size_bytes()));
+    }
+  }
+  // A load failed: that is our error, or a reason to look again.
+  void judge(std::error_code error, bool untouched, std::uint64_t version) {
+    if (file_.record->replaced.load()) return (void)fail_with(std::make_error_code(stale));
+    if (!untouched) return;  // changed meanwhile: the store may rightly have them no more
+    if (error != stale) return (void)fail_with(error);
+    // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again. Perhaps
+    // only the store knows so far; a DirtyFile's flush ends by itself, so wait for that, holding nothing.
+    version_ = version;
+    kept_.clear();
+    reserve_.clear();
+    awaits_flush_ = file_.opens != nullptr && depth_in_store() == 0;
+    if (!awaits_flush_) fail_unless_version_moved(error);
+  }
+  void fail_unless_version_moved(std::error_code error) {
+    std::shared_lock lock{file_.lock};
+    if (file_.meta.version() == version_) (void)fail_with(error);
+  }
+
+  void finish(std::size_t size_bytes) { result_.emplace(size_bytes); }
+  Progress fail_with(std::error_code error) {
+    result_.emplace(fail(error));
+    return Progress::done;
+  }
+
+  File& file_;
+  const ByteRange asked_;
+  Store& store_;
+  Room<Traits>& room_;
+  std::byte* const into_;
+  ChunkReserve<Traits> reserve_;
+  std::uint64_t more_bytes_ = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
+  Need need_;
+  ByteRange first_;
+  std::unique_ptr<WindowLoads<Traits>> loads_;              // ours, in flight
+  std::vector<std::unique_ptr<WindowLoads<Traits>>> kept_;  // ours, landed: they keep the chunks until they are read
+  std::shared_ptr<LoadInFlight> other_;                     // somebody else's
+  RecordRef<Traits> other_record_;
+  std::uint64_t version_ = 0;
+  WaitFor<Traits> wait_;
+  std::optional<Result<std::size_t>> result_;
+  bool needs_room_ = false, uncached_ = false, awaits_flush_ = false;
+};
 
 }  // namespace tarn::detail

@@ -16,11 +16,14 @@
 
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <mutex>
+
+#include <tarn/detail/waiter.hpp>
 
 namespace tarn::detail {
 
@@ -29,9 +32,13 @@ using Atomic = std::atomic<T>;
 using Mutex = std::mutex;
 using ConditionVariable = std::condition_variable;
 
-/// Where threads wait for a word to change that has no room for a mutex of its own; hashed by address.
+/// Where threads and waiters wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
  public:
+  ~ParkingLot() {
+    for ([[maybe_unused]] auto& bucket : buckets_) assert(bucket.waiters == nullptr && "a waiter outlives its pool");
+  }
+
   /// Waits while `blocked()` is true. It is called under the bucket's mutex and takes no lock; whoever makes it false
   /// calls `wake` afterwards, with whatever held.
   template <class Blocked>
@@ -40,18 +47,77 @@ class ParkingLot {
     std::unique_lock lock{bucket.mutex};
     while (blocked()) bucket.changed.wait(lock);
   }
+  /// The same up to a time: sleep(changed, lock) sleeps until `changed` is notified or the time has come, and answers
+  /// whether there is time left.
+  /// Returns: false if the time came first.
+  template <class Blocked, class Sleep>
+  [[nodiscard]] bool park_until(const void* address, Blocked blocked, Sleep sleep) {
+    auto& bucket = bucket_of(address);
+    std::unique_lock lock{bucket.mutex};
+    while (blocked()) {
+      if (!sleep(bucket.changed, lock)) return !blocked();
+    }
+    return true;
+  }
+  /// Parks a waiter in place of a thread. Returns: false if it is not blocked; it is not parked then.
+  template <class Blocked>
+  [[nodiscard]] bool enqueue(const void* address, Waiter& waiter, Blocked blocked) {
+    auto& bucket = bucket_of(address);
+    std::lock_guard lock{bucket.mutex};
+    if (!blocked()) return false;
+    waiter.address_ = address;
+    waiter.next_ = nullptr;
+    auto** last = &bucket.waiters;  // first come, first woken
+    while (*last != nullptr) last = &(*last)->next_;
+    *last = &waiter;
+    return true;
+  }
+  /// Takes a waiter out again. Returns: false if it was not parked there, or has been woken: it will go on.
+  [[nodiscard]] bool withdraw(const void* address, Waiter& waiter) {
+    auto& bucket = bucket_of(address);
+    std::lock_guard lock{bucket.mutex};
+    for (auto** at = &bucket.waiters; *at != nullptr; at = &(*at)->next_) {
+      if (*at != &waiter) continue;
+      *at = waiter.next_;
+      waiter.next_ = nullptr;
+      return true;
+    }
+    return false;
+  }
 
-  /// Lets everyone parked at `address` (and its hash neighbours) look again.
+  /// Lets everyone parked at `address` (and its hash neighbours) look again; waiters go on when the caller's Resumer
+  /// lets them.
   void wake(const void* address) {
     auto& bucket = bucket_of(address);
-    { std::lock_guard lock{bucket.mutex}; }  // whoever saw the old word is asleep by now
+    Waiter* woken = nullptr;
+    {
+      std::lock_guard lock{bucket.mutex};  // whoever saw the old word is asleep by now
+      auto** last = &woken;
+      for (auto** at = &bucket.waiters; *at != nullptr;) {
+        auto* const waiter = *at;
+        if (waiter->address_ != address) {
+          at = &waiter->next_;
+          continue;
+        }
+        *at = waiter->next_;
+        waiter->next_ = nullptr;
+        *last = waiter;
+        last = &waiter->next_;
+      }
+    }
     bucket.changed.notify_all();
+    while (woken != nullptr) {
+      auto& waiter = *woken;
+      woken = waiter.next_;
+      Resumer::push(waiter);
+    }
   }
 
  private:
   struct Bucket {
     Mutex mutex;
     ConditionVariable changed;
+    Waiter* waiters = nullptr;
   };
   Bucket& bucket_of(const void* address) {
     return buckets_[(reinterpret_cast<std::uintptr_t>(address) >> 6) % buckets_.size()];

@@ -194,51 +194,94 @@ class WriteWindow {
   Need need_;
 };
 
-/// Writes the first window's worth of [offset, offset + size_bytes), at most: fill(window) puts bytes into the memory
-/// that for_each_target names and answers how many from the start it filled. With `append`, the offset is the size.
-/// Returns: the offset written at and the bytes taken in.
-/// Errors:  ENOENT for a deleted file, EFBIG, ENOBUFS, EAGAIN, the filler's own; nothing changed then. Passes on what
-///          fill throws.
-template <class File, class Room, class Fill>
-[[nodiscard]] Result<std::pair<std::uint64_t, std::uint64_t>> write_one_window(
-    File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes, bool fresh_over_valid, Room& room,
-    std::optional<std::int64_t> mtime_ns, Fill fill) {
-  auto& core = file.core;
-  using Traits = typename std::remove_reference_t<decltype(core)>::TraitsType;
+/// Writes the first window's worth of [offset, offset + size_bytes), at most, in steps (see waiting.hpp): fill(window)
+/// puts bytes into the memory that for_each_target names and answers how many from the start it filled. With no offset,
+/// it is the size.
+/// Errors:  ENOENT for a deleted file, ESTALE for an abandoned one, EFBIG, ENOBUFS, EAGAIN, the filler's own; nothing
+///          changed then. A step throws bad_alloc, and passes on what fill throws.
+template <class File>
+class WriteLoop {
+ public:
+  using Traits = typename File::TraitsType;
+
+  WriteLoop(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes, bool fresh_over_valid,
+            Room<Traits>& room, std::optional<std::int64_t> mtime_ns)
+      : file_{file},
+        offset_{offset},
+        size_bytes_{size_bytes},
+        fresh_over_valid_{fresh_over_valid},
+        room_{room},
+        mtime_ns_{mtime_ns},
+        reserve_{file.core} {}
+
+  template <class Fill>
+  [[nodiscard]] Progress step(Fill& fill) {
+    while (!result_) {
+      if (needs_room_) {
+        if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
+        needs_room_ = false;
+        if (const auto refusal = room_.refusal(); refusal) {
+          result_.emplace(fail(refusal));
+          break;
+        }
+      }
+      look(fill);
+    }
+    return Progress::done;
+  }
+  /// Where the bytes went, and how many were taken in.
+  [[nodiscard]] const Result<std::pair<std::uint64_t, std::uint64_t>>& result() const { return *result_; }
+  [[nodiscard]] WaitFor<Traits> wait() const { return room_.wait(); }
+
+ private:
   using Ready = typename WriteWindow<Traits>::Ready;
 
-  ChunkReserve<Traits> reserve{core};
-  auto more_bytes = PoolCore<Traits>::record_and_table_bytes;  // enough for most windows; doubled where it was not
-  for (;;) {
-    Need need;
-    {
-      std::unique_lock lock{file.lock};
-      if (const auto refusal = file.refusal(); refusal) return fail(refusal);
-      const auto at = offset.value_or(file.meta.size());
-      const auto range = ByteRange::at(at, size_bytes);
-      if (!range) return fail(std::errc::file_too_large);
-      WriteWindow<Traits> window{core};
-      const auto ready = window.prepare(*file.record, *range, reserve, fresh_over_valid);
-      if (ready == Ready::too_many_pins) return fail(std::errc::resource_unavailable_try_again);
-      if (ready == Ready::again) continue;
-      if (ready == Ready::yes) {
-        const Result<std::size_t> filled = fill(window);
-        if (!filled) return fail(filled.error());
-        assert(*filled <= size_bytes && "a filler filled more than it was given");
-        const auto n = std::min<std::uint64_t>(*filled, size_bytes);
-        if (n == 0) return std::pair{at, n};
-        window.commit(n);
-        file.meta.set_size(std::max(file.meta.size(), at + n));
-        file.meta.note_modified();
-        if (mtime_ns) file.meta.set_mtime_ns(*mtime_ns);
-        return std::pair{at, n};
-      }
-      need = window.need();
-      if (ready == Ready::need_tables) more_bytes *= 2;
-      need.bytes = std::max(need.bytes, more_bytes);
+  template <class Fill>
+  void look(Fill& fill) {
+    std::unique_lock lock{file_.lock};
+    if (const auto refusal = file_.refusal(); refusal) return end(fail(refusal));
+    const auto at = offset_.value_or(file_.meta.size());
+    const auto range = ByteRange::at(at, size_bytes_);
+    if (!range) return end(fail(std::errc::file_too_large));
+    WriteWindow<Traits> window{file_.core};
+    const auto ready = window.prepare(*file_.record, *range, reserve_, fresh_over_valid_);
+    if (ready == Ready::again) return;
+    if (ready == Ready::too_many_pins) return end(fail(std::errc::resource_unavailable_try_again));
+    if (ready != Ready::yes) {
+      need_ = window.need();
+      if (ready == Ready::need_tables) more_bytes_ *= 2;
+      need_.bytes = std::max(need_.bytes, more_bytes_);
+      needs_room_ = true;
+      return;
     }
-    if (const Result<> roomy = room(reserve, need); !roomy) return fail(roomy.error());
+    const Result<std::size_t> filled = fill(window);
+    if (!filled) return end(fail(filled.error()));
+    assert(*filled <= size_bytes_ && "a filler filled more than it was given");
+    const auto n = std::min<std::uint64_t>(*filled, size_bytes_);
+    if (n != 0) {
+      window.commit(n);
+      file_.meta.set_size(std::max(file_.meta.size(), at + n));
+      file_.meta.note_modified();
+      if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
+    }
+    end(std::pair{at, n});
   }
-}
+  template <class T>
+  void end(T&& result) {
+    result_.emplace(std::forward<T>(result));
+  }
+
+  File& file_;
+  const std::optional<std::uint64_t> offset_;
+  const std::uint64_t size_bytes_;
+  const bool fresh_over_valid_;
+  Room<Traits>& room_;
+  const std::optional<std::int64_t> mtime_ns_;
+  ChunkReserve<Traits> reserve_;
+  std::uint64_t more_bytes_ = PoolCore<Traits>::record_and_table_bytes;  // enough for most; doubled where it was not
+  Need need_;
+  std::optional<Result<std::pair<std::uint64_t, std::uint64_t>>> result_;
+  bool needs_room_ = false;
+};
 
 }  // namespace tarn::detail

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How long a call may wait, and what for.
+//
+// Thread safety: a plain value.
+
+#include <cstdint>
+#include <optional>
+#include <stop_token>
+
+namespace tarn {
+
+/// What a call does that finds no memory and none to be had by evicting clean chunks.
+enum class WhenFull : std::uint8_t {
+  wait,         ///< flushes some file, and waits for what others flush: ENOBUFS only if no flush makes room
+  would_block,  ///< flushes nothing and waits for nothing: EAGAIN
+  fail,         ///< flushes nothing and waits for nothing: ENOBUFS
+};
+
+struct CallOptions {
+  WhenFull when_full = WhenFull::wait;
+  /// By the pool's time source. Past it a call that would have to wait (for a load, a flush or room) answers ETIMEDOUT;
+  /// up to it, one that waits for room goes on asking a store that fails. What has been asked of a store goes on.
+  std::optional<std::int64_t> deadline_ns = {};
+  /// Once it is requested, a call that would have to wait answers ECANCELED.
+  std::stop_token stop = {};
+};
+
+}  // namespace tarn

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How a call gets memory that is not there: by evicting clean chunks; a DirtyFile's call then lets go of all it holds,
+// flushes one file, and looks again; when nothing can be flushed either it waits, as long as somebody is known to make
+// room: a call that was given reserved chunks, a flush in flight, a reader that uses a clean chunk. With none of those,
+// waiting would be for ever, and the answer is ENOBUFS.
+//
+// With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
+// stay true for ever. A call therefore gives up after two rounds of tries with a failure in both and nothing settled by
+// anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a store's
+// load or flush never waits: it might wait for itself.
+//
+// Thread safety: one call's own.
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <system_error>
+
+#include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/waiting.hpp>
+#include <tarn/result.hpp>
+
+namespace tarn::detail {
+
+/// What a call may do for room.
+struct RoomRule {
+  WhenFull when_full = WhenFull::fail;  // building blocks never flush and never wait
+  bool patient = false;                 // goes on asking a store that fails
+
+  [[nodiscard]] static RoomRule of(const CallOptions& options) {
+    return {.when_full = options.when_full, .patient = options.deadline_ns.has_value()};
+  }
+};
+
+template <class Traits>
+class Room {
+ public:
+  Room(PoolCore<Traits>& core, const RoomRule& rule) : core_{core}, rule_{rule} {}
+
+  /// Gets what is needed into the reserve, or says why not. Requires: the caller holds nothing.
+  /// A step of a call: see waiting.hpp.
+  [[nodiscard]] Progress step(ChunkReserve<Traits>& reserve, const Need& need) {
+    refusal_ = {};
+    if (!wait_) {
+      if (reserve.fill(need) == Freed::some) return Progress::done;  // the usual case: it bothers nobody
+      if (rule_.when_full == WhenFull::fail) return refuse(std::errc::no_buffer_space);
+      if (rule_.when_full == WhenFull::would_block) return refuse(std::errc::resource_unavailable_try_again);
+      wait_.emplace(core_);
+      failures_before_ = core_.counters.flush_failures.load();
+    }
+    for (;;) {
+      auto flushed = Flushed::some;
+      while (flushed == Flushed::some) {
+        wait_->look();
+        if (reserve.fill(need) == Freed::some) return have();
+        flushed = core_.pressure.flush_one();
+      }
+      const auto failures = core_.counters.flush_failures.load();
+      const bool failed = flushed == Flushed::failed || (started_before_ && failures != failures_before_);
+      failures_before_ = failures;
+      started_before_ = flushed == Flushed::started;
+      // A failed flush of our own makes room known, too: from here on it is somebody else's.
+      if (flushed == Flushed::failed) wait_->look();
+      const auto freed = reserve.fill(need);
+      if (freed == Freed::some) return have();
+      const auto settled = core_.counters.flushes_settled.load();
+      const bool hopeless = failed && failed_before_ && settled == settled_before_;
+      failed_before_ = failed;
+      settled_before_ = settled;
+      if (depth_in_store() != 0) return refuse(std::errc::no_buffer_space);
+      if (hopeless && !rule_.patient) return refuse(std::errc::no_buffer_space);
+      if (may_come(freed)) return sleep(hopeless);
+      if (failed && rule_.patient) return sleep(true);
+      if (!failed && !wait_->more()) return refuse(std::errc::no_buffer_space);
+    }
+  }
+  /// Why there is no room: ENOBUFS, EAGAIN; nothing if there is. Requires: the last step is done.
+  [[nodiscard]] std::error_code refusal() const { return refusal_; }
+  /// Requires: the last step is waiting.
+  [[nodiscard]] WaitFor<Traits> wait() const {
+    return {.record = {}, .word = wait_->word(), .seen = wait_->seen(), .at_most_ns = pause_ns_};
+  }
+
+ private:
+  using Freed = typename PoolCore<Traits>::Freed;
+  static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
+
+  [[nodiscard]] Progress have() {
+    wait_.reset();
+    return Progress::done;
+  }
+  [[nodiscard]] Progress refuse(std::errc why) {
+    wait_.reset();
+    refusal_ = std::make_error_code(why);
+    return Progress::done;
+  }
+  [[nodiscard]] Progress sleep(bool pause) {
+    pause_ns_ = !pause ? 0 : std::clamp(2 * pause_ns_, first_pause_ns, last_pause_ns);
+    return Progress::waiting;
+  }
+  // Asked after the tries: what ended before the question has moved the epoch, and is seen by more().
+  [[nodiscard]] bool may_come(Freed freed) const {
+    // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
+    const bool reader = freed == Freed::none_but_busy && core_.user_pins.load() == 0;
+    return reader || core_.reserves.load() != 0 || core_.flying.load() != 0;
+  }
+
+  PoolCore<Traits>& core_;
+  const RoomRule rule_;
+  std::optional<typename PoolCore<Traits>::RoomWait> wait_;
+  std::error_code refusal_;
+  bool failed_before_ = false, started_before_ = false;
+  std::uint64_t settled_before_ = 0, failures_before_ = 0;
+  std::int64_t pause_ns_ = 0;
+};
+
+}  // namespace tarn::detail

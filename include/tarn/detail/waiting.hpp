@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Calls as steps: each algorithm goes on until it is done or must wait for something, and says for what. Nothing is
+// held between two steps but what the call has reserved, and the loads whose end it waits for. Who waits is another's
+// business: a thread here, an operation in dirty_file_async.hpp.
+//
+// Thread safety: one call's own.
+
+#include <cstdint>
+#include <optional>
+#include <stop_token>
+#include <system_error>
+#include <utility>
+
+#include <tarn/call_options.hpp>
+#include <tarn/detail/pool_core.hpp>
+#include <tarn/result.hpp>
+
+namespace tarn::detail {
+
+/// What a step came to.
+enum class Progress : std::uint8_t { done, waiting };
+
+/// What a call waits for: that a word moves from what it was.
+template <class Traits>
+struct WaitFor {
+  RecordRef<Traits> record;  // what the word is in, unless it is the pool's
+  const Atomic<std::uint64_t>* word = nullptr;
+  std::uint64_t seen = 0;
+  std::int64_t at_most_ns = 0;  // 0: until it moves
+
+  [[nodiscard]] static WaitFor arrival(const RecordRef<Traits>& record, std::uint64_t seen) {
+    return {.record = record.share(), .word = &record->arrivals, .seen = seen};
+  }
+  [[nodiscard]] bool over() const { return word->load() != seen; }
+};
+
+/// Blocks the thread until the wait is over, or the caller wants no more of it.
+/// Returns: why not to go on: ETIMEDOUT, ECANCELED; else nothing. Requires: no lock and no latch is held.
+template <class Traits>
+[[nodiscard]] std::error_code block(PoolCore<Traits>& core, const WaitFor<Traits>& wait, const CallOptions& options) {
+  Resumer::run();
+  const auto blocked = [&] { return !wait.over() && !options.stop.stop_requested(); };
+  const auto wake = [&] {
+    const Resumer resumer;
+    core.parking.wake(wait.word);
+  };
+  const std::stop_callback<decltype(wake)> on_stop{options.stop, wake};
+  auto until_ns = options.deadline_ns;
+  if (wait.at_most_ns != 0) {
+    const auto again_ns = core.time.now_ns() + wait.at_most_ns;
+    until_ns = until_ns ? std::min(*until_ns, again_ns) : again_ns;
+  }
+  if (until_ns) {
+    (void)core.parking.park_until(wait.word, blocked, [&](ConditionVariable& changed, std::unique_lock<Mutex>& lock) {
+      return core.time.wait_until(changed, lock, *until_ns);
+    });
+  } else {
+    core.parking.park(wait.word, blocked);
+  }
+  if (wait.over()) return {};
+  if (options.stop.stop_requested()) return std::make_error_code(std::errc::operation_canceled);
+  if (options.deadline_ns && core.time.now_ns() >= *options.deadline_ns)
+    return std::make_error_code(std::errc::timed_out);
+  return {};
+}
+
+/// Steps a call to its end in this thread. Returns: its result, or why it was given up.
+/// Errors: passes on what it throws.
+template <class Traits, class Call>
+[[nodiscard]] auto run_to_end(PoolCore<Traits>& core, const CallOptions& options, Call& call)
+    -> Result<typename Call::Answer> {
+  while (call.step() == Progress::waiting) {
+    if (const auto why = block(core, call.wait(), options); why) return call.give_up(why);
+  }
+  return call.take_result();
+}
+
+}  // namespace tarn::detail

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The loads of one window: its missing bytes, sorted by whose they are.
+//
+// Thread safety: one call's own.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <tarn/detail/load.hpp>
+
+namespace tarn::detail {
+
+/// All that a window is missing: the file's own bytes, and those of the content of its parts.
+template <class Traits>
+class WindowLoads {
+ public:
+  using ContentId = typename Traits::ContentId;
+
+  explicit WindowLoads(PoolCore<Traits>& core) : core_{core} {}
+  WindowLoads(const WindowLoads&) = delete;
+  WindowLoads& operator=(const WindowLoads&) = delete;
+  ~WindowLoads() {
+    if (!started_) abandon();
+  }
+
+  /// Sorts the missing bytes by record. Requires: the file's lock. What is loaded past the pool (`uncached`) goes by
+  /// the file's own record: that of a content may not be had.
+  /// Returns: false if the budget has no room for a record.
+  /// Errors:  throws bad_alloc.
+  template <class File>
+  [[nodiscard]] bool collect(const File& file, std::span<const ByteRange> missing, bool uncached) {
+    uncached_ = uncached;
+    version_ = file.meta.version();
+    if (file.content == nullptr) file_.emplace(file.meta.id());
+    for (const auto& extent : missing) {
+      for (auto at = extent.offset(); at < extent.end();) {
+        const auto part = file.layout.part_range(file.layout.part_of(at));
+        const auto piece = part.intersect(ByteRange::between(at, extent.end()));
+        const auto* const content = file.meta.content_id(file.layout.part_of(at));
+        if (!add(file, content, part.offset(), piece)) return false;
+        at = piece.end();
+      }
+    }
+    return true;
+  }
+  [[nodiscard]] std::size_t chunks_needed() {
+    std::size_t sum = 0;
+    for (auto& share : shares_) sum += share.load->chunks_needed();
+    return sum;
+  }
+  /// Begins all or none. Requires: the file's lock and the window's latches.
+  [[nodiscard]] typename Load<Traits>::Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
+    using Begun = typename Load<Traits>::Begun;
+    for (auto& share : shares_) {
+      const auto begun = share.load->begin(window, reserve);
+      if (begun == Begun::yes) continue;
+      stopped_at_ = share.load.get();
+      abandon();
+      return begun;
+    }
+    return Begun::yes;
+  }
+  /// The load that stood in the way, and its record. Requires: begin answered elsewhere.
+  [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return stopped_at_->take_other(); }
+  [[nodiscard]] const RecordRef<Traits>& record_of_other() const { return stopped_at_->record(); }
+
+  /// Asks the store for all. Requires: begun; nothing is held. `into`: see Load.
+  template <class Store>
+  void start(Store& store, const ChunkLayout& layout, std::byte* into) noexcept {
+    for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into);
+    started_ = true;
+  }
+  /// The first one that is not done, or null.
+  [[nodiscard]] Load<Traits>* open() {
+    for (auto& share : shares_) {
+      if (!share.load->done.load()) return share.load.get();
+    }
+    return nullptr;
+  }
+  /// Requires, as those that follow: all are done. Returns: one that failed, or null.
+  [[nodiscard]] const LoadInFlight* failed() const {
+    for (auto& share : shares_) {
+      if (share.load->error) return share.load.get();
+    }
+    return nullptr;
+  }
+  [[nodiscard]] bool lacked_room() const {
+    for (auto& share : shares_) {
+      if (share.load->lacked_room) return true;
+    }
+    return false;
+  }
+  /// Whether all that was asked for is unchanged since: what was fetched past the pool counts only then.
+  [[nodiscard]] bool untouched() const {
+    for (auto& share : shares_) {
+      if (!share.load->untouched) return false;
+    }
+    return true;
+  }
+
+ private:
+  struct Share {
+    std::optional<ContentId> content;
+    std::shared_ptr<Load<Traits>> load;
+  };
+
+  void abandon() noexcept {
+    for (auto& share : shares_) share.load->abandon();
+  }
+
+  template <class File>
+  [[nodiscard]] bool add(const File& file, const ContentId* content, std::uint64_t shift, ByteRange range) {
+    const bool to_own = content == nullptr || uncached_;
+    if (to_own) shift = 0;
+    if (content == nullptr) content = file.content;
+    auto at = shares_.begin();
+    // Parts of equal content in one window would wait for each other's load: the second adds to the first one's bytes.
+    while (at != shares_.end() && (content == nullptr ? at->content.has_value() : at->content != *content)) ++at;
+    if (at == shares_.end()) {
+      auto record = to_own ? file.record.share() : core_.registry.find_or_make(PoolCore<Traits>::content_key(*content));
+      if (!record) return false;
+      Share share{content == nullptr ? std::nullopt : std::optional{*content},
+                  std::make_shared<Load<Traits>>(core_, std::move(record), shift)};
+      at = shares_.insert(shares_.end(), std::move(share));
+    }
+    at->load->wanted.add(ByteRange::between(range.offset() - shift, range.end() - shift));
+    return true;
+  }
+
+  PoolCore<Traits>& core_;
+  std::optional<typename Traits::FileId> file_;
+  std::uint64_t version_ = 0;
+  std::vector<Share> shares_;
+  bool uncached_ = false;
+  bool started_ = false;
+  Load<Traits>* stopped_at_ = nullptr;
+};
+
+}  // namespace tarn::detail
