@@ -17,8 +17,8 @@
 // operation that is started by a completion begins when that has returned. A completion must not block and must not
 // throw. The operation may be destroyed in it.
 //
-// Waiting: an operation never blocks on a load, a flush or for memory; only, for as long as a copy takes, on latches and
-// locks. It has no deadline: a timer of the embedder's calls cancel().
+// Waiting: an operation never blocks on a load, a flush or for memory; only, for as long as a copy takes, on latches
+// and locks. It has no deadline: a timer of the embedder's calls cancel().
 //
 // Thread safety: start once. cancel from any thread, from start to completion.
 

@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/dirty_file_async.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+#ifdef __cpp_impl_coroutine
+#include <coroutine>
+#endif
+
+#include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/later_store.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+/// A pool, a store that answers when told, and one DirtyFile of `stored_bytes` of the pattern.
+template <class Traits>
+struct LaterFile {
+  using Pool = tarn::ChunkPool<Traits>;
+  using Metadata = tarn::MetadataFor<Traits>;
+  using Store = LaterStore<Traits>;
+  using File = tarn::DirtyFile<Traits, Store>;
+
+  static constexpr std::uint64_t id = 7;
+
+  explicit LaterFile(const Sizes& sizes, std::uint64_t stored_bytes = 0, std::uint64_t more_bytes = 16 * MiB)
+      : C{sizes.chunk_bytes}, P{sizes.chunk_bytes * sizes.chunks_per_part}, pool{pool_options<Traits>(C, more_bytes)} {
+    store.memory.expect_parts_of(P);
+    if (stored_bytes == 0) {
+      file.emplace(pool, Metadata::created(id, {.part_bytes = P}), store);
+    } else {
+      store.memory.put_pattern(id, stored_bytes);
+      file.emplace(pool, Metadata::from_store(id, stored_bytes, {.part_bytes = P}), store);
+    }
+  }
+  ~LaterFile() {
+    CHECK(store.memory.complaints() == "");
+    CHECK(store.open_loads() == 0);
+    CHECK(store.open_flushes() == 0);
+    file.reset();
+    pool.evict_clean();
+    CHECK(pool.stats().charged_bytes == 0);
+    CHECK(pool.stats().dirty_bytes == 0);
+  }
+
+  File* operator->() { return &*file; }
+  /// Answers every load that is asked now, and those that come of it.
+  void finish_loads() {
+    while (store.open_loads() != 0) store.finish_load();
+  }
+  [[nodiscard]] std::string read_held(std::uint64_t offset, std::size_t size_bytes) {
+    std::string into(size_bytes, '?');
+    auto outcome = file->try_read(offset, writable(into));
+    if (!outcome.done()) return outcome.needs_load() ? "not held" : "busy";
+    into.resize(*outcome);
+    return into;
+  }
+
+  const std::uint64_t C, P;
+  Pool pool;
+  Store store;
+  std::optional<File> file;
+};
+
+/// What an operation came to.
+template <class T>
+struct Ending {
+  std::atomic<int> times{0};
+  std::optional<tarn::Result<T>> result;
+
+  [[nodiscard]] auto done() {
+    return [this](tarn::Result<T> r) {
+      result.emplace(std::move(r));
+      ++times;
+    };
+  }
+  [[nodiscard]] bool failed_with(std::errc why) const { return times == 1 && !*result && result->error() == why; }
+  [[nodiscard]] bool was(const T& value) const { return times == 1 && *result && **result == value; }
+};
+using Bytes = Ending<std::size_t>;
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("an operation on what is held ends inside start", "[async]", Heap, Arena) {
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  const auto text = pattern(0, 3 * file.C);
+  Ending<tarn::Written> written;
+  auto write = tarn::write_operation(*file.file, 0, bytes_of(text), written.done());
+  write.start();
+  REQUIRE(written.times == 1);
+  REQUIRE(*written.result);
+  CHECK((*written.result)->size_bytes == text.size());
+
+  Bytes read;
+  std::string into(text.size() + 5, '?');
+  auto reading = tarn::read_operation(*file.file, 0, writable(into), read.done());
+  reading.start();
+  CHECK(read.was(text.size()));
+  CHECK(into.substr(0, text.size()) == text);
+
+  Ending<std::string> seen;
+  auto viewing = tarn::view_operation(
+      *file.file, 1, file.C,
+      [](tarn::ConstBuffers bytes) {
+        std::string shown(bytes.size_bytes(), '?');
+        bytes.copy_to(writable(shown));
+        return shown;
+      },
+      seen.done());
+  viewing.start();
+  CHECK(seen.was(text.substr(1, file.C)));
+}
+
+TEMPLATE_TEST_CASE("a read waits for the store with no thread, and ends in the one that answers", "[async]", Heap,
+                   Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, 5 * sizes.chunk_bytes};
+  std::string into(5 * file.C, '?');
+  Bytes read;
+  auto reading = tarn::read_operation(*file.file, 0, writable(into), read.done());
+  reading.start();
+  REQUIRE(read.times == 0);
+  std::thread::id ended_in;
+  Worker{[&] {
+    file.finish_loads();
+    ended_in = std::this_thread::get_id();
+  }}.join();
+  CHECK(read.was(into.size()));
+  CHECK(into == pattern(0, into.size()));
+  CHECK(ended_in != std::this_thread::get_id());
+  CHECK(file.store.memory.complaints() == "");
+}
+
+TEMPLATE_TEST_CASE("a blocking read of a store that answers later waits for it", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, 3 * sizes.chunk_bytes};
+  std::string into(3 * file.C, '?');
+  std::optional<tarn::Result<std::size_t>> read;
+  Worker reader{[&] { read.emplace(file->read(0, writable(into))); }};
+  std::size_t left = into.size();
+  while (left != 0) {
+    REQUIRE(wait_until([&] { return file.store.open_loads() != 0; }));
+    auto token = file.store.take_load();
+    left -= token.request().range.size_bytes();
+    token.complete(file.store.memory.load(token.request()));
+  }
+  reader.join();
+  REQUIRE(*read);
+  CHECK(**read == into.size());
+  CHECK(into == pattern(0, into.size()));
+}
+
+TEMPLATE_TEST_CASE("operations that miss the same bytes cause one load and share its error", "[async]", Heap, Arena) {
+  const bool fails = GENERATE(false, true);
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, sizes.chunk_bytes};
+  std::string into[3];
+  Bytes read[3];
+  const auto reading = [&](int i) {
+    into[i].resize(file.C);
+    return tarn::read_operation(*file.file, 0, writable(into[i]), read[i].done());
+  };
+  auto first = reading(0), second = reading(1), third = reading(2);
+  first.start();
+  second.start();
+  third.start();
+  REQUIRE(file.store.open_loads() == 1);
+  if (fails) {
+    file.store.take_load().complete(tarn::fail(std::errc::host_unreachable));
+    for (const auto& each : read) CHECK(each.failed_with(std::errc::host_unreachable));
+    CHECK(file.store.open_loads() == 0);
+    Bytes again;
+    auto retry = tarn::read_operation(*file.file, 0, writable(into[0]), again.done());
+    retry.start();
+    file.finish_loads();
+    CHECK(again.was(file.C));
+  } else {
+    file.finish_loads();
+    for (const auto& each : read) CHECK(each.was(file.C));
+    CHECK(into[2] == pattern(0, file.C));
+  }
+}
+
+TEMPLATE_TEST_CASE("cancelling one waiter does not cancel the load of the others", "[async]", Heap, Arena) {
+  const bool cancels_the_first = GENERATE(true, false);
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, sizes.chunk_bytes};
+  std::string into[2] = {std::string(file.C, '?'), std::string(file.C, '?')};
+  Bytes read[2];
+  auto first = tarn::read_operation(*file.file, 0, writable(into[0]), read[0].done());
+  auto second = tarn::read_operation(*file.file, 0, writable(into[1]), read[1].done());
+  first.start();
+  second.start();
+  (cancels_the_first ? first : second).cancel();
+  const int cancelled = cancels_the_first ? 0 : 1;
+  CHECK(read[cancelled].failed_with(std::errc::operation_canceled));
+  CHECK(into[cancelled] == std::string(file.C, '?'));
+  REQUIRE(file.store.open_loads() == 1);
+  file.finish_loads();
+  CHECK(read[1 - cancelled].was(file.C));
+  CHECK(into[1 - cancelled] == pattern(0, file.C));
+  CHECK(into[cancelled] == std::string(file.C, '?'));
+}
+
+TEMPLATE_TEST_CASE("a load that nobody waits for any more lands all the same", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, sizes.chunk_bytes};
+  {
+    std::string into(file.C, '?');
+    Bytes read;
+    auto reading = tarn::read_operation(*file.file, 0, writable(into), read.done());
+    reading.start();
+    reading.cancel();
+    REQUIRE(read.failed_with(std::errc::operation_canceled));
+  }
+  REQUIRE(file.store.open_loads() == 1);
+  file.finish_loads();
+  CHECK(file.read_held(0, file.C) == pattern(0, file.C));
+}
+
+TEMPLATE_TEST_CASE("what a load brings late covers no newer byte and brings none back", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
+  std::string into(2 * file.C, '?');
+  Bytes read;
+  auto reading = tarn::read_operation(*file.file, 0, writable(into), read.done());
+  reading.start();
+  REQUIRE(file->truncate(1));
+  REQUIRE(file->truncate(2 * file.C));
+  REQUIRE(file->write(2 * file.C - 1, bytes_of("x")));
+  file.finish_loads();
+  // The read began before the change, so it may be of either side; but each byte is of one.
+  REQUIRE(read.times == 1);
+  REQUIRE(*read.result);
+  std::string after = pattern(0, 1) + zeros(2 * file.C - 2) + "x";
+  CHECK(into == after);
+  std::string again(2 * file.C, '?');
+  Bytes second;
+  auto rereading = tarn::read_operation(*file.file, 0, writable(again), second.done());
+  rereading.start();
+  file.finish_loads();
+  CHECK(again == after);
+}
+
+TEMPLATE_TEST_CASE("a loader's every misdeed has one outcome, and the next try starts fresh", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, sizes.chunk_bytes};
+  std::string into(file.C, '?');
+  const auto read_with = [&](auto&& answer) {
+    Bytes read;
+    auto reading = tarn::read_operation(*file.file, 0, writable(into), read.done());
+    reading.start();
+    REQUIRE(file.store.open_loads() == 1);
+    answer(file.store.take_load());
+    REQUIRE(read.times == 1);
+    return *read.result ? std::error_code{} : read.result->error();
+  };
+  using Token = tarn::LoadToken<TestType>;
+  SECTION("it drops its token") {
+    CHECK(read_with([](Token token) { const auto dropped = std::move(token); }) == std::errc::io_error);
+  }
+  SECTION("it answers fewer bytes than it has: lost ones, not zeros") {
+    CHECK(read_with([&](Token token) { token.complete(file.C - 1); }) == std::errc::io_error);
+  }
+  SECTION("it answers more") {
+    CHECK(read_with([&](Token token) { token.complete(file.C + 1); }) == std::errc::io_error);
+  }
+  SECTION("it says no") {
+    CHECK(read_with([](Token token) { token.complete(tarn::fail(std::errc::timed_out)); }) == std::errc::timed_out);
+  }
+  SECTION("it completes twice: the second is not heard") {
+    CHECK(read_with([&](Token token) {
+            CHECK(token.complete(file.store.memory.load(token.request())));
+            CHECK_FALSE(token.complete(tarn::fail(std::errc::io_error)));
+          }) == std::error_code{});
+    CHECK(into == pattern(0, file.C));
+  }
+  Bytes again;
+  auto retry = tarn::read_operation(*file.file, 0, writable(into), again.done());
+  retry.start();
+  file.finish_loads();
+  CHECK(again.was(file.C));
+  CHECK(into == pattern(0, file.C));
+}
+
+TEST_CASE("a million operations that end at once, each starting the next, take no stack", "[async]") {
+  LaterFile<Heap> file{{16, 1}, 16};
+  file.store.answer_at_once();
+  struct Chain {
+    explicit Chain(LaterFile<Heap>& with) : file{with} {}
+
+    LaterFile<Heap>& file;
+    std::uint64_t left = 1'000'000;
+    std::string into = std::string(16, '?');
+    std::uintptr_t deepest = UINTPTR_MAX, highest = 0;
+    std::size_t wrong = 0;
+
+    void next() {
+      const char here = 0;
+      const auto at = reinterpret_cast<std::uintptr_t>(&here);
+      deepest = std::min(deepest, at);
+      highest = std::max(highest, at);
+      if (left-- == 0) return;
+      file.pool.evict_clean();  // so that each is a load, answered inline
+      const auto done = [this](tarn::Result<std::size_t> n) {
+        if (!n || *n != 16) ++wrong;
+        next();
+      };
+      using Op = decltype(tarn::read_operation(*file.file, 0, writable(into), done));
+      struct Holder {
+        Op op;
+      };
+      auto holder = std::unique_ptr<Holder>(new Holder{tarn::read_operation(*file.file, 0, writable(into), done)});
+      auto& op = holder->op;
+      std::swap(current, previous);
+      current = std::shared_ptr<void>(std::move(holder));
+      op.start();
+    }
+    std::shared_ptr<void> current, previous;  // the one that completes is destroyed a turn later
+  } chain{file};
+  chain.next();
+  CHECK(chain.wrong == 0);
+  CHECK(chain.left == UINT64_MAX);
+  CHECK(file.pool.stats().loads >= 1'000'000);
+  CHECK(chain.highest - chain.deepest < 16 * KiB);
+}
+
+TEMPLATE_TEST_CASE("a write during a flush in flight stays dirty, and the flush reads the old bytes", "[async]", Heap,
+                   Arena) {
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  const auto old = pattern(0, file.C), fresh = pattern(1000, file.C);
+  REQUIRE(file->write(0, bytes_of(old)));
+  Ending<std::uint64_t> flushed;
+  auto flush = tarn::flush_operation(*file.file, flushed.done());
+  flush.start();
+  REQUIRE(file.store.open_flushes() == 1);
+  REQUIRE(file->write(0, bytes_of(fresh)));
+  file.store.finish_flush();
+  REQUIRE(flushed.times == 1);
+  CHECK(file.store.memory.text(file.id) == old);
+  CHECK(file.pool.stats().dirty_bytes == file.C);
+  CHECK(file.read_held(0, file.C) == fresh);
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+  CHECK(file.store.memory.text(file.id) == fresh);
+}
+
+TEMPLATE_TEST_CASE("every outcome of a flush in flight but ok leaves the bytes dirty and readable", "[async]", Heap,
+                   Arena) {
+  using Outcome = tarn::FlushOutcome<TestType>;
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  const auto text = pattern(0, 2 * file.C);
+  REQUIRE(file->write(0, bytes_of(text)));
+  const auto what = GENERATE(0, 1, 2, 3);
+  Ending<std::uint64_t> flushed;
+  auto flush = tarn::flush_operation(*file.file, flushed.done());
+  flush.start();
+  REQUIRE(file.store.open_flushes() == 1);
+  {
+    auto token = file.store.take_flush();
+    if (what == 0) token.complete(Outcome::failed(std::make_error_code(std::errc::no_space_on_device)));
+    if (what == 1) token.complete(Outcome::unknown(std::make_error_code(std::errc::timed_out)));
+    if (what == 2) token.complete(Outcome::conflict());
+  }  // 3: it is dropped
+  REQUIRE(flushed.times == 1);
+  CHECK_FALSE(*flushed.result);
+  CHECK(file.pool.stats().dirty_bytes == text.size());
+  CHECK(file.read_held(0, text.size()) == text);
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+  CHECK(file.store.memory.text(file.id) == text);
+}
+
+TEMPLATE_TEST_CASE("a second flush waits for the first and stores what that did not", "[async]", Heap, Arena) {
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  REQUIRE(file->write(0, bytes_of("a")));
+  Ending<std::uint64_t> first, second;
+  auto one = tarn::flush_operation(*file.file, first.done());
+  auto two = tarn::flush_operation(*file.file, second.done());
+  one.start();
+  REQUIRE(file->write(file.C, bytes_of("b")));
+  two.start();
+  REQUIRE(file.store.open_flushes() == 1);
+  file.store.finish_flush();
+  CHECK(first.times == 1);
+  REQUIRE(second.times == 0);
+  REQUIRE(file.store.open_flushes() == 1);
+  file.store.finish_flush();
+  CHECK(second.times == 1);
+  CHECK(file.store.memory.text(file.id) == "a" + zeros(file.C - 1) + "b");
+}
+
+TEMPLATE_TEST_CASE("a flush that its caller gave up settles all the same, and tells its error to an opener", "[async]",
+                   Heap, Arena) {
+  const bool fails = GENERATE(false, true);
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  auto opener = file->open();
+  REQUIRE(file->write(0, bytes_of("h")));
+  {
+    Ending<std::uint64_t> flushed;
+    auto flush = tarn::flush_operation(*file.file, flushed.done());
+    flush.start();
+    flush.cancel();
+    REQUIRE(flushed.failed_with(std::errc::operation_canceled));
+  }
+  if (fails) {
+    file.store.take_flush().complete(
+        tarn::FlushOutcome<TestType>::failed(std::make_error_code(std::errc::no_space_on_device)));
+    CHECK(file.pool.stats().dirty_bytes == 1);
+    const auto error = opener.take_error();
+    CHECK(error.error() == std::errc::no_space_on_device);
+    CHECK(opener.take_error());
+    file.store.answer_at_once();
+    REQUIRE(file->flush());
+  } else {
+    file.store.finish_flush();
+    CHECK(file.pool.stats().dirty_bytes == 0);
+    CHECK(opener.take_error());
+  }
+  CHECK(file.store.memory.text(file.id) == "h");
+}
+
+TEMPLATE_TEST_CASE("a file that goes while its flush is in flight is not touched by the answer", "[async]", Heap,
+                   Arena) {
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  REQUIRE(file->write(0, bytes_of("h")));
+  {
+    Ending<std::uint64_t> flushed;
+    auto flush = tarn::flush_operation(*file.file, flushed.done());
+    flush.start();
+    flush.cancel();
+  }
+  file.file.reset();
+  CHECK(file.pool.stats().dirty_bytes == 0);
+  file.store.finish_flush();
+  CHECK(file.store.memory.text(file.id) == "h");
+}
+
+TEMPLATE_TEST_CASE("a write waits for room with no thread while a flush is in flight, and goes on when it ends",
+                   "[async]", Heap) {
+  // Room for a few chunks; all of them dirty, and the flush that makes room answers later.
+  LaterFile<TestType> file{{4096, 1}, 0, 4 * 4096};
+  const auto chunk = pattern(0, file.C);
+  std::uint64_t at = 0;
+  for (;;) {
+    const auto n = file->try_write(at, bytes_of(chunk));
+    if (!n) {
+      CHECK(n.error() == std::errc::resource_unavailable_try_again);
+      break;
+    }
+    at += file.C;
+  }
+  REQUIRE(file.store.open_flushes() == 0);
+  Ending<tarn::Written> written;
+  auto write = tarn::write_operation(*file.file, at, bytes_of(chunk), written.done());
+  write.start();
+  REQUIRE(written.times == 0);
+  while (written.times == 0) {
+    REQUIRE(file.store.open_flushes() == 1);
+    file.store.finish_flush();
+  }
+  REQUIRE(*written.result);
+  CHECK((*written.result)->size_bytes == file.C);
+  CHECK(file.pool.stats().charged_bytes <= file.pool.budget_bytes());
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+  for (std::uint64_t i = 0; i <= at; i += file.C) CHECK(file.store.memory.text(file.id, i, file.C) == chunk);
+}
+
+TEMPLATE_TEST_CASE("a call with a deadline that nobody meets says so, and loses nothing", "[async]", Heap) {
+  const auto soon = [](auto& pool) { return tarn::CallOptions{.deadline_ns = pool.core().time.now_ns() + 20'000'000}; };
+  SECTION("a read whose load never ends") {
+    LaterFile<TestType> file{{4096, 1}, 4096};
+    std::string into(file.C, '?');
+    const auto read = file->read(0, writable(into), soon(file.pool));
+    CHECK(read.error() == std::errc::timed_out);
+    CHECK(into == std::string(file.C, '?'));
+    file.finish_loads();  // the memory was the load's until now
+    CHECK(file.read_held(0, file.C) == pattern(0, file.C));
+  }
+  SECTION("a flush that never ends") {
+    LaterFile<TestType> file{{4096, 1}};
+    REQUIRE(file->write(0, bytes_of("hello")));
+    CHECK(file->flush(soon(file.pool)).error() == std::errc::timed_out);
+    CHECK(file.pool.stats().dirty_bytes == 5);
+    file.store.finish_flush();
+    CHECK(file.pool.stats().dirty_bytes == 0);
+  }
+  SECTION("a write and a clean read that find everything dirty, and a store that hangs") {
+    LaterFile<TestType> file{{4096, 1}, 64 * 4096, 4 * 4096};
+    const auto chunk = pattern(5000, file.C);
+    std::uint64_t at = 0;
+    while (file->try_write(at, bytes_of(chunk))) at += file.C;
+    CHECK(file->write(at, bytes_of(chunk), {}, soon(file.pool)).error() == std::errc::timed_out);
+    std::string into(file.C, '?');
+    CHECK(file->read(63 * file.C, writable(into), soon(file.pool)).error() == std::errc::timed_out);
+    for (std::uint64_t i = 0; i < at; i += file.C) CHECK(file.read_held(i, file.C) == chunk);
+    while (file.store.open_flushes() != 0) file.store.finish_flush();
+    file.finish_loads();
+    file.store.answer_at_once();
+    CHECK(file->write(at, bytes_of(chunk)));
+    CHECK(file->read(63 * file.C, writable(into)));
+    CHECK(into == pattern(63 * file.C, file.C));
+    REQUIRE(file->flush());
+  }
+}
+
+TEMPLATE_TEST_CASE("a stop token ends a wait", "[async]", Heap) {
+  LaterFile<TestType> file{{4096, 1}, 4096};
+  std::string into(file.C, '?');
+  std::stop_source stop;
+  std::optional<tarn::Result<std::size_t>> read;
+  Worker reader{[&] { read.emplace(file->read(0, writable(into), {.stop = stop.get_token()})); }};
+  REQUIRE(wait_until([&] { return file.store.open_loads() == 1; }));
+  stop.request_stop();
+  reader.join();
+  CHECK(read->error() == std::errc::operation_canceled);
+  file.finish_loads();
+}
+
+#ifdef __cpp_impl_coroutine
+
+namespace {
+
+/// A coroutine that runs until it waits, and is not waited for: what it came to is seen in what it was given.
+struct Detached {
+  struct promise_type {
+    Detached get_return_object() { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a coroutine awaits reads, writes, views and flushes", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
+  std::string into(2 * file.C, '?');
+  std::vector<std::string> said;
+  const auto body = [](LaterFile<TestType>& with, std::string& to, std::vector<std::string>& says) -> Detached {
+    const auto written = co_await tarn::async_write(*with.file, 0, bytes_of("x"));
+    says.push_back(written && written->size_bytes == 1 ? "written" : "not written");
+    const auto read = co_await tarn::async_read(*with.file, 0, writable(to));
+    says.push_back(read && *read == to.size() ? "read" : "not read");
+    const auto shown = co_await tarn::async_view(*with.file, 0, 1, [](tarn::ConstBuffers bytes) {
+      std::string first(1, '?');
+      bytes.copy_to(writable(first));
+      return first;
+    });
+    says.push_back(shown ? *shown : "not shown");
+    const auto flushed = co_await tarn::async_flush(*with.file);
+    says.push_back(flushed && *flushed == 1 ? "flushed" : "not flushed");
+  };
+  body(file, into, said);
+  CHECK(said == std::vector<std::string>{"written"});
+  file.finish_loads();
+  CHECK(said == std::vector<std::string>{"written", "read", "x"});
+  CHECK(into == "x" + pattern(1, into.size() - 1));
+  file.store.finish_flush();
+  CHECK(said == std::vector<std::string>{"written", "read", "x", "flushed"});
+  CHECK(file.store.memory.text(file.id) == into);
+}
+
+#endif
