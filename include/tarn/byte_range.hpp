@@ -68,4 +68,7 @@ class ByteRange {
   std::uint64_t end_ = 0;
 };
 
+/// Every byte that a file can have.
+inline constexpr ByteRange whole_file = ByteRange::between(0, max_offset);
+
 }  // namespace tarn

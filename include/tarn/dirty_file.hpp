@@ -27,17 +27,16 @@
 #include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/file_body.hpp>
 #include <tarn/detail/file_flush.hpp>
+#include <tarn/detail/file_sync.hpp>
 #include <tarn/detail/list_extents.hpp>
 #include <tarn/detail/room.hpp>
 #include <tarn/flush.hpp>
+#include <tarn/open_file.hpp>
 #include <tarn/read_range.hpp>
 #include <tarn/truncate.hpp>
 #include <tarn/write_range.hpp>
 
 namespace tarn {
-
-template <class Traits, ChunkStore<Traits> Store>
-class OpenFile;
 
 template <class Traits, ChunkStore<Traits> Store>
 class DirtyFile final : private detail::Flushable {
@@ -162,6 +161,15 @@ class DirtyFile final : private detail::Flushable {
       return settled ? Result<>{} : fail(settled.error());
     });
   }
+  /// Stores what is dirty at the call and makes it durable, with all that was stored before and is not (fsync).
+  /// Errors: as flush, and the store's sync's own: then what is held of what it was asked for is dirty again.
+  /// Blocks: as flush; on a sync of the file that is in flight.
+  [[nodiscard]] Result<> sync(const CallOptions& options = {}) {
+    return guarded([&] {
+      detail::FileSync<Traits, Store> sync{body_, store_};
+      return detail::run_to_end(core_, options, sync);
+    });
+  }
   /// Deletes the file: removes it from the store, at once if nobody has it open, else at the last close; until then it
   /// is read and changed as before, but not flushed any more.
   /// Errors: the store's own, and the file is as it was; one at the last close is told to the observer. ENOENT if it is
@@ -224,6 +232,11 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] std::int64_t mtime_ns() const {
     std::shared_lock lock{body_->lock};
     return body_->meta.mtime_ns();
+  }
+  /// Whether a sync would have anything to make durable.
+  [[nodiscard]] bool needs_sync() const {
+    std::shared_lock lock{body_->lock};
+    return body_->meta.needs_sync() || body_->syncing;
   }
   /// Whether a flush would have anything to store.
   [[nodiscard]] bool is_dirty() const {
@@ -366,52 +379,6 @@ class DirtyFile final : private detail::Flushable {
 
 template <class Traits, class Store>
 DirtyFile(ChunkPool<Traits>&, MetadataFor<Traits>, Store&) -> DirtyFile<Traits, Store>;
-
-/// One opener's view of a file: it keeps a deleted file's bytes, and is told of background errors of its time.
-///
-/// Move-only. Thread safety: as the file's, except that it is closed and moved by one thread.
-template <class Traits, ChunkStore<Traits> Store>
-class OpenFile {
- public:
-  OpenFile(OpenFile&& other) noexcept : file_{std::exchange(other.file_, nullptr)}, told_{other.told_.load()} {}
-  OpenFile& operator=(OpenFile&& other) noexcept {
-    std::swap(file_, other.file_);
-    told_.store(other.told_.exchange(told_.load()));
-    return *this;
-  }
-  ~OpenFile() {
-    if (file_ != nullptr && file_->body_->opens.fetch_sub(1) == 1) file_->last_close();
-  }
-
-  [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }
-  [[nodiscard]] DirtyFile<Traits, Store>* operator->() const { return file_; }
-
-  /// The error of a background flush since this opener was last told, once; it stays to be told to the other openers.
-  /// `advance` false: only looks (a close of one of several descriptors).
-  [[nodiscard]] Result<> take_error(bool advance = true) {
-    auto& body = *file_->body_;
-    std::lock_guard lock{body.errors_mutex};
-    if (told_ == body.error_count) return {};
-    if (advance) {
-      told_ = body.error_count;
-      body.error_seen = true;
-    }
-    return fail(body.error);
-  }
-
- private:
-  friend class DirtyFile<Traits, Store>;
-  explicit OpenFile(DirtyFile<Traits, Store>& file) : file_{&file} {
-    auto& body = *file.body_;
-    body.opens.fetch_add(1);
-    std::lock_guard lock{body.errors_mutex};
-    // An error that nobody has seen is told to the next opener, too (as the kernel's errseq_t does).
-    told_ = body.error_count - (body.error_count != 0 && !body.error_seen ? 1 : 0);
-  }
-
-  DirtyFile<Traits, Store>* file_;
-  detail::Atomic<std::uint64_t> told_{0};
-};
 
 template <class Traits, ChunkStore<Traits> Store>
 Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version, const CallOptions& options) {

@@ -174,12 +174,21 @@ struct MakeFlush : MakeFileCall<Traits, Store> {
   }
 };
 
+template <class Traits, class Store>
+struct MakeSync : MakeFileCall<Traits, Store> {
+  using MakeFileCall<Traits, Store>::MakeFileCall;
+  [[nodiscard]] auto operator()() {
+    using Call = FileSync<Traits, Store>;
+    return Call{this->body, *this->store};
+  }
+};
+
 }  // namespace detail
 
 /// Operations of a DirtyFile: arguments, results and errors as of the call they are named after; ECANCELED too.
 ///
 /// done(Result<std::size_t>) of a read and a write, done(Result<R>) of a view whose f answers an R, done(Result<
-/// std::uint64_t>) of a flush: the bytes that the store has now and had not.
+/// std::uint64_t>) of a flush: the bytes that the store has now and had not; done(Result<>) of a sync.
 /// Requires: the file, its store, `into` and `from` live until the completion.
 template <class Traits, class Store, class Done>
 [[nodiscard]] auto read_operation(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<std::byte> into,
@@ -203,6 +212,11 @@ template <class Traits, class Store, class Done>
 template <class Traits, class Store, class Done>
 [[nodiscard]] auto flush_operation(DirtyFile<Traits, Store>& file, Done done) {
   using Make = detail::MakeFlush<Traits, Store>;
+  return Operation<Make, Done>{Make{file}, std::move(done)};
+}
+template <class Traits, class Store, class Done>
+[[nodiscard]] auto sync_operation(DirtyFile<Traits, Store>& file, Done done) {
+  using Make = detail::MakeSync<Traits, Store>;
   return Operation<Make, Done>{Make{file}, std::move(done)};
 }
 
@@ -258,6 +272,10 @@ template <class Traits, class Store>
 template <class Traits, class Store>
 [[nodiscard]] auto async_flush(DirtyFile<Traits, Store>& file) {
   return detail::Awaiter<detail::MakeFlush<Traits, Store>>{detail::MakeFlush<Traits, Store>{file}};
+}
+template <class Traits, class Store>
+[[nodiscard]] auto async_sync(DirtyFile<Traits, Store>& file) {
+  return detail::Awaiter<detail::MakeSync<Traits, Store>>{detail::MakeSync<Traits, Store>{file}};
 }
 
 #endif

@@ -18,8 +18,11 @@
 //   modified  bytes, holes or size not stored    clean by a flush that leaves nothing; deleted
 //   deleted   the name is gone                   -
 //
+// `unsynced` is what was stored since the store last said durable: bytes, and with them the size. The bytes are stored,
+// held or not; a sync that ends well empties it.
+//
 // Thread safety: a plain value.
-// Invariant:     stored lies in [0, size).
+// Invariant:     unsynced lies in stored, stored in [0, size).
 
 #include <algorithm>
 #include <cstdint>
@@ -77,6 +80,9 @@ class BasicDirtyFileMetadata {
   [[nodiscard]] FileState state() const { return state_; }
   [[nodiscard]] std::uint64_t version() const { return version_; }
   [[nodiscard]] const ExtentSet& stored() const { return stored_; }
+  [[nodiscard]] const ExtentSet& unsynced() const { return unsynced_; }
+  /// Whether anything was stored, be it only a size, since the store last said durable.
+  [[nodiscard]] bool needs_sync() const { return needs_sync_; }
   [[nodiscard]] std::optional<std::uint64_t> store_size_bytes() const { return store_size_bytes_; }
   [[nodiscard]] std::uint64_t store_size_bound_bytes() const { return store_size_bound_bytes_; }
   /// Returns: the content id of a part, or null: its bytes, if any, are the file's own.
@@ -110,11 +116,40 @@ class BasicDirtyFileMetadata {
 
   /// Errors: throws bad_alloc, and changes nothing.
   void set_size(std::uint64_t size_bytes) {
-    if (size_bytes < size_bytes_) stored_.subtract(ByteRange::between(size_bytes, max_offset));
+    if (size_bytes < size_bytes_) note_not_stored(ByteRange::between(size_bytes, max_offset));
     size_bytes_ = size_bytes;
   }
-  void note_stored(const ExtentSet& extents) { stored_.add(extents); }
-  void note_not_stored(ByteRange range) { stored_.subtract(range); }
+  /// `durable`: these bytes need no sync any more.
+  void note_stored(const ExtentSet& extents, bool durable) {
+    if (durable) {
+      unsynced_.subtract(extents);
+      stored_.add(extents);
+      return;
+    }
+    auto unsynced = unsynced_;
+    unsynced.add(extents);
+    stored_.add(extents);
+    unsynced_ = std::move(unsynced);
+    needs_sync_ = true;
+  }
+  void note_not_stored(ByteRange range) {
+    if (unsynced_.intersects(range)) unsynced_.reserve_for_change();
+    stored_.subtract(range);
+    unsynced_.subtract(range);
+  }
+  /// What a sync is asked for now, and answers for.
+  [[nodiscard]] ExtentSet take_unsynced() {
+    needs_sync_ = false;
+    return std::exchange(unsynced_, {});
+  }
+  /// The sync failed: what of `extents` is still stored is unsynced again, and the size is not sure to be there.
+  void note_sync_failed(const ExtentSet& extents) {
+    for (const auto& extent : extents.extents()) {
+      stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
+    }
+    needs_sync_ = true;
+    note_store_size_unknown(size_bytes_);
+  }
   /// The store has set this size, and cut off what was past it.
   void note_store_size(std::uint64_t size_bytes) {
     store_size_bytes_ = size_bytes;
@@ -132,6 +167,7 @@ class BasicDirtyFileMetadata {
   /// As the store has it: `size_bytes` bytes, all stored, by no content id.
   void reset_to_store(std::uint64_t size_bytes, std::uint64_t version) {
     stored_ = ExtentSet{ByteRange::between(0, size_bytes)};
+    unsynced_.subtract(ByteRange::between(size_bytes, max_offset));
     size_bytes_ = size_bytes;
     version_ = version;
     content_.clear();
@@ -150,9 +186,10 @@ class BasicDirtyFileMetadata {
   std::int64_t mtime_ns_;
   std::optional<std::uint64_t> store_size_bytes_;
   std::uint64_t store_size_bound_bytes_ = 0;
-  ExtentSet stored_;
+  ExtentSet stored_, unsynced_;
   std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
   FileState state_ = FileState::created;
+  bool needs_sync_ = false;
   [[no_unique_address]] Payload payload_{};
 };
 

@@ -20,8 +20,6 @@
 
 namespace tarn {
 
-inline constexpr ByteRange whole_file = ByteRange::between(0, max_offset);
-
 namespace detail {
 
 template <class Store, class FileId>
@@ -75,7 +73,7 @@ template <class Traits>
 [[nodiscard]] Result<> finish_flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                     FlushJob<Traits>&& job, const FlushOutcome<Traits>& outcome) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<> {
-    const auto settled = finish_flush_of(file, std::move(job), outcome);
+    const auto settled = finish_flush_of(file, std::move(job), outcome, false);
     if (!settled) return fail(settled.error());
     return {};
   });

@@ -23,6 +23,7 @@
 
 #include <tarn/budget.hpp>
 #include <tarn/detail/sync.hpp>
+#include <tarn/extent_set.hpp>
 
 namespace tarn {
 
@@ -68,19 +69,27 @@ concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_
   { policy.evict(try_evict) } -> std::same_as<bool>;
 };
 
-/// Told of what a log or a metric wants to know, with no lock and no latch held. Costs nothing when empty.
+/// Told of what a log or a metric wants to know, with no lock and no latch held. Costs nothing when empty. One's own
+/// derives from it and hides what it wants to hear.
 struct NullObserver {
   template <class FileId>
   void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}  ///< dirty bytes of a file were dropped unflushed
   template <class FileId>
-  void on_flush_failed(const FileId&, std::error_code) noexcept {}  ///< a flush that made room failed
+  void on_flush_failed(const FileId&, std::error_code) noexcept {}  ///< a flush or sync that nobody waited for failed
+  /// A sync failed, and these bytes, stored since the last good one, are not held any more: only the store can say
+  /// whether it will keep them. What was held is dirty again.
+  template <class FileId>
+  void on_sync_failed(const FileId&, const ExtentSet&, std::error_code) noexcept {}
 };
 
 template <class O, class FileId>
-concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t bytes, std::error_code why) {
+concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t bytes, const ExtentSet& extents,
+                                std::error_code why) {
   { observer.on_dirty_lost(id, bytes) }
   noexcept;
   { observer.on_flush_failed(id, why) }
+  noexcept;
+  { observer.on_sync_failed(id, extents, why) }
   noexcept;
 };
 

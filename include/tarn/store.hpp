@@ -13,8 +13,11 @@
 //   struct MyStore {
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);        // or (request, LoadToken<Traits>) -> void
 //     FlushOutcome<Traits> flush(const FlushRequest<Traits>& request);     // or (request, FlushToken<Traits>) -> void
+//     Result<> sync(const SyncRequest<Traits>& request);                   // optional; or with a SyncToken<Traits>
 //     Result<> remove(const FileId& file);
 //   };
+//
+// `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable.
 //
 // With a token it answers later, from any thread: see token.hpp.
 
@@ -45,6 +48,17 @@ template <class S, class Traits>
 concept AnswersFlushLater = requires(S& store, const FlushRequest<Traits>& request, FlushToken<Traits> token) {
   { store.flush(request, std::move(token)) } -> std::same_as<void>;
 };
+
+template <class S, class Traits>
+concept AnswersSyncAtOnce = requires(S& store, const SyncRequest<Traits>& request) {
+  { store.sync(request) } -> std::convertible_to<Result<>>;
+};
+template <class S, class Traits>
+concept AnswersSyncLater = requires(S& store, const SyncRequest<Traits>& request, SyncToken<Traits> token) {
+  { store.sync(request, std::move(token)) } -> std::same_as<void>;
+};
+template <class S, class Traits>
+concept Syncs = AnswersSyncAtOnce<S, Traits> || AnswersSyncLater<S, Traits>;
 
 }  // namespace detail
 

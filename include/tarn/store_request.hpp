@@ -74,6 +74,13 @@ struct FlushRequest {
   }
 };
 
+/// "Make durable what you have stored of this file."
+template <class Traits>
+struct SyncRequest {
+  const typename Traits::FileId* file;
+  std::uint64_t generation;  ///< of the last flush that began before it
+};
+
 /// What became of a flush.
 enum class FlushStatus : std::uint8_t {
   stored,    ///< the store answers with these bytes from now on

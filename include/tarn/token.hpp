@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a store that answers later is given: the right, and the duty, to say once what became of a load or a flush.
+// What a store that answers later is given: the right, and the duty, to say once what became of a load, a flush or a
+// sync.
 //
-// A store is asynchronous if its load or flush takes a token beside the request and returns nothing:
+// A store is asynchronous if its load, flush or sync takes a token beside the request and returns nothing:
 //
 //   void load(const LoadRequest<Traits>& request, LoadToken<Traits> token);
 //   void flush(const FlushRequest<Traits>& request, FlushToken<Traits> token);
+//   void sync(const SyncRequest<Traits>& request, SyncToken<Traits> token);
 //
 // It completes the token at once, later, from any thread. The request and all that it points at (the memory to fill or
 // to read, too) live as long as the token, whatever happens to the file meanwhile. A token that is dropped counts as an
-// answer: a load has failed (EIO), a flush is of unknown fate. One that is kept for ever keeps its memory for ever, and
-// whoever waits for it, waits to his deadline.
+// answer: a load or a sync has failed (EIO), a flush is of unknown fate. One that is kept for ever keeps its memory for
+// ever, and whoever waits for it, waits to his deadline.
 //
 // Thread safety: one thread at a time; it may move between threads. Must not outlive the pool.
 
@@ -85,6 +87,11 @@ template <class Traits>
   return FlushOutcome<Traits>::unknown(std::make_error_code(std::errc::io_error));
 }
 
+template <class Traits>
+[[nodiscard]] Result<> answer_of_dropped(const SyncRequest<Traits>&) {
+  return fail(std::errc::io_error);
+}
+
 template <class Request, class Answer>
 void Token<Request, Answer>::drop() noexcept {
   if (requester_ != nullptr) complete(answer_of_dropped(request()));
@@ -96,5 +103,7 @@ template <class Traits>
 using LoadToken = detail::Token<LoadRequest<Traits>, Result<std::size_t>>;
 template <class Traits>
 using FlushToken = detail::Token<FlushRequest<Traits>, FlushOutcome<Traits>>;
+template <class Traits>
+using SyncToken = detail::Token<SyncRequest<Traits>, Result<>>;
 
 }  // namespace tarn

@@ -20,9 +20,12 @@ namespace tarn_test {
 
 /// What an observer was told, for a test to look at. It is copied into the pool, so it points at what it fills.
 struct Events {
-  std::atomic<std::uint64_t> lost_bytes{0}, lost{0}, failed{0};
+  std::atomic<std::uint64_t> lost_bytes{0}, lost{0}, failed{0}, unsure_bytes{0};
 };
-struct WatchingObserver {
+struct WatchingObserver : tarn::NullObserver {
+  WatchingObserver() = default;
+  explicit WatchingObserver(Events* to) : events{to} {}
+
   Events* events = nullptr;
   template <class FileId>
   void on_dirty_lost(const FileId&, std::uint64_t bytes) noexcept {
@@ -33,6 +36,10 @@ struct WatchingObserver {
   template <class FileId>
   void on_flush_failed(const FileId&, std::error_code) noexcept {
     if (events != nullptr) ++events->failed;
+  }
+  template <class FileId>
+  void on_sync_failed(const FileId&, const tarn::ExtentSet& evicted, std::error_code) noexcept {
+    if (events != nullptr) events->unsure_bytes += evicted.size_bytes();
   }
 };
 struct WatchedFiles : Heap {

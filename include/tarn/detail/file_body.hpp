@@ -37,6 +37,7 @@ struct FileBody {
   Metadata meta;
   bool removing = false;                              // the store is being asked to remove it
   bool removed = meta.state() == FileState::deleted;  // the store has it no more
+  bool syncing = false;                               // the store is being asked to make it durable
 
   Mutex errors_mutex;  // of flushes that nobody asked for: a count of them, the last one, and whether anybody was told
   std::error_code error;

@@ -40,8 +40,9 @@ class FlushFlight final
  public:
   using Traits = typename Owner::TraitsType;
 
-  FlushFlight(std::shared_ptr<Owner> owner, FlushJob<Traits>&& job)
-      : owner_{std::move(owner)}, job_{std::move(job)}, request_{job_.request()} {}
+  /// `syncs`: the store has a sync, so stored is not durable.
+  FlushFlight(std::shared_ptr<Owner> owner, FlushJob<Traits>&& job, bool syncs)
+      : owner_{std::move(owner)}, job_{std::move(job)}, request_{job_.request()}, syncs_{syncs} {}
 
   /// Asks the store. Requires: nothing is held; once.
   template <class Store>
@@ -62,7 +63,7 @@ class FlushFlight final
   void settle(std::size_t, const FlushOutcome<Traits>& outcome) noexcept override {
     auto&& file = owner_->access();
     try {
-      result_ = finish_flush_of(file, std::move(job_), outcome);
+      result_ = finish_flush_of(file, std::move(job_), outcome, !syncs_);
     } catch (...) {
       result_ = fail(current_exception_code());
     }
@@ -89,6 +90,7 @@ class FlushFlight final
   const std::shared_ptr<Owner> owner_;
   FlushJob<Traits> job_;
   const FlushRequest<Traits> request_;
+  const bool syncs_;
   Result<std::uint64_t> result_ = std::uint64_t{0};
   Atomic<bool> done_{false}, forgotten_{false}, noted_{false};
 };
@@ -140,7 +142,7 @@ class FileFlush {
       }
       end_ = std::min(end_, job->request().size_bytes);
       --jobs_left_;
-      flight_ = std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job));
+      flight_ = std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job), Syncs<Store, Traits>);
       flight_->start(store_);
     }
     std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do

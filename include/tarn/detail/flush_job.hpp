@@ -65,7 +65,8 @@ class FlushJob {
   template <class T, class File>
   friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range, bool promised);
   template <class T, class File>
-  friend Result<std::uint64_t> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome);
+  friend Result<std::uint64_t> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome,
+                                               bool durable);
 
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small.
   static constexpr std::size_t max_extents = 4096;
@@ -310,13 +311,13 @@ void note_clean_if_stored(File& file) {
   if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
 }
 
-/// Settles a job.
+/// Settles a job. `durable`: also what is only stored, since the store has no sync.
 /// Returns: the bytes that the store has now and had not: dirty ones and zeros.
 /// Errors:  the outcome's; ESTALE if the file was dropped
 /// meanwhile; ENOMEM if what was stored could not be noted (it stays dirty).
 template <class Traits, class File>
 [[nodiscard]] Result<std::uint64_t> finish_flush_of(File& file, FlushJob<Traits>&& finished,
-                                                    const FlushOutcome<Traits>& outcome) {
+                                                    const FlushOutcome<Traits>& outcome, bool durable) {
   auto job = std::move(finished);
   std::unique_lock lock{file.lock};
   auto& meta = file.meta;
@@ -325,7 +326,7 @@ template <class Traits, class File>
   bool noted = false;
   if (outcome.ok() && !job.dropped_) {
     try {
-      meta.note_stored(lent);
+      meta.note_stored(lent, durable || outcome.status() == FlushStatus::durable);
       for (const auto& [range, zero] : job.ranges_) {
         if (meta.content_count() == 0) break;
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));

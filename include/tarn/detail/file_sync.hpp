@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Making a DirtyFile durable, in steps (see waiting.hpp): flush what is dirty, then ask the store for what was stored
+// since it last said durable.
+//
+// One sync of a file is in flight at a time: who comes meanwhile waits for its end and then looks for himself, so each
+// caller's answer is about all that was dirty at his call. A sync that fails makes what is held and unsynced dirty
+// again, so that the next one stores it anew and does not take the store's silence about the old failure for success
+// (Rebello et al., "Can Applications Recover from fsync Failures?", 2020); what is not held any more is named to the
+// observer, and stays unsynced.
+//
+// Thread safety: FileSync is one call's own; SyncFlight is settled from any thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_flush.hpp>
+#include <tarn/store.hpp>
+
+namespace tarn::detail {
+
+/// Makes the held clean bytes of `extents` dirty again. Requires: the file's lock, exclusively.
+/// Returns: the bytes of `extents` that are not held, or could not be noted for want of memory.
+template <class Traits>
+[[nodiscard]] ExtentSet make_dirty_again(PoolCore<Traits>& core, FileRecord<Traits>& record, const ExtentSet& extents) {
+  auto left = extents;
+  for (const auto& extent : extents.extents()) {
+    const auto chunks = core.layout.chunks_of(extent);
+    for (auto from = chunks.first; from < chunks.last;) {
+      LatchedChunks<Traits> latched{core};
+      std::unique_lock table{record.table_mutex};
+      const auto [index, chunk] = record.table.next(from);
+      if (chunk == nullptr || index >= chunks.last) break;
+      from = index + 1;
+      if (!chunk->state.try_pin()) continue;
+      latched.hold(*chunk);
+      table.unlock();
+      latched.latch(LatchMode::exclusive);
+      if (chunk->state.is(ChunkState::detached)) continue;
+      const auto offset = core.layout.chunk_range(index).offset();
+      std::uint64_t more_bytes = 0;
+      chunk->valid.for_each_in(core.layout.in_chunk(index, extent), [&](ByteRange run) {
+        if (prepare_extents(core, *chunk, Lists::dirty) != 0) return;
+        const ExtentsChange<Traits> change{core, *chunk};
+        const auto before_bytes = chunk->dirty.size_bytes();
+        chunk->dirty.add(run, core.chunk_bytes());
+        more_bytes += chunk->dirty.size_bytes() - before_bytes;
+        left.subtract(ByteRange::between(offset + run.offset(), offset + run.end()));
+      });
+      core.count_dirty(record, more_bytes, 0);
+      table.lock();
+      core.settle_dirty(*chunk);
+    }
+  }
+  return left;
+}
+
+/// A sync that the store has been asked for, till it answers.
+template <class Traits>
+class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
+                         public std::enable_shared_from_this<SyncFlight<Traits>> {
+ public:
+  SyncFlight(std::shared_ptr<FileBody<Traits>> body, ExtentSet extents)
+      : body_{std::move(body)},
+        extents_{std::move(extents)},
+        file_{body_->meta.id()},
+        request_{.file = &file_, .generation = body_->core.flush_generation.load()} {}
+
+  /// Asks the store. Requires: nothing is held; once.
+  template <class Store>
+  void start(Store& store) noexcept {
+    Resumer::run();
+    const InsideStore inside;
+    try {
+      if constexpr (AnswersSyncLater<Store, Traits>) {
+        store.sync(request_, SyncToken<Traits>{this->shared_from_this(), 0});
+      } else {
+        settle(0, store.sync(request_));
+      }
+    } catch (...) {
+      if constexpr (!AnswersSyncLater<Store, Traits>) settle(0, fail(current_exception_code()));
+    }
+  }
+
+  [[nodiscard]] const SyncRequest<Traits>& request(std::size_t) const noexcept override { return request_; }
+  void settle(std::size_t, const Result<>& answer) noexcept override {
+    result_ = answer;
+    ExtentSet evicted;
+    {
+      std::lock_guard lock{body_->lock};
+      body_->syncing = false;
+      if (!answer && body_->meta.state() != FileState::deleted) evicted = take_back();
+    }
+    if (!evicted.empty()) body_->core.observer.on_sync_failed(file_, evicted, answer.error());
+    done_.store(true);
+    if (forgotten_.load()) note_error();
+    body_->record->arrivals.fetch_add(1);
+    body_->core.parking.wake(&body_->record->arrivals);
+  }
+
+  [[nodiscard]] bool done() const { return done_.load(); }
+  /// Requires: done.
+  [[nodiscard]] const Result<>& result() const { return result_; }
+  /// Nobody waits for it any more.
+  void forget() noexcept {
+    forgotten_.store(true);
+    if (done_.load()) note_error();
+  }
+
+ private:
+  // What was to become durable is unsynced again, and what of it is held is dirty. Requires: the lock.
+  [[nodiscard]] ExtentSet take_back() noexcept {
+    auto& meta = body_->meta;
+    try {
+      meta.note_sync_failed(extents_);
+      const auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
+      meta.note_modified();
+      return evicted;
+    } catch (const std::bad_alloc&) {
+      return extents_;  // none the better, but named
+    }
+  }
+  void note_error() noexcept {
+    if (!result_ && !noted_.exchange(true)) body_->note_error(result_.error());
+  }
+
+  const std::shared_ptr<FileBody<Traits>> body_;
+  const ExtentSet extents_;
+  const typename Traits::FileId file_;
+  const SyncRequest<Traits> request_;
+  Result<> result_;
+  Atomic<bool> done_{false}, forgotten_{false}, noted_{false};
+};
+
+template <class Traits_, class Store>
+class FileSync {
+ public:
+  using Traits = Traits_;
+  using Answer = void;
+
+  FileSync(std::shared_ptr<FileBody<Traits>> body, Store& store) : body_{std::move(body)}, store_{store} {}
+  FileSync(const FileSync&) = delete;
+  FileSync& operator=(const FileSync&) = delete;
+  ~FileSync() {
+    if (flight_ != nullptr) flight_->forget();
+  }
+
+  /// Errors: throws bad_alloc.
+  [[nodiscard]] Progress step() {
+    for (;;) {
+      if (flight_ != nullptr) {
+        const auto seen = body_->record->arrivals.load();
+        if (!flight_->done()) return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
+        const auto result = std::exchange(flight_, nullptr)->result();
+        error_ = result.error();
+        return Progress::done;
+      }
+      if (!flushed_) {
+        if (!flush_) flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
+        if (flush_->step() == Progress::waiting) return wait_for_flush();
+        const auto settled = flush_->take_result();
+        flush_.reset();
+        if (!settled) {
+          error_ = settled.error();
+          return Progress::done;
+        }
+        flushed_ = true;
+      }
+      if constexpr (!Syncs<Store, Traits>) {
+        return Progress::done;
+      } else {
+        if (const auto progress = ask(); progress) return *progress;
+      }
+    }
+  }
+  [[nodiscard]] const WaitFor<Traits>& wait() const { return *waits_for_; }
+  [[nodiscard]] Result<> give_up(std::error_code why) const { return fail(why); }
+  [[nodiscard]] Result<> take_result() const { return error_ ? Result<>{fail(error_)} : Result<>{}; }
+
+ private:
+  // Everything that was dirty at the call is stored. Returns: nothing if the store has been asked.
+  [[nodiscard]] std::optional<Progress> ask() {
+    std::shared_ptr<SyncFlight<Traits>> flight;
+    {
+      std::unique_lock lock{body_->lock};
+      if (body_->syncing) {
+        const auto seen = body_->record->arrivals.load();
+        lock.unlock();
+        flushed_ = false;  // it may fail, and then there is more to store
+        return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
+      }
+      if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync()) return Progress::done;
+      flight = std::make_shared<SyncFlight<Traits>>(body_, body_->meta.unsynced());
+      (void)body_->meta.take_unsynced();
+      body_->syncing = true;
+    }
+    flight_ = std::move(flight);
+    flight_->start(store_);
+    return std::nullopt;
+  }
+  [[nodiscard]] Progress wait_for(WaitFor<Traits>&& what) {
+    waits_for_here_ = std::move(what);
+    waits_for_ = &waits_for_here_;
+    return Progress::waiting;
+  }
+  [[nodiscard]] Progress wait_for_flush() {
+    waits_for_ = &flush_->wait();
+    return Progress::waiting;
+  }
+
+  const std::shared_ptr<FileBody<Traits>> body_;
+  Store& store_;
+  std::optional<FileFlush<FileBody<Traits>, Store>> flush_;
+  std::shared_ptr<SyncFlight<Traits>> flight_;
+  WaitFor<Traits> waits_for_here_;
+  const WaitFor<Traits>* waits_for_ = nullptr;
+  std::error_code error_;
+  bool flushed_ = false;
+};
+
+}  // namespace tarn::detail

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// One opener of a DirtyFile. Comes with dirty_file.hpp.
+
+#include <cstdint>
+#include <mutex>
+#include <utility>
+
+#include <tarn/call_options.hpp>
+#include <tarn/detail/sync.hpp>
+#include <tarn/result.hpp>
+#include <tarn/store.hpp>
+
+namespace tarn {
+
+template <class Traits, ChunkStore<Traits> Store>
+class DirtyFile;
+
+/// One opener's view of a file: it keeps a deleted file's bytes, and is told of background errors of its time.
+///
+/// Move-only. Thread safety: as the file's, except that it is closed and moved by one thread.
+template <class Traits, ChunkStore<Traits> Store>
+class OpenFile {
+ public:
+  OpenFile(OpenFile&& other) noexcept : file_{std::exchange(other.file_, nullptr)}, told_{other.told_.load()} {}
+  OpenFile& operator=(OpenFile&& other) noexcept {
+    std::swap(file_, other.file_);
+    told_.store(other.told_.exchange(told_.load()));
+    return *this;
+  }
+  ~OpenFile() {
+    if (file_ != nullptr && file_->body_->opens.fetch_sub(1) == 1) file_->last_close();
+  }
+
+  [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }
+  [[nodiscard]] DirtyFile<Traits, Store>* operator->() const { return file_; }
+
+  /// fsync: the file's sync, and the error of a background flush that this opener has not been told of.
+  [[nodiscard]] Result<> sync(const CallOptions& options = {}) {
+    const auto synced = file_->sync(options);
+    const auto before = take_error();
+    return synced ? before : synced;
+  }
+  /// What a close of one of several descriptors does (FUSE's flush): the file's flush, and a look at that error.
+  [[nodiscard]] Result<> flush(const CallOptions& options = {}) {
+    const auto flushed = file_->flush(options);
+    const auto before = take_error(false);
+    return flushed ? before : flushed;
+  }
+  /// The error of a background flush since this opener was last told, once; it stays to be told to the other openers.
+  /// `advance` false: only looks (a close of one of several descriptors).
+  [[nodiscard]] Result<> take_error(bool advance = true) {
+    auto& body = *file_->body_;
+    std::lock_guard lock{body.errors_mutex};
+    if (told_ == body.error_count) return {};
+    if (advance) {
+      told_ = body.error_count;
+      body.error_seen = true;
+    }
+    return fail(body.error);
+  }
+
+ private:
+  friend class DirtyFile<Traits, Store>;
+  explicit OpenFile(DirtyFile<Traits, Store>& file) : file_{&file} {
+    auto& body = *file.body_;
+    body.opens.fetch_add(1);
+    std::lock_guard lock{body.errors_mutex};
+    // An error that nobody has seen is told to the next opener, too (as the kernel's errseq_t does).
+    told_ = body.error_count - (body.error_count != 0 && !body.error_seen ? 1 : 0);
+  }
+
+  DirtyFile<Traits, Store>* file_;
+  detail::Atomic<std::uint64_t> told_{0};
+};
+
+}  // namespace tarn

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/detail/file_sync.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <tarn/dirty_file.hpp>
+
+#include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/memory_store.hpp"
+#include "support/shared_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+/// A store whose flush is only stored, and whose sync, if it fails, forgets what it was asked for, as a kernel does:
+/// what is not flushed anew will never be durable, whatever a later sync says.
+template <class Traits>
+class CrashingStore {
+ public:
+  MemoryStore<Traits> memory;
+  Gate sync_gate;
+
+  [[nodiscard]] tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+    return memory.load(request);
+  }
+  [[nodiscard]] tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
+    const auto outcome = memory.flush(request);
+    if (!outcome.ok()) return outcome;
+    std::lock_guard lock{mutex_};
+    auto& change = log_.emplace_back();
+    change.size_bytes = request.size_bytes;
+    request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> bytes, bool) {
+      change.pieces.emplace_back(at, text_of(bytes));
+    });
+    return tarn::FlushOutcome<Traits>::stored();
+  }
+  [[nodiscard]] tarn::Result<> sync(const tarn::SyncRequest<Traits>&) {
+    std::vector<Change> asked;
+    bool fails = false;
+    {
+      std::lock_guard lock{mutex_};
+      ++syncs_;
+      asked = std::exchange(log_, {});
+      fails = std::exchange(fails_next_, false);
+    }
+    sync_gate.pass();
+    if (fails) return tarn::fail(std::errc::io_error);
+    std::lock_guard lock{mutex_};
+    for (const auto& change : asked) {
+      durable_.resize(static_cast<std::size_t>(change.size_bytes));
+      for (const auto& [at, bytes] : change.pieces) durable_.replace(static_cast<std::size_t>(at), bytes.size(), bytes);
+    }
+    return {};
+  }
+  [[nodiscard]] tarn::Result<> remove(const typename Traits::FileId& id) { return memory.remove(id); }
+
+  void fail_next_sync() {
+    std::lock_guard lock{mutex_};
+    fails_next_ = true;
+  }
+  [[nodiscard]] std::string durable() const {
+    std::lock_guard lock{mutex_};
+    return durable_;
+  }
+  [[nodiscard]] std::size_t syncs() const {
+    std::lock_guard lock{mutex_};
+    return syncs_;
+  }
+
+ private:
+  struct Change {
+    std::uint64_t size_bytes = 0;
+    std::vector<std::pair<std::uint64_t, std::string>> pieces;
+  };
+  mutable std::mutex mutex_;
+  std::vector<Change> log_;
+  std::string durable_;
+  std::size_t syncs_ = 0;
+  bool fails_next_ = false;
+};
+
+template <class Traits>
+struct SyncedFile {
+  using File = tarn::DirtyFile<Traits, CrashingStore<Traits>>;
+  static constexpr std::uint64_t id = 7;
+
+  explicit SyncedFile(const Sizes& sizes)
+      : C{sizes.chunk_bytes},
+        pool{pool_options<Traits>(C, 16 * MiB), typename Traits::Observer{&events}},
+        file{pool, tarn::MetadataFor<Traits>::created(id, {.part_bytes = C * sizes.chunks_per_part}), store} {}
+
+  void write(std::uint64_t offset, std::string_view text) { REQUIRE(file.write(offset, bytes_of(text))); }
+
+  const std::uint64_t C;
+  Events events;
+  tarn::ChunkPool<Traits> pool;
+  CrashingStore<Traits> store;
+  File file;
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a sync makes durable what is dirty and what was only stored, and asks for nothing twice", "[sync]",
+                   WatchedFiles, WatchedFilesInArena) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  const auto text = pattern(0, 3 * file.C);
+  file.write(0, text);
+  REQUIRE(file.file.flush());
+  file.pool.evict_clean();
+  CHECK(file.store.durable() == "");
+  CHECK(file.file.needs_sync());
+  REQUIRE(file.file.sync());  // nothing is dirty, and yet the store has work
+  CHECK(file.store.durable() == text);
+  CHECK_FALSE(file.file.needs_sync());
+  CHECK(file.store.syncs() == 1);
+  REQUIRE(file.file.sync());
+  CHECK(file.store.syncs() == 1);
+  REQUIRE(file.file.truncate(1));  // a size alone is something to make durable
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == text.substr(0, 1));
+  CHECK(file.store.syncs() == 2);
+}
+
+TEMPLATE_TEST_CASE("what a failed sync was asked for is dirty again, and the next sync stores it anew", "[sync]",
+                   WatchedFiles, WatchedFilesInArena) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  const auto text = pattern(0, 3 * file.C);
+  file.write(0, text);
+  file.store.fail_next_sync();
+  CHECK(file.file.sync().error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == text.size());
+  CHECK(file.file.is_dirty());
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == text);
+  CHECK(file.events.unsure_bytes == 0);
+  CHECK(file.pool.stats().dirty_bytes == 0);
+}
+
+TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for again", "[sync]", WatchedFiles,
+                   WatchedFilesInArena) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  file.write(0, pattern(0, 2 * file.C));
+  REQUIRE(file.file.flush());
+  file.pool.evict_clean();
+  file.write(2 * file.C, pattern(2 * file.C, file.C));
+  file.store.fail_next_sync();
+  CHECK(file.file.sync().error() == std::errc::io_error);
+  CHECK(file.events.unsure_bytes == 2 * file.C);
+  CHECK(file.pool.stats().dirty_bytes == file.C);
+  CHECK(file.file.needs_sync());
+  REQUIRE(file.file.sync());
+  CHECK(file.store.syncs() == 2);
+}
+
+TEMPLATE_TEST_CASE("what is written or stored while a sync is in flight is not durable by it", "[sync]", WatchedFiles,
+                   WatchedFilesInArena) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  file.write(0, "a");
+  file.store.sync_gate.close();
+  std::optional<tarn::Result<>> first;
+  {
+    Worker syncer{file.store.sync_gate, [&] { first.emplace(file.file.sync()); }};
+    REQUIRE(file.store.sync_gate.wait_for_arrivals());
+    file.write(0, "b");
+    REQUIRE(file.file.flush());
+    CHECK(file.file.needs_sync());
+  }
+  CHECK(*first);
+  CHECK(file.store.durable() == "a");
+  CHECK(file.file.needs_sync());
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == "b");
+}
+
+TEMPLATE_TEST_CASE("a second sync does not take the first one's flight for its own success", "[sync]", WatchedFiles) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  file.write(0, "a");
+  file.store.sync_gate.close();
+  file.store.fail_next_sync();
+  std::optional<tarn::Result<>> first;
+  tarn::detail::FileSync<TestType, CrashingStore<TestType>> second{file.file.body(), file.store};
+  {
+    Worker one{file.store.sync_gate, [&] { first.emplace(file.file.sync()); }};
+    REQUIRE(file.store.sync_gate.wait_for_arrivals());
+    // Its byte is stored already, and asked for; what comes of that is not known yet.
+    REQUIRE(second.step() == tarn::detail::Progress::waiting);
+  }
+  CHECK(first->error() == std::errc::io_error);
+  REQUIRE(second.step() == tarn::detail::Progress::done);
+  CHECK(second.take_result());
+  CHECK(file.store.durable() == "a");
+  CHECK(file.store.syncs() == 2);
+}
+
+TEMPLATE_TEST_CASE("bytes cut off while a failing sync is in flight do not come back", "[sync]", WatchedFiles,
+                   WatchedFilesInArena) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  file.write(0, pattern(0, 2 * file.C));
+  file.store.sync_gate.close();
+  file.store.fail_next_sync();
+  {
+    Worker syncer{file.store.sync_gate, [&] { (void)file.file.sync().has_value(); }};
+    REQUIRE(file.store.sync_gate.wait_for_arrivals());
+    REQUIRE(file.file.truncate(0));
+    REQUIRE(file.file.truncate(2 * file.C));
+  }
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == zeros(2 * file.C));
+}
+
+TEMPLATE_TEST_CASE("fsync tells an opener of a background error once, and of its own", "[sync]", WatchedFiles) {
+  SyncedFile<TestType> file{{4096, 1}};
+  auto opener = file.file.open();
+  file.write(0, "a");
+  file.store.fail_next_sync();
+  CHECK(opener.sync().error() == std::errc::io_error);
+  CHECK(opener.sync());
+  CHECK(file.store.durable() == "a");
+}
