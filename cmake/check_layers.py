@@ -31,7 +31,7 @@ LAYERS = [
     ("pool", ["chunk_pool.hpp"]),
     ("algorithms", ["read_range.hpp", "write_range.hpp", "truncate.hpp", "flush.hpp"]),
     ("file", ["open_file.hpp", "dirty_file.hpp", "dirty_file_async.hpp"]),
-    ("table", ["dirty_file_table.hpp"]),
+    ("table", ["dirty_file_table.hpp", "flusher.hpp"]),
     ("umbrella", ["tarn.hpp"]),
     ("edge", ["format.hpp", "fuse.hpp"]),
 ]

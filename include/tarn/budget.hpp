@@ -4,8 +4,8 @@
 // The count of bytes that a pool may use.
 //
 // Charge comes before commit: whoever wants memory charges it first, and gives it up if the charge is refused; so the
-// memory in use never passes the limit, at no instant. Chunks, slabs that are kept warm, tables, file records and long
-// extent lists are all charged here.
+// memory in use never passes the limit, at no instant, unless the limit is lowered below it. Chunks, slabs that are
+// kept warm, tables, file records and long extent lists are all charged here.
 //
 // Thread safety: any thread; lock-free.
 
@@ -38,15 +38,18 @@ class Budget {
   /// Whether a charge of `bytes` would be taken now.
   [[nodiscard]] bool would_fit(std::uint64_t bytes) const noexcept { return fits(charged_bytes(), bytes, 0); }
   [[nodiscard]] std::uint64_t charged_bytes() const noexcept { return charged_bytes_.load(); }
-  [[nodiscard]] std::uint64_t limit_bytes() const noexcept { return limit_bytes_; }
+  [[nodiscard]] std::uint64_t limit_bytes() const noexcept { return limit_bytes_.load(std::memory_order_relaxed); }
+  /// From now on nothing is charged past `limit_bytes`; what is charged stays so until it is released.
+  void set_limit(std::uint64_t limit_bytes) noexcept { limit_bytes_.store(limit_bytes); }
+  [[nodiscard]] bool over_limit() const noexcept { return charged_bytes() > limit_bytes(); }
 
  private:
   [[nodiscard]] bool fits(std::uint64_t charged, std::uint64_t bytes, std::uint64_t keep_free_bytes) const noexcept {
-    return bytes <= limit_bytes_ && keep_free_bytes <= limit_bytes_ - bytes &&
-           charged <= limit_bytes_ - bytes - keep_free_bytes;
+    const auto limit = limit_bytes();
+    return bytes <= limit && keep_free_bytes <= limit - bytes && charged <= limit - bytes - keep_free_bytes;
   }
 
-  const std::uint64_t limit_bytes_;
+  detail::Atomic<std::uint64_t> limit_bytes_;
   detail::Atomic<std::uint64_t> charged_bytes_{0};
 };
 

@@ -126,6 +126,17 @@ class ChunkPool {
     });
   }
 
+  /// Changes the budget. With a lower one nothing more is charged until what is has come below it: what is clean and
+  /// unused goes at once, the rest as it becomes so. Windows stay as they are.
+  /// Errors: EINVAL below min_budget_bytes, and nothing changes.
+  [[nodiscard]] Result<> set_budget_bytes(std::uint64_t bytes) {
+    if (bytes < core_.min_budget_bytes(core_.marks) || bytes > max_offset) return fail(std::errc::invalid_argument);
+    const detail::Resumer resumer;
+    core_.budget.set_limit(bytes);
+    core_.shrink();
+    core_.note_room();
+    return {};
+  }
   /// Returns: the least budget that works with these options (their budget is not looked at).
   [[nodiscard]] static std::uint64_t min_budget_bytes(const PoolOptions& options) {
     return detail::PoolCore<Traits>::min_budget_bytes(options);

@@ -51,6 +51,7 @@ class DirtyFile final : private detail::Flushable {
   ///           pool has no room for its record; bad_alloc.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
       : pool_{pool}, core_{pool.core()}, store_{store}, body_{make_body(pool, std::move(metadata))} {
+    body_->member = this;
     core_.pressure.join(*this);
   }
   /// Forgets what the pool holds of the file. Flush before: dirty bytes are lost here, and the observer is told.
@@ -113,7 +114,8 @@ class DirtyFile final : private detail::Flushable {
     return size_of(guarded([&] {
       auto file = body_->access();
       const auto room = detail::RoomRule::of(options);
-      return detail::write_in_place(file, offset, size_bytes, filler, room, options, mtime_ns);
+      return detail::write_in_place(file, offset, size_bytes, filler, room, options, mtime_ns,
+                                    detail::AskStore<Store>{store_});
     }));
   }
   /// A write that waits for no memory. Errors: EAGAIN if it would have to; else as write.
@@ -308,7 +310,8 @@ class DirtyFile final : private detail::Flushable {
                                          Mtime mtime_ns, const CallOptions& options) {
     return guarded([&] {
       auto file = body_->access();
-      return detail::write_copy(file, offset, from, detail::RoomRule::of(options), options, mtime_ns);
+      return detail::write_copy(file, offset, from, detail::RoomRule::of(options), options, mtime_ns,
+                                detail::AskStore<Store>{store_});
     });
   }
   [[nodiscard]] Result<> zero(ByteRange range, bool extends, Mtime mtime_ns, const CallOptions& options) {
@@ -319,18 +322,27 @@ class DirtyFile final : private detail::Flushable {
   }
 
   detail::Flushed flush_for_room() noexcept override {
+    return body_->record->dirty_bytes.load() == 0 ? detail::Flushed::nothing : flush_one_job();
+  }
+  [[nodiscard]] detail::Flushed flush_one_job() noexcept {
     using detail::Flushed;
-    if (body_->record->dirty_bytes.load() == 0 || body_->record->abandoned.load()) return Flushed::nothing;
-    const auto settled = guarded([&]() -> Result<std::optional<std::uint64_t>> {
+    using Settled = std::optional<std::uint64_t>;  // nothing: the store answers later, and the job settles itself
+    if (body_->record->abandoned.load()) return Flushed::nothing;
+    const auto flushed = guarded([&]() -> Result<Settled> {
       detail::FileFlush flush{body_, store_, whole_file, 1, false};
-      if (flush.step() == detail::Progress::waiting) return std::optional<std::uint64_t>{};  // it settles by itself
+      if (flush.step() == detail::Progress::waiting) return Settled{};
       const auto done = flush.take_result();
-      return done ? Result<std::optional<std::uint64_t>>{std::optional{*done}} : fail(done.error());
+      return done ? Result<Settled>{Settled{*done}} : fail(done.error());
     });
-    if (settled) return !*settled ? Flushed::started : **settled != 0 ? Flushed::some : Flushed::nothing;
-    if (settled.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
-    body_->note_error(settled.error());
+    if (flushed) return !*flushed ? Flushed::started : **flushed != 0 ? Flushed::some : Flushed::nothing;
+    if (flushed.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
+    body_->note_error(flushed.error());
     return Flushed::failed;
+  }
+  detail::Flushed flush_older_than(std::int64_t ns) noexcept override {
+    const auto since = body_->record->changed_since_ns.load();
+    if (since == 0 || since >= ns) return detail::Flushed::nothing;
+    return flush_one_job();
   }
 
   // Requires: deleted, and `removing` set by the caller; no lock.

@@ -157,8 +157,9 @@ struct MakeWrite : MakeFileCall<Traits, Store> {
             std::optional<std::int64_t> mtime)
       : MakeFileCall<Traits, Store>{file}, offset{at}, from{bytes}, mtime_ns{mtime} {}
   [[nodiscard]] auto operator()() {
-    using Call = Write<typename FileBody<Traits>::Access, FillFrom>;
-    return Call{this->access, offset, from.size(), false, this->room, mtime_ns, FillFrom{from}};
+    using Call = Write<typename FileBody<Traits>::Access, FillFrom, AskStore<Store>>;
+    return Call{this->access, offset,   from.size(),    false,
+                this->room,   mtime_ns, FillFrom{from}, AskStore<Store>{*this->store}};
   }
   std::uint64_t offset;
   std::span<const std::byte> from;

@@ -14,10 +14,12 @@
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);        // or (request, LoadToken<Traits>) -> void
 //     FlushOutcome<Traits> flush(const FlushRequest<Traits>& request);     // or (request, FlushToken<Traits>) -> void
 //     Result<> sync(const SyncRequest<Traits>& request);                   // optional; or with a SyncToken<Traits>
+//     Result<> reserve(const ReserveRequest<Traits>& request);             // optional
 //     Result<> remove(const FileId& file);
 //   };
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable.
+// `reserve` is for one that knows before a write that it could not store it (quota, full): its error is the write's.
 //
 // With a token it answers later, from any thread: see token.hpp.
 
@@ -56,6 +58,10 @@ concept AnswersSyncAtOnce = requires(S& store, const SyncRequest<Traits>& reques
 template <class S, class Traits>
 concept AnswersSyncLater = requires(S& store, const SyncRequest<Traits>& request, SyncToken<Traits> token) {
   { store.sync(request, std::move(token)) } -> std::same_as<void>;
+};
+template <class S, class Traits>
+concept Reserves = requires(S& store, const ReserveRequest<Traits>& request) {
+  { store.reserve(request) } -> std::convertible_to<Result<>>;
 };
 template <class S, class Traits>
 concept Syncs = AnswersSyncAtOnce<S, Traits> || AnswersSyncLater<S, Traits>;

@@ -74,6 +74,14 @@ struct FlushRequest {
   }
 };
 
+/// "May so much be written?" Asked before a write is taken in, with nothing held; a quota says no.
+template <class Traits>
+struct ReserveRequest {
+  const typename Traits::FileId* file;
+  ByteRange range;           ///< of an append: at the size of the moment
+  std::uint64_t size_bytes;  ///< of the file, at the moment
+};
+
 /// "Make durable what you have stored of this file."
 template <class Traits>
 struct SyncRequest {

@@ -16,6 +16,7 @@
 #include <tarn/eviction/clock.hpp>
 #include <tarn/extent_set.hpp>
 #include <tarn/flush.hpp>
+#include <tarn/flusher.hpp>
 #include <tarn/open_file.hpp>
 #include <tarn/policies.hpp>
 #include <tarn/pool_options.hpp>

@@ -140,6 +140,7 @@ class RemoveBytes {
       settle_(file_.meta);
       file_.meta.note_modified();
       if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
+      file_.core.note_changed(*file_.record);
       return end({});
     }
   }
@@ -159,7 +160,7 @@ class RemoveBytes {
   RangeOf range_of_;
   Settle settle_;
   ChunkReserve<Traits> reserve_;
-  Need need_;
+  Need<Traits> need_;
   std::error_code error_;
 };
 

@@ -29,16 +29,56 @@ struct Written {
 
 namespace detail {
 
+/// Takes in every write.
+struct AdmitAll {
+  template <class File>
+  [[nodiscard]] std::error_code operator()(File&, std::optional<std::uint64_t>, std::uint64_t) const {
+    return {};
+  }
+};
+
+/// Asks the store, if it likes to be asked.
+template <class Store>
+struct AskStore {
+  Store& store;
+
+  template <class File>
+  [[nodiscard]] std::error_code operator()(File& file, std::optional<std::uint64_t> offset,
+                                           std::uint64_t size_bytes) const {
+    using Traits = typename File::TraitsType;
+    if constexpr (Reserves<Store, Traits>) {
+      std::optional<typename Traits::FileId> id;
+      std::uint64_t size_now = 0;
+      {
+        std::shared_lock lock{file.lock};
+        id = file.meta.id();
+        size_now = file.meta.size();
+      }
+      const auto range = ByteRange::at(offset.value_or(size_now), size_bytes);
+      if (!range) return std::make_error_code(std::errc::file_too_large);
+      const InsideStore inside;
+      try {
+        const Result<> granted =
+            store.reserve(ReserveRequest<Traits>{.file = &*id, .range = *range, .size_bytes = size_now});
+        return granted.error();
+      } catch (...) {
+        return current_exception_code();
+      }
+    }
+    return {};
+  }
+};
+
 /// A write as a sequence of windows, in steps (see detail/waiting.hpp). fill(window, done, size) fills up to `size`
-/// bytes, of which `done` went before. With no offset, it is the size.
-template <class File, class Fill>
+/// bytes, of which `done` went before. With no offset, it is the size. admit(file, offset, size) is asked first.
+template <class File, class Fill, class Admit>
 class Write {
  public:
   using Traits = typename File::TraitsType;
   using Answer = Written;
 
   Write(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes, bool fresh_over_valid,
-        const RoomRule& room, std::optional<std::int64_t> mtime_ns, Fill fill)
+        const RoomRule& room, std::optional<std::int64_t> mtime_ns, Fill fill, Admit admit)
       : file_{file},
         offset_{offset},
         size_bytes_{size_bytes},
@@ -46,6 +86,7 @@ class Write {
         room_{file.core, room},
         mtime_ns_{mtime_ns},
         fill_{std::move(fill)},
+        admit_{std::move(admit)},
         written_{.offset = offset.value_or(0)},
         window_bytes_{file.core.window_bytes} {
     if (offset && !ByteRange::at(*offset, size_bytes)) error_ = std::make_error_code(std::errc::file_too_large);
@@ -53,6 +94,7 @@ class Write {
 
   /// Errors: throws bad_alloc, and what the filler throws.
   [[nodiscard]] Progress step() {
+    if (!std::exchange(asked_, true) && !error_ && size_bytes_ != 0) error_ = admit_(file_, offset_, size_bytes_);
     while (!error_ && written_.size_bytes < size_bytes_) {
       const auto done = written_.size_bytes;
       const auto n = std::min<std::uint64_t>(size_bytes_ - done, window_bytes_);
@@ -98,10 +140,12 @@ class Write {
   Room<Traits> room_;
   const std::optional<std::int64_t> mtime_ns_;
   Fill fill_;
+  Admit admit_;
   Written written_;
   std::uint64_t window_bytes_;
   std::optional<WriteLoop<File>> window_;
   std::error_code error_;
+  bool asked_ = false;
 };
 
 /// Fills from memory.
@@ -133,19 +177,20 @@ struct FillBy {
   }
 };
 
-template <class File>
+template <class File, class Admit>
 [[nodiscard]] Result<Written> write_copy(File& file, std::optional<std::uint64_t> offset,
                                          std::span<const std::byte> from, const RoomRule& room,
-                                         const CallOptions& options, std::optional<std::int64_t> mtime_ns) {
-  Write write{file, offset, from.size(), false, room, mtime_ns, FillFrom{from}};
+                                         const CallOptions& options, std::optional<std::int64_t> mtime_ns,
+                                         Admit admit) {
+  Write write{file, offset, from.size(), false, room, mtime_ns, FillFrom{from}, admit};
   return run_to_end(file.core, options, write);
 }
 
-template <class File, class Filler>
+template <class File, class Filler, class Admit>
 [[nodiscard]] Result<Written> write_in_place(File& file, std::optional<std::uint64_t> offset, std::uint64_t size_bytes,
                                              Filler& filler, const RoomRule& room, const CallOptions& options,
-                                             std::optional<std::int64_t> mtime_ns) {
-  Write write{file, offset, size_bytes, true, room, mtime_ns, FillBy<Filler>{filler}};
+                                             std::optional<std::int64_t> mtime_ns, Admit admit) {
+  Write write{file, offset, size_bytes, true, room, mtime_ns, FillBy<Filler>{filler}, admit};
   return run_to_end(file.core, options, write);
 }
 
@@ -165,7 +210,8 @@ template <class Traits>
 [[nodiscard]] Result<std::size_t> write_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                               std::uint64_t offset, std::span<const std::byte> from) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
-    const auto written = detail::write_copy(file, offset, from, detail::RoomRule{}, {}, std::nullopt);
+    const auto written =
+        detail::write_copy(file, offset, from, detail::RoomRule{}, {}, std::nullopt, detail::AdmitAll{});
     if (!written) return fail(written.error());
     return written->size_bytes;
   });
@@ -184,7 +230,8 @@ template <class Traits, std::invocable<MutableBuffers> Filler>
 [[nodiscard]] Result<std::size_t> write_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
                                               std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler) {
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
-    const auto written = detail::write_in_place(file, offset, size_bytes, filler, detail::RoomRule{}, {}, std::nullopt);
+    const auto written = detail::write_in_place(file, offset, size_bytes, filler, detail::RoomRule{}, {}, std::nullopt,
+                                                detail::AdmitAll{});
     if (!written) return fail(written.error());
     return written->size_bytes;
   });

@@ -16,10 +16,34 @@
 
 namespace tarn::detail {
 
-/// What a window lacks: chunks, and bytes for tables and long extent lists.
+/// What a window lacks: chunks, and bytes for tables and long extent lists; and what it will make dirty.
+template <class Traits>
 struct Need {
   std::size_t chunks = 0;
   std::uint64_t bytes = 0;
+
+  std::uint64_t chunks_to_dirty = 0, bytes_to_dirty = 0;
+  const FileRecord<Traits>* file = nullptr;  // whose
+  Flushable* member = nullptr;               // the same, to be flushed
+
+  /// Whether the marks let so much become dirty. Where nothing is dirty, anything may: else it never could.
+  [[nodiscard]] bool may_dirty(const PoolCore<Traits>& core) const {
+    return chunks_to_dirty == 0 || (!passes_limit(core) && !passes_file_limit(core));
+  }
+  [[nodiscard]] bool passes_file_limit(const PoolCore<Traits>& core) const {
+    const auto limit = core.marks.file_dirty_limit_bytes;
+    if (limit == 0) return false;
+    const auto dirty = file->dirty_bytes.load();
+    return dirty != 0 && dirty + bytes_to_dirty > limit;
+  }
+
+ private:
+  [[nodiscard]] bool passes_limit(const PoolCore<Traits>& core) const {
+    const auto limit = core.marks.dirty_limit_bytes;
+    if (limit == 0) return false;
+    const auto dirty = core.counters.chunks_dirty.load();
+    return dirty != 0 && (dirty + chunks_to_dirty) * core.chunk_bytes() > limit;
+  }
 };
 
 template <class Traits>
@@ -39,8 +63,9 @@ class ChunkReserve {
   /// that wait do not wake each other for ever.
   /// Returns:  Freed::some if all is there now; else why not, and nothing is reserved.
   /// Requires: the caller holds nothing.
-  [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need& need) {
+  [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need<Traits>& need) {
     using Freed = typename PoolCore<Traits>::Freed;
+    if (!need.may_dirty(core_)) return Freed::none;
     std::unique_lock one_at_a_time{core_.fill_mutex};
     while (chunks_.size() < need.chunks || !core_.budget.would_fit(need.bytes)) {
       if (chunks_.size() < need.chunks) {

@@ -32,6 +32,7 @@ struct FileBody {
   const ChunkLayout layout;
   const RecordRef<Traits> record;
   Atomic<std::uint32_t> opens{0};
+  Flushable* member = nullptr;  // the DirtyFile
 
   mutable FileLock lock;
   Metadata meta;
@@ -44,7 +45,7 @@ struct FileBody {
   std::uint64_t error_count = 0;
   bool error_seen = false;
 
-  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens}; }
+  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, member}; }
 
   /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
   [[nodiscard]] bool lacks_store() const {

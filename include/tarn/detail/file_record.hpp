@@ -85,11 +85,12 @@ struct FileRecord {
 
   explicit FileRecord(Key k) : key{std::move(k)} {}
 
-  const Key key;                        // file ids and content ids are different alternatives: they never meet
-  Atomic<bool> abandoned{false};        // nothing of this file is changed or stored any more
-  Atomic<bool> replaced{false};         // and another file has the id now: what the store has is that one's
-  Atomic<std::uint32_t> users{0};       // see Registry
-  bool owned = false, retired = false;  // guarded by the registry's shard; see there
+  const Key key;                             // file ids and content ids are different alternatives: they never meet
+  Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more
+  Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
+  Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
+  Atomic<std::uint32_t> users{0};            // see Registry
+  bool owned = false, retired = false;       // guarded by the registry's shard; see there
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;

@@ -308,7 +308,10 @@ template <class File>
 void note_clean_if_stored(File& file) {
   auto& meta = file.meta;
   const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
-  if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) meta.note_clean();
+  if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) {
+    meta.note_clean();
+    file.record->changed_since_ns = 0;
+  }
 }
 
 /// Settles a job. `durable`: also what is only stored, since the store has no sync.
@@ -357,6 +360,7 @@ template <class Traits, class File>
   counters.flush_bytes.fetch_add(bytes, std::memory_order_relaxed);
   if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
   job.land();
+  file.core.shrink();
   if (error) return fail(error);
   return settled_bytes;
 }

@@ -15,10 +15,10 @@
 // eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes
 // by try, against that order, and takes another victim where it fails.
 //
-// Room: a thread that found no memory counts itself in room_waiters_ and parks until room_epoch_ moves. Whoever frees a
-// chunk, makes one evictable or ends a flush moves it, if there is a waiter. Both sides use sequentially consistent
-// operations: either the waiter's next try sees the room, or the one who made it sees the waiter. A waiter holds no
-// latch, lock, pin or reserved chunk.
+// Room: a call that found no memory queues (RoomWait) and waits until room_epoch_ moves; the first in the queue may
+// take what there is. Whoever frees a chunk, makes one evictable, ends a flush or leaves the queue moves it, if there
+// is a waiter. Both sides use sequentially consistent operations: either the waiter's next try sees the room, or the
+// one who made it sees the waiter. A waiter holds no latch, lock, pin or reserved chunk.
 
 #include <cassert>
 #include <cstddef>
@@ -56,7 +56,7 @@ class PoolCore {
   struct Counters {
     Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, dirty_bytes{0}, loads{0}, load_bytes{0}, loads_uncached{0},
         load_waits{0}, flushes{0}, flushes_settled{0}, flush_bytes{0}, flush_failures{0}, swaps{0}, evictions{0},
-        refusals{0};
+        refusals{0}, throttled{0};
   };
 
   /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
@@ -64,6 +64,7 @@ class PoolCore {
       : layout{checked_layout(options)},
         budget{options.budget_bytes},
         window_bytes{window_for(options)},
+        marks{options},
         observer{std::move(watch)},
         registry{budget},
         storage{StorageOptions{.chunk_bytes = static_cast<std::size_t>(options.chunk_bytes),
@@ -86,6 +87,7 @@ class PoolCore {
   const ChunkLayout layout;  // by chunks; a file's own parts are in its metadata
   Budget budget;
   const std::uint64_t window_bytes;
+  const PoolOptions marks;  // of these, the marks
   [[no_unique_address]] typename Traits::Observer observer;
   [[no_unique_address]] typename Traits::TimeSource time;
   ParkingLot parking;
@@ -269,14 +271,33 @@ class PoolCore {
     room_epoch_.fetch_add(1);
     parking.wake(&room_epoch_);
   }
-  /// Counts its own lifetime as waiting for room. Requires: whoever has one holds nothing.
+  /// Whether somebody waits for room: who comes now goes behind.
+  [[nodiscard]] bool has_room_waiters() const noexcept { return room_waiters_.load() != 0; }
+  /// A place in the queue of those who wait for room: the first one gets it. Requires: whoever has one holds nothing.
   class RoomWait {
    public:
-    explicit RoomWait(PoolCore& core) : core_{core} { core.room_waiters_.fetch_add(1); }
+    explicit RoomWait(PoolCore& core) : core_{core} {
+      std::lock_guard lock{core.room_mutex_};
+      before_ = std::exchange(core.last_waiter_, this);
+      *(before_ == nullptr ? &core.first_waiter_ : &before_->behind_) = this;
+      core.room_waiters_.fetch_add(1);
+    }
     RoomWait(const RoomWait&) = delete;
     RoomWait& operator=(const RoomWait&) = delete;
-    ~RoomWait() { core_.room_waiters_.fetch_sub(1); }
+    ~RoomWait() {
+      {
+        std::lock_guard lock{core_.room_mutex_};
+        *(before_ == nullptr ? &core_.first_waiter_ : &before_->behind_) = behind_;
+        *(behind_ == nullptr ? &core_.last_waiter_ : &behind_->before_) = before_;
+        core_.room_waiters_.fetch_sub(1);
+      }
+      core_.note_room();  // somebody else is first, perhaps
+    }
 
+    [[nodiscard]] bool first() const {
+      std::lock_guard lock{core_.room_mutex_};
+      return before_ == nullptr;
+    }
     /// Before a try for room: remembers what has been made by now.
     void look() { epoch_ = core_.room_epoch_.load(); }
     /// Whether more has been made since look().
@@ -287,8 +308,21 @@ class PoolCore {
 
    private:
     PoolCore& core_;
+    RoomWait* before_ = nullptr;  // guarded by room_mutex_
+    RoomWait* behind_ = nullptr;
     std::uint64_t epoch_ = 0;
   };
+  /// The memory of the chunks that have dirty bytes.
+  [[nodiscard]] std::uint64_t dirty_memory_bytes() const { return counters.chunks_dirty.load() * layout.chunk_bytes(); }
+  /// The file has changed, and the store does not know. Requires: the file's lock.
+  void note_changed(Record& record) noexcept {
+    if (record.changed_since_ns.load(std::memory_order_relaxed) == 0) record.changed_since_ns = time.now_ns();
+  }
+  /// Gives back what it can while more is charged than the budget allows, since that was lowered.
+  void shrink() {
+    while (budget.over_limit() && free_some() == Freed::some) {
+    }
+  }
   /// Waits until a load or the flush of `record` ends that was in flight when `arrivals` was read.
   void wait_for_arrival(Record& record, std::uint64_t arrivals) {
     Resumer::run();
@@ -344,6 +378,9 @@ class PoolCore {
   typename Traits::Eviction eviction_;
   Atomic<std::uint64_t> room_epoch_{0};
   Atomic<std::uint32_t> room_waiters_{0};
+  Mutex room_mutex_;  // last in lock order; nothing is done under it but to look at the queue
+  RoomWait* first_waiter_ = nullptr;
+  RoomWait* last_waiter_ = nullptr;
 };
 
 /// Returns: the record's arrivals if a flush is in flight: what to wait on.

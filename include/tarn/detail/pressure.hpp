@@ -27,6 +27,8 @@ class Flushable {
 
   /// Flushes one job, if there is any.
   virtual Flushed flush_for_room() noexcept = 0;
+  /// Flushes one job, if anything of it was changed before that time and is not stored since.
+  virtual Flushed flush_older_than(std::int64_t ns) noexcept = 0;
 
  protected:
   ~Flushable() = default;
@@ -64,9 +66,10 @@ class Pressure {
     }
     --count_;
   }
-  /// Asks each member in turn, once at most, until one has made bytes clean or asked its store to.
+  /// Asks each member in turn, by flush(member), once at most, until one has made bytes clean or asked its store to.
   /// Returns: failed if none has, and one failed.
-  Flushed flush_one() {
+  template <class Flush>
+  Flushed flush_one(Flush flush) {
     auto worst = Flushed::nothing;
     std::unique_lock lock{mutex_};
     for (auto left = count_; left != 0 && turn_ != nullptr; --left) {
@@ -74,13 +77,16 @@ class Pressure {
       turn_ = member.next_;
       ++member.users_;
       lock.unlock();
-      const auto flushed = member.flush_for_room();
+      const auto flushed = flush(member);
       lock.lock();
       if (--member.users_ == 0) idle_.notify_all();
       if (flushed == Flushed::some || flushed == Flushed::started) return flushed;
       if (flushed == Flushed::failed) worst = flushed;
     }
     return worst;
+  }
+  Flushed flush_one() {
+    return flush_one([](Flushable& member) { return member.flush_for_room(); });
   }
 
  private:

@@ -41,6 +41,7 @@ struct FileAccess {
   Lock& lock;
   const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
+  Flushable* member = nullptr;                   // of a DirtyFile: itself, to be flushed for room
   const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
 
   /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
@@ -233,7 +234,7 @@ class ReadLoop {
   std::byte* const into_;
   ChunkReserve<Traits> reserve_;
   std::uint64_t more_bytes_ = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
-  Need need_;
+  Need<Traits> need_;
   ByteRange first_;
   std::unique_ptr<WindowLoads<Traits>> loads_;              // ours, in flight
   std::vector<std::unique_ptr<WindowLoads<Traits>>> kept_;  // ours, landed: they keep the chunks until they are read

@@ -11,6 +11,9 @@
 // anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a store's
 // load or flush never waits: it might wait for itself.
 //
+// Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
+// that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
+//
 // Thread safety: one call's own.
 
 #include <algorithm>
@@ -40,12 +43,22 @@ class Room {
  public:
   Room(PoolCore<Traits>& core, const RoomRule& rule) : core_{core}, rule_{rule} {}
 
+  /// Past the throttle mark, flushes one step before more becomes dirty. Requires: the caller holds nothing.
+  void throttle() {
+    const auto mark = core_.marks.dirty_throttle_bytes;
+    if (mark == 0 || rule_.when_full != WhenFull::wait || depth_in_store() != 0) return;
+    if (core_.dirty_memory_bytes() < mark) return;
+    core_.counters.throttled.fetch_add(1, std::memory_order_relaxed);
+    (void)core_.pressure.flush_one();
+  }
   /// Gets what is needed into the reserve, or says why not. Requires: the caller holds nothing.
   /// A step of a call: see waiting.hpp.
-  [[nodiscard]] Progress step(ChunkReserve<Traits>& reserve, const Need& need) {
+  [[nodiscard]] Progress step(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
     refusal_ = {};
     if (!wait_) {
-      if (reserve.fill(need) == Freed::some) return Progress::done;  // the usual case: it bothers nobody
+      const bool waits = rule_.when_full == WhenFull::wait && depth_in_store() == 0;
+      // The usual case, and it bothers nobody. Who would not wait takes what there is; others queue behind who waits.
+      if ((!waits || !core_.has_room_waiters()) && reserve.fill(need) == Freed::some) return Progress::done;
       if (rule_.when_full == WhenFull::fail) return refuse(std::errc::no_buffer_space);
       if (rule_.when_full == WhenFull::would_block) return refuse(std::errc::resource_unavailable_try_again);
       wait_.emplace(core_);
@@ -55,8 +68,8 @@ class Room {
       auto flushed = Flushed::some;
       while (flushed == Flushed::some) {
         wait_->look();
-        if (reserve.fill(need) == Freed::some) return have();
-        flushed = core_.pressure.flush_one();
+        if (take(reserve, need) == Freed::some) return have();
+        flushed = flush_one(need);
       }
       const auto failures = core_.counters.flush_failures.load();
       const bool failed = flushed == Flushed::failed || (started_before_ && failures != failures_before_);
@@ -64,7 +77,7 @@ class Room {
       started_before_ = flushed == Flushed::started;
       // A failed flush of our own makes room known, too: from here on it is somebody else's.
       if (flushed == Flushed::failed) wait_->look();
-      const auto freed = reserve.fill(need);
+      const auto freed = take(reserve, need);
       if (freed == Freed::some) return have();
       const auto settled = core_.counters.flushes_settled.load();
       const bool hopeless = failed && failed_before_ && settled == settled_before_;
@@ -88,6 +101,15 @@ class Room {
   using Freed = typename PoolCore<Traits>::Freed;
   static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
 
+  // In turn: only the first in the queue takes, but for a call from inside a store, which must not wait for others.
+  [[nodiscard]] Freed take(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
+    if (!wait_->first() && depth_in_store() == 0) return Freed::none;
+    return reserve.fill(need);
+  }
+  [[nodiscard]] Flushed flush_one(const Need<Traits>& need) {
+    if (need.member != nullptr && need.passes_file_limit(core_)) return need.member->flush_for_room();
+    return core_.pressure.flush_one();
+  }
   [[nodiscard]] Progress have() {
     wait_.reset();
     return Progress::done;
@@ -104,6 +126,7 @@ class Room {
   // Asked after the tries: what ended before the question has moved the epoch, and is seen by more().
   [[nodiscard]] bool may_come(Freed freed) const {
     // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
+    if (!wait_->first()) return true;  // who is before us takes, or gives up, and wakes us either way
     const bool reader = freed == Freed::none_but_busy && core_.user_pins.load() == 0;
     return reader || core_.reserves.load() != 0 || core_.flying.load() != 0;
   }

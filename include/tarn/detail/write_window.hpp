@@ -89,7 +89,7 @@ class WriteWindow {
     }
     return Ready::yes;
   }
-  [[nodiscard]] const Need& need() const { return need_; }
+  [[nodiscard]] const Need<Traits>& need() const { return need_; }
 
   /// Calls f(memory, size) for the memory of the range, in order: where the new bytes go.
   template <class F>
@@ -191,7 +191,7 @@ class WriteWindow {
   Record* record_ = nullptr;
   LatchedChunks<Traits> latched_;
   SmallVector<Target, 20> targets_;
-  Need need_;
+  Need<Traits> need_;
 };
 
 /// Writes the first window's worth of [offset, offset + size_bytes), at most, in steps (see waiting.hpp): fill(window)
@@ -216,6 +216,7 @@ class WriteLoop {
 
   template <class Fill>
   [[nodiscard]] Progress step(Fill& fill) {
+    if (!std::exchange(throttled_, true)) room_.throttle();
     while (!result_) {
       if (needs_room_) {
         if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
@@ -243,14 +244,21 @@ class WriteLoop {
     const auto at = offset_.value_or(file_.meta.size());
     const auto range = ByteRange::at(at, size_bytes_);
     if (!range) return end(fail(std::errc::file_too_large));
+    need_ = {};
+    need_.chunks_to_dirty = file_.core.layout.chunks_of(*range).count();
+    need_.bytes_to_dirty = size_bytes_;
+    need_.file = &*file_.record;
+    need_.member = file_.member;
+    needs_room_ = !need_.may_dirty(file_.core);
+    if (needs_room_) return;
     WriteWindow<Traits> window{file_.core};
     const auto ready = window.prepare(*file_.record, *range, reserve_, fresh_over_valid_);
     if (ready == Ready::again) return;
     if (ready == Ready::too_many_pins) return end(fail(std::errc::resource_unavailable_try_again));
     if (ready != Ready::yes) {
-      need_ = window.need();
+      need_.chunks = window.need().chunks;
       if (ready == Ready::need_tables) more_bytes_ *= 2;
-      need_.bytes = std::max(need_.bytes, more_bytes_);
+      need_.bytes = std::max(window.need().bytes, more_bytes_);
       needs_room_ = true;
       return;
     }
@@ -263,6 +271,7 @@ class WriteLoop {
       file_.meta.set_size(std::max(file_.meta.size(), at + n));
       file_.meta.note_modified();
       if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
+      file_.core.note_changed(*file_.record);
     }
     end(std::pair{at, n});
   }
@@ -279,9 +288,9 @@ class WriteLoop {
   const std::optional<std::int64_t> mtime_ns_;
   ChunkReserve<Traits> reserve_;
   std::uint64_t more_bytes_ = PoolCore<Traits>::record_and_table_bytes;  // enough for most; doubled where it was not
-  Need need_;
+  Need<Traits> need_;
   std::optional<Result<std::pair<std::uint64_t, std::uint64_t>>> result_;
-  bool needs_room_ = false;
+  bool needs_room_ = false, throttled_ = false;
 };
 
 }  // namespace tarn::detail

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/detail/room.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <tarn/dirty_file_async.hpp>
+
+#include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/later_store.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+constexpr std::uint64_t C = 4096;
+
+/// Files over one store that answers when told, in a pool with marks.
+struct Files {
+  using Store = LaterStore<Heap>;
+  using File = tarn::DirtyFile<Heap, Store>;
+
+  explicit Files(std::size_t count, std::uint64_t more_chunks, const tarn::PoolOptions& marks = {})
+      : pool{options(more_chunks, marks)} {
+    for (std::size_t i = 0; i < count; ++i) {
+      files.push_back(std::make_unique<File>(pool, tarn::DirtyFileMetadata::created(i), store));
+    }
+  }
+  ~Files() {
+    store.answer_at_once();
+    while (store.open_flushes() != 0) store.finish_flush();
+    for (auto& file : files) CHECK(file->flush());
+    CHECK(store.memory.complaints() == "");
+    files.clear();
+    pool.evict_clean();
+    CHECK(pool.stats().charged_bytes == 0);
+  }
+  static tarn::PoolOptions options(std::uint64_t more_chunks, tarn::PoolOptions marks) {
+    auto made = pool_options<Heap>(C, more_chunks * C);
+    marks.budget_bytes = made.budget_bytes;
+    marks.chunk_bytes = C;
+    marks.window_bytes = made.window_bytes;
+    return marks;
+  }
+  [[nodiscard]] std::uint64_t dirty_memory_bytes() const { return pool.stats().chunks_dirty * C; }
+
+  tarn::ChunkPool<Heap> pool;
+  Store store;
+  std::vector<std::unique_ptr<File>> files;
+};
+
+}  // namespace
+
+TEST_CASE("those who wait for room get it in the order in which they came", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  // The first needs twice as much as each of the others, which could be content with what it finds too little.
+  constexpr int count = 5;
+  std::vector<int> order;
+  const auto ends = [&](int who) {
+    return [&order, who](const tarn::Result<tarn::Written>& n) {
+      if (n) order.push_back(who);
+    };
+  };
+  const std::string two_chunks(2 * C, 'y');
+  using Op = decltype(tarn::write_operation(file, 0, bytes_of(chunk), ends(0)));
+  struct Holder {
+    Op op;
+  };
+  std::vector<std::unique_ptr<Holder>> writes;
+  for (int i = 0; i < count; ++i) {
+    writes.emplace_back(new Holder{tarn::write_operation(file, at + static_cast<std::uint64_t>(2 * i) * C,
+                                                         bytes_of(i == 0 ? two_chunks : chunk), ends(i))});
+    writes.back()->op.start();
+  }
+  CHECK(order.empty());
+  // Who would not wait may take what nobody else has taken, but here there is nothing.
+  CHECK(file.try_write(at, bytes_of(chunk)).error() == std::errc::resource_unavailable_try_again);
+  while (order.size() < count) {
+    REQUIRE(world.store.open_flushes() != 0);
+    world.store.finish_flush();
+  }
+  CHECK(order == std::vector<int>{0, 1, 2, 3, 4});
+}
+
+TEST_CASE("who gives up its place in the queue lets the next one have it", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  std::optional<std::error_code> first;
+  std::optional<std::size_t> second;
+  auto one = tarn::write_operation(file, at, bytes_of(chunk),
+                                   [&](const tarn::Result<tarn::Written>& n) { first = n.error(); });
+  auto two = tarn::write_operation(file, at + C, bytes_of(chunk), [&](const tarn::Result<tarn::Written>& n) {
+    if (n) second = n->size_bytes;
+  });
+  one.start();
+  two.start();
+  one.cancel();
+  CHECK(*first == std::errc::operation_canceled);
+  while (!second) {
+    REQUIRE(world.store.open_flushes() != 0);
+    world.store.finish_flush();
+  }
+  CHECK(*second == C);
+}
+
+TEST_CASE("dirty chunks never take more memory than their limit, and what is left serves loads", "[room]") {
+  Files world{2, 16, {.dirty_limit_bytes = 6 * C}};
+  world.store.answer_at_once();
+  const std::string chunk(C, 'x');
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    REQUIRE(world.files[i % 2]->write(i * C, bytes_of(chunk)));
+    CHECK(world.dirty_memory_bytes() <= 6 * C);
+  }
+  CHECK(world.pool.stats().chunks_held > 6);
+  // At the limit, who does not wait is told; what is clean is read all the same.
+  world.store.answer_at_once(false);
+  std::uint64_t at = 64 * C;
+  while (world.files[0]->try_write(at, bytes_of(chunk))) at += C;
+  CHECK(world.dirty_memory_bytes() == 6 * C);
+  std::string into(C, '?');
+  std::optional<std::size_t> read;
+  world.pool.evict_clean();
+  auto reading = tarn::read_operation(*world.files[1], C, writable(into),
+                                      [&](const tarn::Result<std::size_t>& n) { read = n ? *n : 0; });
+  reading.start();
+  REQUIRE(world.store.open_loads() == 1);
+  world.store.finish_load();
+  CHECK(read == C);
+  CHECK(into == chunk);
+  CHECK(world.store.open_flushes() == 0);
+}
+
+TEST_CASE("a file at its own limit flushes itself, not others", "[room]") {
+  Files world{2, 64, {.file_dirty_limit_bytes = 4 * C}};
+  world.store.answer_at_once();
+  const std::string chunk(C, 'x');
+  REQUIRE(world.files[1]->write(0, bytes_of(chunk)));
+  for (std::uint64_t i = 0; i < 32; ++i) {
+    REQUIRE(world.files[0]->write(i * C, bytes_of(chunk)));
+    CHECK(world.pool.stats().dirty_bytes <= 5 * C);
+  }
+  CHECK(world.files[1]->is_dirty());
+}
+
+TEST_CASE("past the throttle mark each write flushes a step before it goes on", "[room]") {
+  Files world{2, 64, {.dirty_throttle_bytes = 4 * C}};
+  world.store.answer_at_once();
+  const std::string chunk(C, 'x');
+  for (std::uint64_t i = 0; i < 4; ++i) REQUIRE(world.files[0]->write(i * C, bytes_of(chunk)));
+  CHECK(world.store.memory.counts().flushes == 0);
+  for (std::uint64_t i = 4; i < 32; ++i) {
+    REQUIRE(world.files[i % 2]->write(i * C, bytes_of(chunk)));
+    CHECK(world.dirty_memory_bytes() <= 5 * C);
+  }
+  CHECK(world.store.memory.counts().flushes != 0);
+}
+
+TEST_CASE("a lower budget charges nothing more and shrinks as it can; a higher one is used at once", "[room]") {
+  Files world{1, 32};
+  auto& file = *world.files[0];
+  world.store.answer_at_once();
+  const std::string chunk(C, 'x');
+  for (std::uint64_t i = 0; i < 16; ++i) REQUIRE(file.write(i * C, bytes_of(chunk)));
+  const auto least = tarn::ChunkPool<Heap>::min_budget_bytes(Files::options(0, {}));
+  CHECK(world.pool.set_budget_bytes(least - 1).error() == std::errc::invalid_argument);
+  const auto before = world.pool.budget_bytes();
+  const auto dirty_bytes = world.pool.stats().charged_bytes;
+  REQUIRE(world.pool.set_budget_bytes(least));
+  CHECK(world.pool.budget_bytes() == least);
+  CHECK(world.pool.stats().charged_bytes <= dirty_bytes);
+  CHECK(world.pool.stats().charged_bytes > least);  // nothing that is dirty goes
+  CHECK(world.pool.stats().dirty_bytes == 16 * C);
+  REQUIRE(file.flush());
+  CHECK(world.pool.stats().charged_bytes <= least);
+  std::string into(16 * C, '?');
+  REQUIRE(file.read(0, writable(into)));
+  CHECK(into == std::string(16 * C, 'x'));
+  CHECK(world.pool.stats().charged_bytes <= least);
+  REQUIRE(world.pool.set_budget_bytes(before));
+  REQUIRE(file.read(0, writable(into)));
+  CHECK(world.pool.stats().chunks_held == 16);
+}
+
+TEST_CASE("a raised budget lets go on who waits for room", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  std::optional<std::size_t> written;
+  auto write = tarn::write_operation(file, at, bytes_of(chunk),
+                                     [&](const tarn::Result<tarn::Written>& n) { written = n ? n->size_bytes : 0; });
+  write.start();
+  REQUIRE(!written);
+  REQUIRE(world.pool.set_budget_bytes(world.pool.budget_bytes() + 8 * C));
+  CHECK(written == C);
+}

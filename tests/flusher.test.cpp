@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/flusher.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <system_error>
+
+#include <tarn/dirty_file.hpp>
+
+#include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/manual_time.hpp"
+#include "support/memory_store.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+constexpr std::uint64_t C = 4096;
+constexpr std::int64_t second_ns = 1'000'000'000;
+
+struct Timed : tarn::DefaultTraits {
+  using Storage = tarn::HeapStorage;
+  using TimeSource = ManualTime;
+};
+
+struct World {
+  explicit World(tarn::PoolOptions marks = {}) : pool{options(marks)} {}
+  static tarn::PoolOptions options(tarn::PoolOptions marks) {
+    marks.chunk_bytes = C;
+    marks.budget_bytes = 16 * MiB;
+    return marks;
+  }
+
+  tarn::ChunkPool<Timed> pool;
+  MemoryStore<Timed> store;
+  tarn::DirtyFile<Timed, MemoryStore<Timed>> file{pool, tarn::MetadataFor<Timed>::created(7), store};
+  ~World() { CHECK(file.flush()); }
+};
+
+}  // namespace
+
+TEST_CASE("what has been dirty too long is flushed, and nothing younger", "[flusher]") {
+  World world;
+  tarn::Flusher flusher{world.pool, {.interval_ns = second_ns, .dirty_ns_max = 5 * second_ns}};
+  REQUIRE(world.file.write(0, bytes_of("old")));
+  ManualTime::advance_ns(4 * second_ns);
+  flusher.wake();
+  CHECK(world.store.counts().flushes == 0);
+  ManualTime::advance_ns(2 * second_ns);
+  flusher.wake();
+  CHECK(wait_until([&] { return !world.file.is_dirty(); }));
+  CHECK(world.store.text(7) == "old");
+  REQUIRE(world.file.truncate(2));  // a size is a change, too
+  ManualTime::advance_ns(6 * second_ns);
+  CHECK(wait_until([&] { return !world.file.is_dirty(); }));
+  CHECK(world.store.text(7) == "ol");
+}
+
+TEST_CASE("dirty chunks over the background mark are flushed until they are below it", "[flusher]") {
+  World world{{.dirty_background_bytes = 4 * C}};
+  tarn::Flusher flusher{world.pool, {.interval_ns = second_ns, .dirty_ns_max = 0}};
+  REQUIRE(world.file.write(0, bytes_of(std::string(3 * C, 'x'))));
+  flusher.wake();
+  CHECK(world.store.counts().flushes == 0);
+  REQUIRE(world.file.write(3 * C, bytes_of(std::string(5 * C, 'x'))));
+  flusher.wake();
+  CHECK(wait_until([&] { return world.pool.stats().chunks_dirty < 4; }));
+  CHECK(world.file.is_dirty());
+}
+
+TEST_CASE("a flusher pauses longer after each failure, while an fsync asks at once", "[flusher]") {
+  World world;
+  world.store.fail_next(MemoryStore<Timed>::Call::flush, 3, std::errc::no_space_on_device);
+  REQUIRE(world.file.write(0, bytes_of("x")));
+  ManualTime::advance_ns(second_ns);
+  tarn::Flusher flusher{world.pool,
+                        {.interval_ns = second_ns / 100, .dirty_ns_max = 1, .first_pause_ns = 10 * second_ns}};
+  REQUIRE(wait_until([&] { return world.store.counts().flushes == 1; }));
+  ManualTime::advance_ns(9 * second_ns);
+  CHECK(world.file.sync().error() == std::errc::no_space_on_device);
+  CHECK(world.store.counts().flushes == 2);
+  ManualTime::advance_ns(2 * second_ns);
+  REQUIRE(wait_until([&] { return world.store.counts().flushes == 3; }));
+  ManualTime::advance_ns(19 * second_ns);  // the next pause is twice as long
+  CHECK(world.store.counts().flushes == 3);
+  ManualTime::advance_ns(2 * second_ns);
+  CHECK(wait_until([&] { return !world.file.is_dirty(); }));
+  CHECK(world.store.text(7) == "x");
+}
