@@ -195,6 +195,11 @@ class DirtyFile final : private detail::Flushable {
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
   /// Blocks: on a flush in flight.
   [[nodiscard]] Result<> invalidate(std::uint64_t version, const CallOptions& options = {});
+  /// After a conflict: takes what the store has now, `size_bytes` bytes of `version`, for what this file's changes are
+  /// made to. Dirty bytes and holes made here stay, and so does a size that was changed here; what is clean is unheld.
+  /// Errors: EFBIG; as invalidate.
+  /// Blocks: on a flush in flight.
+  [[nodiscard]] Result<> rebase(std::uint64_t size_bytes, std::uint64_t version, const CallOptions& options = {});
   /// Makes the file what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a file
   /// that stays.
   /// Returns: the dirty bytes given up.
@@ -401,6 +406,29 @@ Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version, const CallO
     if (!cleaned) return cleaned;
     body_->meta.clear_content_ids(0, UINT64_MAX);
     body_->meta.set_version(version);
+    return {};
+  });
+}
+
+template <class Traits, ChunkStore<Traits> Store>
+Result<> DirtyFile<Traits, Store>::rebase(std::uint64_t size_bytes, std::uint64_t version, const CallOptions& options) {
+  if (size_bytes > max_offset) return fail(std::errc::file_too_large);
+  return guarded([&]() -> Result<> {
+    auto& body = *body_;
+    std::unique_lock lock{body.lock};
+    if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
+    // A landing load may still make bytes held that are stored: that takes nothing from the holes.
+    ExtentSet holes{ByteRange::between(0, body.meta.size())};
+    holes.subtract(body.meta.stored());
+    holes.subtract(detail::list_extents(core_, *body.record, &detail::Chunk<Traits>::valid));
+    const auto dirty = detail::list_extents(core_, *body.record, &detail::Chunk<Traits>::dirty);
+    const auto cleaned = detail::drop_clean(core_, *body.record);
+    if (!cleaned) return cleaned;
+    body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
+    if (!dirty.empty() || body.lacks_store()) {
+      body.meta.note_modified();
+      core_.note_changed(*body.record);
+    }
     return {};
   });
 }

@@ -150,8 +150,11 @@ class BasicDirtyFileMetadata {
     needs_sync_ = true;
     note_store_size_unknown(size_bytes_);
   }
+  /// The size was set as such, not by bytes that reach so far, and the store has not heard of it.
+  void note_size_set() { size_set_ = true; }
   /// The store has set this size, and cut off what was past it.
   void note_store_size(std::uint64_t size_bytes) {
+    if (size_bytes == size_bytes_) size_set_ = false;
     store_size_bytes_ = size_bytes;
     store_size_bound_bytes_ = size_bytes;
   }
@@ -163,6 +166,20 @@ class BasicDirtyFileMetadata {
   void set_content_id(std::uint64_t part, ContentId id) { content_.insert_or_assign(part, std::move(id)); }
   void clear_content_ids(std::uint64_t first_part, std::uint64_t last_part) {
     content_.erase(content_.lower_bound(first_part), content_.upper_bound(last_part));
+  }
+  /// The store has another version, of `size_bytes` bytes: what was changed here is now a change to that one. The size
+  /// is the store's, if it was not set here, but covers what is dirty up to `dirty_end`; `holes`: what was made zero
+  /// here and not stored. Errors: throws bad_alloc, and changes nothing.
+  void rebase(std::uint64_t size_bytes, std::uint64_t version, const ExtentSet& holes, std::uint64_t dirty_end) {
+    const auto size = size_set_ ? size_bytes_ : std::max(size_bytes, dirty_end);
+    ExtentSet shown{ByteRange::between(0, std::min(size_bytes, size))};
+    shown.subtract(holes);
+    stored_ = std::move(shown);
+    size_bytes_ = size;
+    version_ = version;
+    content_.clear();
+    unsynced_.clear();  // of a version that is the store's no more
+    note_store_size(size_bytes);
   }
   /// As the store has it: `size_bytes` bytes, all stored, by no content id.
   void reset_to_store(std::uint64_t size_bytes, std::uint64_t version) {
@@ -189,7 +206,7 @@ class BasicDirtyFileMetadata {
   ExtentSet stored_, unsynced_;
   std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
   FileState state_ = FileState::created;
-  bool needs_sync_ = false;
+  bool needs_sync_ = false, size_set_ = false;
   [[no_unique_address]] Payload payload_{};
 };
 

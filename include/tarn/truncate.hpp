@@ -172,7 +172,10 @@ template <class File>
                       [&](const auto& meta) {
                         return size_bytes < meta.size() ? ByteRange::between(size_bytes, max_offset) : ByteRange{};
                       },
-                      [&](auto& meta) { meta.set_size(size_bytes); }};
+                      [&](auto& meta) {
+                        meta.set_size(size_bytes);
+                        meta.note_size_set();
+                      }};
   return run_to_end(file.core, options, removal);
 }
 
