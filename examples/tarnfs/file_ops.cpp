@@ -116,7 +116,7 @@ int do_fsync(Filesystem& fs, fuse_req_t, fuse_ino_t number, int data_only, fuse_
   auto& inode = fs.inode(number);
   count(fs.served.fsyncs);
   if (const int error = fs.flush(inode)) return error;
-  // Always, not only if this flush stored something: pressure, or a close, may have stored it before.
+  // Also if this flush stored nothing: pressure, or a close, may have stored it before.
   const int error = inode.source.sync(data_only != 0);
   if (error) inode.source.report_failure("fsync", error);
   return error;
@@ -218,7 +218,7 @@ std::string Filesystem::stats() const {
   };
   return line("read_requests", served.reads) + line("read_request_bytes", served.read_bytes) +
          line("write_requests", served.writes) + line("write_request_bytes", served.write_bytes) +
-         line("fsync_requests", served.fsyncs) + pool->stats();
+         line("fsync_requests", served.fsyncs) + line("source_syncs", tree.syncs) + pool->stats();
 }
 
 void add_file_handlers(fuse_lowlevel_ops& handlers) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -244,6 +245,7 @@ SourceFile::OwnChange::OwnChange(SourceFile& file, Of what) : file_{file}, what_
 SourceFile::OwnChange::~OwnChange() {
   const std::lock_guard lock{file_.mutex_};
   --file_.own_changes_;
+  ++file_.own_changes_ended_;
   if (!file_.watched_) return;
   struct stat now {};
   if (file_.stat_handle(now) != 0) return;
@@ -357,10 +359,24 @@ int SourceFile::seek(std::uint64_t offset, bool data, std::uint64_t& found) {
 }
 
 int SourceFile::sync(bool data_only) {
+  std::uint64_t changes = 0;
+  {
+    // Before SOURCE is asked: what ends later it may have missed.
+    const std::lock_guard lock{mutex_};
+    changes = own_changes_ended_;
+    if ((data_only ? data_synced_ : synced_) == changes) return 0;
+  }
+  // For the tests: while the file that this variable names is there, no sync of SOURCE goes well.
+  static const char* const fails_while = std::getenv("TARNFS_SYNC_FAILS_WHILE");
+  if (fails_while && ::access(fails_while, F_OK) == 0) return EIO;
   const auto to = descriptor();
   if (!to) return errno;
-  const int failed = data_only ? ::fdatasync(to->fd.get()) : ::fsync(to->fd.get());
-  return failed ? errno : 0;
+  if ((data_only ? ::fdatasync(to->fd.get()) : ::fsync(to->fd.get())) != 0) return errno;
+  ++tree_.syncs;
+  const std::lock_guard lock{mutex_};
+  data_synced_ = std::max(data_synced_, changes);
+  if (!data_only) synced_ = std::max(synced_, changes);
+  return 0;
 }
 
 int SourceFile::reserve(std::uint64_t offset, std::uint64_t size_bytes) {

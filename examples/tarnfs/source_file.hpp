@@ -73,8 +73,9 @@ struct SourceTree {
   std::string path;  ///< of the root, as the kernel names it
   DescriptorCache descriptors;
   Log log;
-  std::atomic<bool> failed{false};     ///< a flush did, or an fsync
-  const std::uint64_t max_file_bytes;  ///< a larger file could never be stored
+  std::atomic<bool> failed{false};      ///< a flush did, or an fsync
+  std::atomic<std::uint64_t> syncs{0};  ///< that SOURCE has done
+  const std::uint64_t max_file_bytes;   ///< a larger file could never be stored
 };
 
 class SourceFile {
@@ -167,7 +168,8 @@ class SourceFile {
 
   /// SEEK_DATA and SEEK_HOLE in what SOURCE has. Errors: ENXIO.
   int seek(std::uint64_t offset, bool data, std::uint64_t& found);
-  /// Makes SOURCE durable.
+  /// Makes SOURCE durable. Asks it only if the file has changed there since a sync that went well, or might have: one
+  /// that was not synced yet. A sync that failed counts for nothing.
   int sync(bool data_only);
   /// Takes space for a range; size and bytes stay.
   int reserve(std::uint64_t offset, std::uint64_t size_bytes);
@@ -193,6 +195,8 @@ class SourceFile {
   bool watched_ = false;
   unsigned own_changes_ = 0;
   std::uint64_t own_changes_begun_ = 0;
+  std::uint64_t own_changes_ended_ = 1;         ///< so many changes, and what was before us, are in SOURCE;
+  std::uint64_t synced_ = 0, data_synced_ = 0;  ///< so many it has made durable, so many at least their bytes
   std::uint64_t attribute_changes_begun_ = 0;
   Stamp left_{};
   timespec shown_mtime_{}, shown_ctime_{};
