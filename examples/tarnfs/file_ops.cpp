@@ -7,9 +7,11 @@
 #include <sys/xattr.h>
 
 #include <algorithm>
+#include <climits>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "filesystem.hpp"
 
@@ -49,15 +51,28 @@ int do_read(Filesystem& fs, fuse_req_t request, fuse_ino_t, std::size_t size_byt
   return open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset));
 }
 
+/// Whether who asks is in a group; no, if that cannot be told.
+bool caller_is_in(fuse_req_t request, gid_t group) {
+  if (fuse_req_ctx(request)->gid == group) return true;
+  std::vector<gid_t> groups(NGROUPS_MAX);
+  const int n = fuse_req_getgroups(request, NGROUPS_MAX, groups.data());
+  groups.resize(static_cast<std::size_t>(std::max(n, 0)));
+  return std::find(groups.begin(), groups.end(), group) != groups.end();
+}
+
 /// Takes suid, sgid and capabilities from a file that is written. The kernel does so itself, but for direct I/O.
 void drop_privileges(Inode& inode, fuse_req_t request) {
   const auto path = [&] { return inode.source.proc_path(); };
   if (!inode.no_set_id && fuse_req_ctx(request)->uid != 0) {
     struct stat found {};
     if (::stat(path().c_str(), &found) == 0) {
-      const auto drop = (found.st_mode & S_ISUID) | (found.st_mode & S_IXGRP ? found.st_mode & S_ISGID : 0);
+      auto drop = found.st_mode & (S_ISUID | S_ISGID);
+      // Without the right to execute, the bit says something else, which the file's group may keep.
+      if ((drop & S_ISGID) && !(found.st_mode & S_IXGRP) && caller_is_in(request, found.st_gid)) drop &= ~S_ISGID;
+      const auto kept = found.st_mode & 07777 & ~drop;
       const SourceFile::OwnChange change{inode.source};
-      if (drop == 0 || ::chmod(path().c_str(), found.st_mode & 07777 & ~drop) == 0) inode.no_set_id = true;
+      const bool dropped = drop == 0 || ::chmod(path().c_str(), kept) == 0;
+      if (dropped && !(kept & (S_ISUID | S_ISGID))) inode.no_set_id = true;
     }
   }
   if (!inode.no_capability) {

@@ -104,13 +104,15 @@ def scratch_directory(need_bytes):
 class Tarnfs:
     """One tarnfs process on one mount point. However the `with` block ends, the mount and the process are gone."""
 
-    def __init__(self, program, source, mountpoint, *options, environment=None):
+    def __init__(self, program, source, mountpoint, *options, environment=None, stats=True):
         self.source, self.mountpoint = pathlib.Path(source), pathlib.Path(mountpoint)
-        self._command = [str(program), "--foreground", "--stats", *options, str(source), str(mountpoint)]
+        asked = ["--foreground", "--stats"] if stats else ["--foreground"]
+        self._command = [str(program), *asked, *options, str(source), str(mountpoint)]
         self._environment = environment
         self._log = ""  # what the process has printed; guarded by _printed
         self._printed = threading.Condition()
         self._ended = False  # it will print no more
+        self._killed = False
         self.process = None
 
     @property
@@ -139,7 +141,7 @@ class Tarnfs:
 
     def __exit__(self, kind, error, trace):
         try:
-            if kind is None:
+            if kind is None and not self._killed:
                 self.unmount()
         finally:
             self._clean_up()
@@ -153,6 +155,13 @@ class Tarnfs:
         with self._printed:
             self._ended = True
             self._printed.notify_all()
+
+    def whole_log(self, timeout=10):
+        """What the process has printed, once it has ended."""
+        with self._printed:
+            if not self._printed.wait_for(lambda: self._ended, timeout):
+                raise MountError("its output has no end")
+        return self.log()
 
     def log(self):
         """What the process has printed so far."""
@@ -193,6 +202,11 @@ class Tarnfs:
 
     def send(self, number):
         self.process.send_signal(number)
+
+    def kill(self):
+        """Ends it as a crash would, in the middle of whatever it does."""
+        self._killed = True
+        self.process.kill()
 
     def peak_resident_bytes(self):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
