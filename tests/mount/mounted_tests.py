@@ -309,10 +309,21 @@ def every_combination(chunk):
     for seed, (path, budget, part) in enumerate(
         itertools.product(READ_PATHS, (data_bytes // 8, 4 * data_bytes), parts)
     ):
+        # Five and three, so that each of the one meets each of the other.
+        memory = [[], ["--storage=heap"], ["--prefault"], ["--storage=heap", "--prefault"], []][seed % 5]
         cache = [[], ["--direct-io"], ["--keep-cache"]][seed % 3]
-        differential(
-            [f"--read-path={path}", f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}", *cache], seed
-        )
+        sizes = [f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}"]
+        differential([f"--read-path={path}", *sizes, *memory, *cache], seed)
+
+
+@case(timeout=120)
+def bytes_are_equal_in_every_kind_of_memory():
+    settings = itertools.product(
+        ([], ["--storage=heap"], ["--prefault"], ["--storage=heap", "--prefault"]),
+        (["--budget=8M", "--chunk-size=4K", "--part-size=64K", "--direct-io"], ["--budget=16M"]),
+    )
+    for seed, (memory, sizes) in enumerate(settings):
+        differential([*memory, *sizes], seed, operations=60)
 
 
 @case(timeout=240, slow=True)
@@ -1105,9 +1116,12 @@ def modes_owners_and_special_files_are_kept():
 def wrong_arguments_are_refused_in_one_line():
     with mounting.scratch_directory(MiB) as scratch:
         source, mount, file = scratch / "source", scratch / "mount", scratch / "file"
-        source.mkdir()
-        mount.mkdir()
+        inside = source / "a" / "b"
+        for folder in (source, mount, inside):
+            folder.mkdir(parents=True, exist_ok=True)
         file.touch()
+        (scratch / "way_in").symlink_to(inside)
+        (scratch / "way_out").symlink_to(scratch)
         for arguments in (
             [],
             [source],
@@ -1129,6 +1143,21 @@ def wrong_arguments_are_refused_in_one_line():
             ["--no-such-option", source, mount],
             ["--budget=1X", source, mount],
             ["--threads=0", source, mount],
+            ["--storage=disk", source, mount],
+            ["--cpu=", source, mount],
+            ["--cpu=3-1", source, mount],
+            ["--cpu=1023", source, mount],
+            ["--rescue=", source, mount],
+            [f"--rescue={scratch / 'none'}", source, mount],
+            [f"--rescue={inside}", source, mount],
+            # Each inside the other, however one gets there.
+            [source, source],
+            [source, inside],
+            [source, scratch / "way_in"],
+            [f"{mount}/../source", f"{inside}/../b"],
+            [inside, source],
+            [scratch / "way_in", source],
+            [source, scratch / "way_out"],
         ):
             code, out, err = run_to_end(*arguments)
             what = f"tarnfs {' '.join(map(str, arguments))}"
