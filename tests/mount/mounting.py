@@ -104,11 +104,12 @@ def scratch_directory(need_bytes):
 class Tarnfs:
     """One tarnfs process on one mount point. However the `with` block ends, the mount and the process are gone."""
 
-    def __init__(self, program, source, mountpoint, *options, environment=None, stats=True):
+    def __init__(self, program, source, mountpoint, *options, environment=None, stats=True, exit_code=0):
         self.source, self.mountpoint = pathlib.Path(source), pathlib.Path(mountpoint)
         asked = ["--foreground", "--stats"] if stats else ["--foreground"]
         self._command = [str(program), *asked, *options, str(source), str(mountpoint)]
         self._environment = environment
+        self._exit_code = exit_code  # with which it is to end
         self._log = ""  # what the process has printed; guarded by _printed
         self._printed = threading.Condition()
         self._ended = False  # it will print no more
@@ -156,6 +157,11 @@ class Tarnfs:
             self._ended = True
             self._printed.notify_all()
 
+    def says(self, text, start=0, timeout=10):
+        """Whether the process has printed this, from a length of its log on; what it has written is on its way."""
+        with self._printed:
+            return self._printed.wait_for(lambda: text in self._log[start:], timeout)
+
     def whole_log(self, timeout=10):
         """What the process has printed, once it has ended."""
         with self._printed:
@@ -192,12 +198,12 @@ class Tarnfs:
         self.wait_for_end()
 
     def wait_for_end(self, timeout=60):
-        """Waits for the process; raises unless it ended with 0."""
+        """Waits for the process; raises unless it ended as it was to: usually with 0."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise MountError(f"still runs {timeout} s after it was unmounted") from None
-        if code != 0:
+        if code != self._exit_code:
             raise MountError(f"ended with {code}: {self.log()}")
 
     def send(self, number):
