@@ -68,7 +68,8 @@ void drop_privileges(Inode& inode, fuse_req_t request) {
     if (::stat(path().c_str(), &found) == 0) {
       auto drop = found.st_mode & (S_ISUID | S_ISGID);
       // Without the right to execute, the bit says something else, which the file's group may keep.
-      if ((drop & S_ISGID) && !(found.st_mode & S_IXGRP) && caller_is_in(request, found.st_gid)) drop &= ~S_ISGID;
+      if ((drop & S_ISGID) && !(found.st_mode & S_IXGRP) && caller_is_in(request, found.st_gid))
+        drop &= mode_t{S_ISUID};
       const auto kept = found.st_mode & 07777 & ~drop;
       const SourceFile::OwnChange change{inode.source};
       const bool dropped = drop == 0 || ::chmod(path().c_str(), kept) == 0;

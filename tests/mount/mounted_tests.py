@@ -312,6 +312,8 @@ def every_combination(chunk):
         # Five and three, so that each of the one meets each of the other.
         memory = [[], ["--storage=heap"], ["--prefault"], ["--storage=heap", "--prefault"], []][seed % 5]
         cache = [[], ["--direct-io"], ["--keep-cache"]][seed % 3]
+        if "--storage=heap" in memory:
+            budget += MiB  # its least is four chunks and the tables; the arena's, less
         sizes = [f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}"]
         differential([f"--read-path={path}", *sizes, *memory, *cache], seed)
 

@@ -354,7 +354,7 @@ def statfs_is_that_of_source():
 
         def fixed(top):
             held = os.statvfs(top)
-            return held.f_bsize, held.f_frsize, held.f_blocks, held.f_files, held.f_namemax
+            return held.f_bsize, held.f_frsize, held.f_blocks, held.f_namemax
 
         expect(pair.both(fixed)[2] > 0, "blocks")
         held = os.statvfs(pair.at)
