@@ -3,9 +3,13 @@
 
 A filesystem process that is stuck takes every process that touches its mount with it. So each one started here is on a
 list, and `kill_all` ends the list: the kernel then answers whoever waits with an error, and clean-up can go on.
+
+To kill the process is not enough for that. One that is telling the kernel to drop a file's pages waits, and cannot be
+killed, for a page that a call holds which waits for an answer of this process. So its connection is ended too.
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import select
@@ -17,6 +21,8 @@ import threading
 import time
 
 MiB = 1 << 20
+
+MNT_FORCE = 1
 
 _running = []
 
@@ -42,9 +48,8 @@ def why_no_mount():
 
 def kill_all():
     """Ends every filesystem process that was started here and still runs. For watchdogs; safe from any thread."""
-    for process in list(_running):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    for tarnfs in list(_running):
+        tarnfs.kill()
 
 
 class Watchdog:
@@ -131,7 +136,7 @@ class Tarnfs:
             stderr=subprocess.STDOUT,
             env={**os.environ, **(self._environment or {})},
         )
-        _running.append(self.process)
+        _running.append(self)
         threading.Thread(target=self._listen, daemon=True).start()
         try:
             self._wait_for_mount(10)
@@ -210,9 +215,16 @@ class Tarnfs:
         self.process.send_signal(number)
 
     def kill(self):
-        """Ends it as a crash would, in the middle of whatever it does."""
+        """Ends it as a crash would, in the middle of whatever it does. Safe from any thread."""
         self._killed = True
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        if os.geteuid() == 0:
+            # Ends the connection, and then says that the mount is busy, or takes it away.
+            ctypes.CDLL(None).umount2(os.fsencode(self.mountpoint), MNT_FORCE)
+        elif device := self._mounted_device():
+            with contextlib.suppress(OSError):
+                pathlib.Path(f"/sys/fs/fuse/connections/{device.split(':')[1]}/abort").write_text("1")
 
     def peak_resident_bytes(self):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -227,9 +239,14 @@ class Tarnfs:
                 os.sched_setaffinity(int(task), cpus)
 
     def _is_mounted(self):
+        return self._mounted_device() is not None
+
+    def _mounted_device(self):
+        """Its device, as major:minor; None if it is not mounted."""
         want = os.path.realpath(self.mountpoint.parent) + "/" + self.mountpoint.name
         with open("/proc/self/mountinfo") as mounts:
-            return any(line.split()[4] == want for line in mounts)
+            found = [words[2] for words in map(str.split, mounts) if words[4] == want]
+        return found[-1] if found else None
 
     def _wait_for_mount(self, seconds):
         # The kernel tells on mountinfo that mounts changed, and on a pidfd that the process ended.
@@ -254,11 +271,11 @@ class Tarnfs:
 
     def _clean_up(self):
         if self.process.poll() is None:
-            self.process.kill()
+            self.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
         if self._is_mounted():
             command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
             subprocess.run([*command, self.mountpoint], stderr=subprocess.DEVNULL, timeout=10)
-        if self.process in _running:
-            _running.remove(self.process)
+        if self in _running:
+            _running.remove(self)
