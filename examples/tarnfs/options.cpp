@@ -39,6 +39,7 @@ signals:
   SIGTERM, SIGINT       store everything, unmount, exit
   SIGUSR1               say the counters (with --stats)
   SIGUSR2               store everything, stay mounted
+  SIGKILL               loses what was not stored; if the process does not end, `umount -f MOUNTPOINT` ends it
 
 exit status: 0 all is stored (or, as a daemon, mounted); 1 a flush failed, or the mount; 2 wrong arguments, a missing
 directory, a budget below the pool's minimum, or a SOURCE that another tarnfs holds.

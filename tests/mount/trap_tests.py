@@ -491,7 +491,8 @@ def help_names_every_option_and_its_default():
             text = re.search(rf"^  {name}\b.*?(?=^  --|^$)", out, re.M | re.S)
             expect(text, f"{asked} does not name {name}")
             expect_equal(re.findall(r"\[(.*?)\]", text[0]), [default], f"{asked}: the default of {name}")
-        for word in ("SOURCE", "MOUNTPOINT", "SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "sync(2)", "exit status"):
+        signals = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGKILL")
+        for word in ("SOURCE", "MOUNTPOINT", *signals, "sync(2)", "exit status"):
             expect(word in out, f"{asked} does not say {word}")
         expect(all(len(line) <= 120 for line in out.splitlines()), f"{asked}: a line is too long")
 
