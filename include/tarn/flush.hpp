@@ -60,8 +60,9 @@ struct BorrowedFile {
 template <class Traits>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush(ChunkPool<Traits>& pool,
                                                    std::type_identity_t<MetadataFor<Traits>>& meta,
-                                                   ByteRange range = whole_file) {
-  return detail::with_file(pool, meta, [&](auto& file) { return begin_flush_of<Traits>(file, range, false); });
+                                                   ByteRange range = whole_file, FlushUnit unit = FlushUnit::ranges) {
+  return detail::with_file(pool, meta,
+                           [&](auto& file) { return begin_flush_of<Traits>(file, range, FlushKind{.unit = unit}); });
 }
 
 /// Settles a job: with an outcome that is ok, what nobody changed since it began is clean and stored; with another one

@@ -19,6 +19,7 @@
 //   };
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable.
+// `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.
 // `reserve` is for one that knows before a write that it could not store it (quota, full): its error is the write's.
 //
 // With a token it answers later, from any thread: see token.hpp.
@@ -59,6 +60,11 @@ template <class S, class Traits>
 concept AnswersSyncLater = requires(S& store, const SyncRequest<Traits>& request, SyncToken<Traits> token) {
   { store.sync(request, std::move(token)) } -> std::same_as<void>;
 };
+template <class S>
+[[nodiscard]] constexpr FlushUnit flush_unit_of() {
+  if constexpr (requires { S::flush_unit; }) return S::flush_unit;
+  return FlushUnit::ranges;
+}
 template <class S, class Traits>
 concept Reserves = requires(S& store, const ReserveRequest<Traits>& request) {
   { store.reserve(request) } -> std::convertible_to<Result<>>;

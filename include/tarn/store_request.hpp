@@ -17,6 +17,7 @@
 
 #include <tarn/buffers.hpp>
 #include <tarn/byte_range.hpp>
+#include <tarn/result.hpp>
 
 namespace tarn {
 
@@ -30,6 +31,13 @@ struct LoadRequest {
   std::uint64_t offset_in_part = 0;
   std::uint64_t version = 0;  ///< of the file as tarn knows it: answer bytes of this version, or ESTALE
   MutableBuffers into;        ///< range.size_bytes() bytes in all
+};
+
+/// What one flush request brings a store that says so by `static constexpr FlushUnit flush_unit`.
+enum class FlushUnit : std::uint8_t {
+  ranges,  ///< what is dirty, up to the end of the part in which the first of it lies; without a word, this
+  parts,   ///< all of one part, for a store that writes parts anew: see FlushRequest::covers
+  file,    ///< all that is dirty in the file, of one moment: see FlushRequest::consistent
 };
 
 /// Bytes that a flush stores, or a hole that it stores as zeros.
@@ -50,9 +58,12 @@ struct FlushRequest {
   std::uint64_t store_size_bound_bytes;  ///< the store holds no byte at or past it, whatever failed before
   std::uint64_t version;                 ///< the version these changes were made to
   std::uint64_t generation;              ///< rises with every flush of the pool: fences one whose fate is unknown
-  std::span<const FlushRange> ranges;    ///< ascending, apart; those with data lie in one part
-  std::span<const ::iovec> data;         ///< the bytes of the ranges that are not zero, in order; may be thousands of
-                                         ///< pieces, more than one writev takes (IOV_MAX)
+  ByteRange covers = {};                 ///< of whole parts: the part, as far as the file reaches. What of it is in no
+                                         ///< range the store has, in `version` (or by the part's content id)
+  bool consistent = false;             ///< no write is half in it. Of a whole file, unless memory was short; else false
+  std::span<const FlushRange> ranges;  ///< ascending, apart; those with data lie in one part, but for a whole file
+  std::span<const ::iovec> data;       ///< the bytes of the ranges that are not zero, in order; may be thousands of
+                                       ///< pieces, more than one writev takes (IOV_MAX)
 
   /// Calls f(offset, span of bytes, zero) in file order; zeros come as spans of a shared zero area, a mebibyte at most.
   /// No piece crosses a range.
@@ -71,6 +82,32 @@ struct FlushRequest {
         }
       }
     }
+  }
+  /// The same over all of `covers`, in order: what is in no range comes from the part as the store has it, in pieces
+  /// of at most scratch.size(), by fetch(range, into), which answers a Result<std::size_t>; fewer bytes than asked are
+  /// EIO.
+  template <class Fetch, class F>
+  [[nodiscard]] Result<> for_each_piece_of_part(std::span<std::byte> scratch, Fetch&& fetch, F&& f) const {
+    auto at = covers.offset();
+    std::error_code failed;
+    const auto keep_up_to = [&](std::uint64_t end) {
+      while (!failed && at < end) {
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(scratch.size(), end - at));
+        const Result<std::size_t> fetched = fetch(ByteRange::between(at, at + n), scratch.first(n));
+        if (!fetched) failed = fetched.error();
+        if (fetched && *fetched != n) failed = std::make_error_code(std::errc::io_error);
+        if (!failed) f(at, std::span<const std::byte>{scratch.first(n)}, false);
+        at += n;
+      }
+    };
+    for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool zero) {
+      if (offset + bytes.size() <= covers.offset()) return;  // zeros of parts before
+      keep_up_to(offset);
+      if (!failed) f(offset, bytes, zero);
+      at = offset + bytes.size();
+    });
+    keep_up_to(covers.end());
+    return failed ? Result<>{fail(failed)} : Result<>{};
   }
 };
 

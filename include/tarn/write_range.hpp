@@ -92,10 +92,15 @@ class Write {
     if (offset && !ByteRange::at(*offset, size_bytes)) error_ = std::make_error_code(std::errc::file_too_large);
   }
 
+  Write(const Write&) = delete;
+  Write& operator=(const Write&) = delete;
+  ~Write() { leave(); }
+
   /// Errors: throws bad_alloc, and what the filler throws.
   [[nodiscard]] Progress step() {
     if (!std::exchange(asked_, true) && !error_ && size_bytes_ != 0) error_ = admit_(file_, offset_, size_bytes_);
     while (!error_ && written_.size_bytes < size_bytes_) {
+      if (!may_go_on()) return Progress::waiting;
       const auto done = written_.size_bytes;
       const auto n = std::min<std::uint64_t>(size_bytes_ - done, window_bytes_);
       if (!window_) {
@@ -119,9 +124,12 @@ class Write {
       written_.size_bytes += static_cast<std::size_t>(taken->second);
       if (taken->second < n) break;  // the filler had no more
     }
+    leave();
     return Progress::done;
   }
-  [[nodiscard]] WaitFor<Traits> wait() const { return window_->wait(); }
+  [[nodiscard]] WaitFor<Traits> wait() const {
+    return held_back_ ? WaitFor<Traits>::arrival(file_.record, seen_) : window_->wait();
+  }
   [[nodiscard]] Result<Written> take_result() const {
     if (error_) return fail(error_);
     return written_;
@@ -133,6 +141,28 @@ class Write {
   }
 
  private:
+  // A write of several windows is under way from its first to its last: a flush that wants a file of one moment waits
+  // for that, and holds back those that have not begun.
+  [[nodiscard]] bool may_go_on() {
+    if (file_.long_writes == nullptr || under_way_ || size_bytes_ <= window_bytes_) return true;
+    std::lock_guard lock{file_.lock};
+    held_back_ = file_.long_writes->held_back_by != 0;
+    seen_ = file_.record->arrivals.load();
+    if (held_back_) return false;
+    ++file_.long_writes->under_way;
+    under_way_ = true;
+    return true;
+  }
+  void leave() noexcept {
+    if (!std::exchange(under_way_, false)) return;
+    {
+      std::lock_guard lock{file_.lock};
+      --file_.long_writes->under_way;
+      file_.record->arrivals.fetch_add(1);
+    }
+    file_.core.parking.wake(&file_.record->arrivals);
+  }
+
   File& file_;
   const std::optional<std::uint64_t> offset_;
   const std::uint64_t size_bytes_;
@@ -145,7 +175,8 @@ class Write {
   std::uint64_t window_bytes_;
   std::optional<WriteLoop<File>> window_;
   std::error_code error_;
-  bool asked_ = false;
+  bool asked_ = false, under_way_ = false, held_back_ = false;
+  std::uint64_t seen_ = 0;  // of the record's arrivals, when it was held back
 };
 
 /// Fills from memory.

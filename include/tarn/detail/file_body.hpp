@@ -36,6 +36,7 @@ struct FileBody {
 
   mutable FileLock lock;
   Metadata meta;
+  LongWrites long_writes;
   bool removing = false;                              // the store is being asked to remove it
   bool removed = meta.state() == FileState::deleted;  // the store has it no more
   bool syncing = false;                               // the store is being asked to make it durable
@@ -45,7 +46,7 @@ struct FileBody {
   std::uint64_t error_count = 0;
   bool error_seen = false;
 
-  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, member}; }
+  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, member, &long_writes}; }
 
   /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
   [[nodiscard]] bool lacks_store() const {

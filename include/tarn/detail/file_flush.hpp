@@ -113,6 +113,7 @@ class FileFlush {
   FileFlush(const FileFlush&) = delete;
   FileFlush& operator=(const FileFlush&) = delete;
   ~FileFlush() {
+    let_writes_go();
     if (flight_ != nullptr) flight_->forget();
   }
 
@@ -129,7 +130,10 @@ class FileFlush {
         go_on();
         continue;
       }
-      auto job = begin_flush_of<Traits>(file, ByteRange::between(at_, end_), true);
+      if (const auto held = hold_back_writes(); !held) return Progress::waiting;
+      const FlushKind kind{.unit = flush_unit_of<Store>(), .promised = true, .consistent = holds_back_};
+      auto job = begin_flush_of<Traits>(file, ByteRange::between(at_, end_), kind);
+      let_writes_go();
       if (!job) {
         if (job.error() != std::errc::device_or_resource_busy || !waits_) return end(job.error());
         if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
@@ -158,6 +162,30 @@ class FileFlush {
   }
 
  private:
+  // A file of one moment: no write of several windows is half in, and none begins until all is marked. One that only
+  // makes room does not wait: the write in the way may need that room. Returns: whether to go on.
+  [[nodiscard]] bool hold_back_writes() {
+    if constexpr (requires { owner_->long_writes; }) {
+      if (flush_unit_of<Store>() != FlushUnit::file || !waits_) return true;
+      std::lock_guard lock{owner_->lock};
+      if (!std::exchange(holds_back_, true)) ++owner_->long_writes.held_back_by;
+      if (owner_->long_writes.under_way == 0) return true;
+      (void)wait_for(WaitFor<Traits>::arrival(owner_->record, owner_->record->arrivals.load()));
+      return false;
+    }
+    return true;
+  }
+  void let_writes_go() noexcept {
+    if constexpr (requires { owner_->long_writes; }) {
+      if (!std::exchange(holds_back_, false)) return;
+      {
+        std::lock_guard lock{owner_->lock};
+        --owner_->long_writes.held_back_by;
+        owner_->record->arrivals.fetch_add(1);
+      }
+      owner_->core.parking.wake(&owner_->record->arrivals);
+    }
+  }
   [[nodiscard]] Progress wait_for(WaitFor<Traits>&& what) {
     wait_ = std::move(what);
     return Progress::waiting;
@@ -180,7 +208,7 @@ class FileFlush {
   std::shared_ptr<FlushFlight<Owner>> flight_;
   WaitFor<Traits> wait_;
   std::error_code error_;
-  bool over_ = false;
+  bool over_ = false, holds_back_ = false;
 };
 
 }  // namespace tarn::detail

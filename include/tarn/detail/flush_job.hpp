@@ -34,6 +34,13 @@
 
 namespace tarn {
 
+/// What kind of flush begins.
+struct FlushKind {
+  FlushUnit unit = FlushUnit::ranges;
+  bool promised = false;    // it ends as soon as the store answers: others may wait for the room it makes
+  bool consistent = false;  // no write is half in
+};
+
 /// What begin_flush took. Move-only. Must not outlive its pool.
 template <class Traits>
 class FlushJob {
@@ -55,6 +62,8 @@ class FlushJob {
             .store_size_bound_bytes = bound_bytes_,
             .version = version_,
             .generation = generation_,
+            .covers = covers_,
+            .consistent = consistent_,
             .ranges = ranges_,
             .data = data_};
   }
@@ -62,14 +71,12 @@ class FlushJob {
  private:
   using PoolChunk = detail::Chunk<Traits>;
   using Metadata = MetadataFor<Traits>;
+  using Which = detail::ChunkExtents PoolChunk::*;
   template <class T, class File>
-  friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range, bool promised);
+  friend Result<FlushJob<T>> begin_flush_of(File& file, ByteRange range, const FlushKind& kind);
   template <class T, class File>
   friend Result<std::uint64_t> finish_flush_of(File& file, FlushJob<T>&& finished, const FlushOutcome<T>& outcome,
                                                bool durable);
-
-  // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small.
-  static constexpr std::size_t max_extents = 4096;
 
   FlushJob(detail::PoolCore<Traits>& core, const detail::RecordRef<Traits>& record, const Metadata& meta)
       : core_{&core},
@@ -85,8 +92,7 @@ class FlushJob {
     std::byte* memory;  // what the store reads; the chunk's own until a writer moves away from it
   };
 
-  // Registers first, so that there is one job a file at a time. `promised`: it ends as soon as the store answers, so
-  // others may wait for the room it makes; nobody knows when a user's own job ends.
+  // Registers first, so that there is one job a file at a time.
   // Returns: false if there is one.
   [[nodiscard]] bool enter(bool promised) {
     std::lock_guard table{record_->table_mutex};
@@ -98,19 +104,37 @@ class FlushJob {
     return true;
   }
 
-  void take(const Metadata& meta, const ChunkLayout& layout, ByteRange range) {
-    auto zone_end = range.end();
-    ExtentSet dirty;
-    const auto [first, last] = dirty_part(layout, range);
-    if (first < last) {
-      zone_end = std::min(zone_end, layout.part_range(layout.part_of(layout.chunk_range(first).offset())).end());
-      zone_end = take_dirty(first, last, ByteRange::between(range.offset(), zone_end), dirty);
+  void take(const Metadata& meta, const ChunkLayout& layout, ByteRange range, FlushUnit unit) {
+    auto zone = range;
+    ExtentSet data;
+    if (unit == FlushUnit::file) {
+      const auto chunks = layout.chunks_of(range);
+      max_extents_ = SIZE_MAX;
+      (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::dirty, data);
+    } else if (unit == FlushUnit::parts) {
+      zone = covers_ = part_to_store(meta, layout, range);
+      const auto chunks = layout.chunks_of(zone);
+      max_extents_ = SIZE_MAX;
+      (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::valid, data);
+    } else if (const auto [first, last] = dirty_part(layout, range); first < last) {
+      const auto part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
+      zone = ByteRange::between(range.offset(), std::min(range.end(), part.end()));
+      zone = ByteRange::between(range.offset(), take_data(first, last, zone, &PoolChunk::dirty, data));
     }
-    const auto zone = ByteRange::between(range.offset(), zone_end);
-    list_ranges(meta, zone, dirty);
+    list_ranges(meta, zone, data);
     generation_ = core_->flush_generation.fetch_add(1) + 1;
     std::lock_guard table{record_->table_mutex};
     for (const auto& taken : ranges_) flight_->lent.add(taken.range);
+  }
+
+  // The first part of the range with a byte that the store lacks, cut at the range's end; empty there if none has.
+  [[nodiscard]] ByteRange part_to_store(const Metadata& meta, const ChunkLayout& layout, ByteRange range) {
+    const auto [first, last] = dirty_part(layout, range);
+    const auto gap = meta.stored().next_gap_in(range);
+    if (first >= last && !gap) return ByteRange::between(range.end(), range.end());
+    auto at = first < last ? std::max(range.offset(), layout.chunk_range(first).offset()) : gap->offset();
+    if (gap) at = std::min(at, gap->offset());
+    return range.intersect(layout.part_range(layout.part_of(at)));
   }
 
   // The chunks from the first dirty one of the range to the end of its part: [first, last).
@@ -129,34 +153,35 @@ class FlushJob {
     return {0, 0};
   }
 
-  // Takes the dirty bytes of `zone` from the chunks [first, last), and lists their memory.
+  // Takes the bytes of `zone` that are in `which` of the chunks [first, last), and lists their memory.
   // Returns: where it stopped, before zone.end() if there were too many extents.
-  [[nodiscard]] std::uint64_t take_dirty(std::uint64_t first, std::uint64_t last, ByteRange zone, ExtentSet& dirty) {
+  [[nodiscard]] std::uint64_t take_data(std::uint64_t first, std::uint64_t last, ByteRange zone, Which which,
+                                        ExtentSet& data) {
     for (auto from = first; from < last;) {
       detail::LatchedChunks<Traits> latched{*core_};
       std::unique_lock table{record_->table_mutex};
       const auto [index, chunk] = record_->table.next(from);
       if (chunk == nullptr || index >= last) break;
       from = index + 1;
-      if (!chunk->state.is(detail::ChunkState::dirty)) continue;
+      if (which == &PoolChunk::dirty && !chunk->state.is(detail::ChunkState::dirty)) continue;
       pin(*chunk);
       latched.hold(*chunk);
       table.unlock();
       latched.latch(detail::LatchMode::shared);
       const auto whole = core_->layout.chunk_range(index);
-      if (dirty.extent_count() != 0 && dirty.extent_count() + chunk->dirty.extent_count() > max_extents)
-        return whole.offset();
-      take_chunk(*chunk, whole.offset(), core_->layout.in_chunk(index, zone), dirty);
+      const auto extents = data.extent_count();
+      if (extents != 0 && extents + (chunk->*which).extent_count() > max_extents_) return whole.offset();
+      take_chunk(*chunk, whole.offset(), core_->layout.in_chunk(index, zone), which, data);
     }
     return zone.end();
   }
   // Requires: a shared latch on the chunk. May throw bad_alloc, and then the chunk is not marked.
-  void take_chunk(PoolChunk& chunk, std::uint64_t offset, ByteRange in_chunk, ExtentSet& dirty) {
-    if (!chunk.dirty.intersects(in_chunk)) return;
+  void take_chunk(PoolChunk& chunk, std::uint64_t offset, ByteRange in_chunk, Which which, ExtentSet& data) {
+    if (!(chunk.*which).intersects(in_chunk)) return;
     taken_.reserve(taken_.size() + 1);
-    chunk.dirty.for_each_in(in_chunk, [&](ByteRange run) {
+    (chunk.*which).for_each_in(in_chunk, [&](ByteRange run) {
       data_.push_back({chunk.memory + run.offset(), static_cast<std::size_t>(run.size_bytes())});
-      dirty.add(ByteRange::between(offset + run.offset(), offset + run.end()));
+      data.add(ByteRange::between(offset + run.offset(), offset + run.end()));
     });
     pin(chunk);
     taken_.push_back({&chunk, chunk.memory});
@@ -167,11 +192,11 @@ class FlushJob {
       throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
   }
 
-  // The dirty extents of the zone, and the zeros that the store lacks between them, in order.
-  void list_ranges(const Metadata& meta, ByteRange zone, const ExtentSet& dirty) {
-    for (end_ = zone.offset(); end_ < zone.end() && ranges_.size() < 2 * max_extents;) {
+  // The extents of data of the zone, and the zeros that the store lacks between them, in order.
+  void list_ranges(const Metadata& meta, ByteRange zone, const ExtentSet& bytes) {
+    for (end_ = zone.offset(); end_ < zone.end() && ranges_.size() / 2 < max_extents_;) {
       const auto rest = ByteRange::between(end_, zone.end());
-      const auto data = dirty.next_in(rest);
+      const auto data = bytes.next_in(rest);
       const auto zero = meta.stored().next_gap_in(ByteRange::between(end_, data ? data->offset() : zone.end()));
       if (zero) {
         ranges_.push_back({*zero, true});
@@ -276,23 +301,29 @@ class FlushJob {
   std::vector<::iovec> data_;
   typename Traits::FileId file_;
   std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
+  ByteRange covers_;
+  // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
+  // parts and files there is no less.
+  std::size_t max_extents_ = 4096;
   bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false;
+  bool consistent_ = false;
 };
 
-/// Takes what is dirty in `range`, up to the end of the part of its first dirty byte. Errors: EBUSY, EAGAIN, ENOMEM;
-/// ESTALE if the file was abandoned.
+/// Takes what is dirty in `range`, as much as the unit says. Errors: EBUSY, EAGAIN, ENOMEM; ESTALE if the file was
+/// abandoned.
 template <class Traits, class File>
-[[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range, bool promised) {
+[[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range, const FlushKind& kind) {
   std::unique_lock lock{file.lock};
   FlushJob<Traits> job{file.core, file.record, file.meta};
-  if (!job.enter(promised)) return fail(std::errc::device_or_resource_busy);
+  if (!job.enter(kind.promised)) return fail(std::errc::device_or_resource_busy);
   // After entering: who deletes or abandons the file says so first and then looks for a flush in flight.
   if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
   if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
   job.sets_size_ = file.meta.store_lacks_size();
+  job.consistent_ = kind.consistent;
   try {
-    job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())));
+    job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())), kind.unit);
   } catch (const std::system_error& e) {
     return fail(e.code());
   } catch (const std::bad_alloc&) {

@@ -29,6 +29,12 @@
 
 namespace tarn::detail {
 
+/// Writes of several windows that are under way, and the flushes that want a moment without one. Guarded by the file's
+/// lock; who changes either lets those go on who wait for an arrival.
+struct LongWrites {
+  std::uint32_t under_way = 0, held_back_by = 0;
+};
+
 /// What an algorithm works on: the pool, what it keeps of the file, what the file is, and the lock around that.
 template <class Traits, class Metadata, class Lock>
 struct FileAccess {
@@ -42,6 +48,7 @@ struct FileAccess {
   const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
   Flushable* member = nullptr;                   // of a DirtyFile: itself, to be flushed for room
+  LongWrites* long_writes = nullptr;             // of a DirtyFile
   const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
 
   /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
