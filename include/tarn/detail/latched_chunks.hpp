@@ -14,6 +14,9 @@
 
 namespace tarn::detail {
 
+/// A window of up to so many chunks, and of up to so many pieces, allocates nothing.
+inline constexpr std::size_t usual_window_pieces = 64;
+
 enum class LatchMode : std::uint8_t { none, shared, exclusive };
 
 template <class Traits>
@@ -78,7 +81,7 @@ class LatchedChunks {
     LatchMode mode;
   };
   PoolCore<Traits>& core_;
-  SmallVector<Entry, 20> entries_;
+  SmallVector<Entry, usual_window_pieces> entries_;
 };
 
 /// Which of a chunk's extent lists.

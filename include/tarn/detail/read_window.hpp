@@ -42,7 +42,7 @@ class ReadWindow {
                                      ByteRange range, bool wait) {
     wait_ = wait;
     const auto chunks = layout.chunks_of(range);
-    SmallVector<PoolChunk*, 20> own;
+    SmallVector<PoolChunk*, usual_window_pieces> own;
     own.reserve(chunks.count());
     latched_.reserve(chunks.count());
     {
@@ -190,7 +190,7 @@ class ReadWindow {
 
   PoolCore<Traits>& core_;
   LatchedChunks<Traits> latched_;
-  SmallVector<::iovec, 64> pieces_;
+  SmallVector<::iovec, usual_window_pieces> pieces_;
   ExtentSet missing_;
   PoolChunk* blocked_on_ = nullptr;
   bool wait_ = true;
