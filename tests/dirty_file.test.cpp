@@ -329,6 +329,48 @@ TEMPLATE_TEST_CASE("a second flush waits for the first, and then has nothing mor
   CHECK(file.store.text(file.id) == "x");
 }
 
+TEMPLATE_TEST_CASE("a second file of an id waits for the flush of the first, and the store has the second's bytes",
+                   "[dirty_file]", EVERY_STORAGE) {
+  using File = typename SharedFile<TestType>::File;
+  const auto sizes = GENERATE(any_sizes());
+  const auto size = static_cast<std::size_t>(4 * sizes.chunk_bytes);
+  SharedFile<TestType> file{sizes, size};
+  auto expected = pattern(0, size);
+  REQUIRE(file.write(0, "o"));
+  file.store.hold_flushes(1);  // one of the second file would overtake it
+  file.store.flush_gate.close();
+  std::optional<File> second;
+  tarn::Result<> flushed, stored;
+  tarn::Result<std::size_t> written = std::size_t{0};
+  std::string when_made;
+  Sleeper maker;
+  {
+    Worker flusher{file.store.flush_gate, [&] { flushed = file->flush(); }};
+    REQUIRE(file.store.flush_gate.wait_for_arrivals());
+    Worker making{file.store.flush_gate, [&] {
+                    maker.here();
+                    second.emplace(file.pool,
+                                   SharedFile<TestType>::Metadata::from_store(file.id, size, {.part_bytes = file.P}),
+                                   file.store);
+                    when_made = file.store.text(file.id, 0, 1);
+                    written = second->write(0, bytes_of("2nd"));
+                    stored = second->flush();
+                  }};
+    CHECK(maker.wait_until_asleep());
+    CHECK(file.store.counts().flushes == 1);
+    file.store.flush_gate.open();
+  }
+  CHECK((flushed || flushed.error().value() == ESTALE));  // of the parts after the one that was in flight
+  CHECK(when_made == "o");
+  REQUIRE(written);
+  CHECK(stored);
+  expected.replace(0, 3, "2nd");
+  CHECK(file.store.text(file.id) == expected);
+  file.pool.evict_clean();
+  CHECK(SharedFile<TestType>::read(*second, 0, size) == expected);
+  CHECK(file.write(0, "late").error().value() == ESTALE);
+}
+
 TEMPLATE_TEST_CASE("a write, a truncate and a read go on while a flush is in flight", "[dirty_file]", EVERY_STORAGE) {
   SharedFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);

@@ -199,6 +199,48 @@ TEST_CASE("an id used again while loads of its old file are in flight: neither s
   CHECK(t.store.text(1) == "young" + zeros(59));
 }
 
+TEST_CASE(
+    "an id used again while a flush of its old file is in flight: the store has the new file's bytes and no others",
+    "[dirty_file_table]") {
+  OneTable t;
+  const bool removes = GENERATE(false, true);
+  t.store.put_pattern(1, 64);
+  const auto old = t.table.find_or_add(Metadata::from_store(1, 64));
+  REQUIRE(old->write(0, bytes_of("old")));
+  t.store.hold_flushes(1);  // the old file's; a flush of the new one would overtake it
+  t.store.flush_gate.close();
+  tarn::Result<> flushed, removed, stored;
+  tarn::Result<std::size_t> written = std::size_t{0};
+  Table::FilePtr young;
+  std::string at_drop;
+  Sleeper user;
+  {
+    Worker flusher{t.store.flush_gate, [&] { flushed = old->flush(); }};
+    REQUIRE(t.store.flush_gate.wait_for_arrivals());
+    Worker reuser{t.store.flush_gate, [&] {
+                    user.here();
+                    t.table.drop(1);
+                    at_drop = t.store.text(1, 0, 5);
+                    if (removes) removed = old->remove();
+                    young = removes ? t.add(1) : t.table.find_or_add(Metadata::from_store(1, 64));
+                    written = young->write(0, bytes_of("young"));
+                    stored = young->flush();
+                  }};
+    CHECK(user.wait_until_asleep());
+    CHECK(t.store.counts().flushes == 1);
+    t.store.flush_gate.open();
+  }
+  CHECK((flushed || flushed.error().value() == ESTALE));  // of the parts after the one that was in flight
+  CHECK(at_drop == "old" + pattern(3, 2));  // the drop came back after the flush had
+  CHECK(removed);
+  REQUIRE(written);
+  CHECK(stored);
+  const auto expected = removes ? "young" : "young" + pattern(5, 59);
+  CHECK(t.store.text(1) == expected);
+  t.pool.evict_clean();
+  CHECK(read(*young, 64) == expected);
+}
+
 TEST_CASE("a file whose id is another's neither reads, nor changes, nor removes what is that one's",
           "[dirty_file_table]") {
   OneTable t;

@@ -7,10 +7,16 @@
 // Thread safety: every call from any thread. Waiting ends at a deadline, far beyond what any test needs: a deadlock
 // then fails the test that found it.
 
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <fstream>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -61,6 +67,35 @@ template <class Predicate>
   }
   return true;
 }
+
+/// A thread that others can see asleep in the kernel: on a lock, a condition, a gate. That is how a test knows that
+/// somebody waits, where a wait shows in nothing else.
+class Sleeper {
+ public:
+  /// Said by the thread itself, before what it is to wait for.
+  void here() { thread_ = ::gettid(); }
+  /// Returns: true once it sleeps; false if it came to its end, or the deadline came first.
+  [[nodiscard]] bool wait_until_asleep() const {
+    char state = '?';
+    const bool told = wait_until([&] {
+      state = thread_ == 0 ? '?' : state_of(thread_);
+      return state == 'S' || state == gone;
+    });
+    return told && state == 'S';
+  }
+
+ private:
+  static constexpr char gone = 'X';
+  [[nodiscard]] static char state_of(::pid_t thread) {
+    std::ifstream stat{"/proc/self/task/" + std::to_string(thread) + "/stat"};
+    std::string line;
+    if (!std::getline(stat, line)) return gone;
+    const auto after_name = line.rfind(") ");  // a name may hold anything
+    return after_name == std::string::npos ? gone : line[after_name + 2];
+  }
+
+  std::atomic<::pid_t> thread_{0};
+};
 
 /// A thread that is joined when it goes out of scope, also when an assertion ends the test; `before_join` (opening the
 /// gate that holds it, say) comes first then.

@@ -133,6 +133,12 @@ class MemoryStore {
     part_bytes_ = part_bytes;
   }
 
+  /// From now on a closed flush_gate holds that many flushes more: those that come later overtake them.
+  void hold_flushes(std::size_t count) {
+    std::lock_guard lock{mutex_};
+    flushes_to_hold_ = count;
+  }
+
   /// Where calls are held while closed. A load has its bytes by then, a flush has stored nothing.
   Gate load_gate, flush_gate, remove_gate;
 
@@ -191,6 +197,7 @@ class MemoryStore {
 
   [[nodiscard]] Outcome flush(const tarn::FlushRequest<Traits>& request) {
     Plan plan;
+    bool held = false;
     const auto before = data_of(request);
     {
       std::lock_guard lock{mutex_};
@@ -203,8 +210,10 @@ class MemoryStore {
                           {request.ranges.begin(), request.ranges.end()}});
       check(request);
       plan = take(Call::flush);
+      held = flushes_to_hold_ != 0;
+      if (held) --flushes_to_hold_;
     }
-    flush_gate.pass();
+    if (held) flush_gate.pass();
     if (data_of(request) != before) complain("the bytes of a flush changed while the store had them");
     std::lock_guard lock{mutex_};
     flushing_.erase(*request.file);
@@ -462,6 +471,7 @@ class MemoryStore {
   std::set<FileId> flushing_;
   std::map<FileId, std::uint64_t> last_generation_;
   std::uint64_t part_bytes_ = 0;
+  std::size_t flushes_to_hold_ = SIZE_MAX;
   bool keeps_versions_ = false, naive_ = false;
   Counts counts_;
   std::vector<tarn::ByteRange> loaded_ranges_;
