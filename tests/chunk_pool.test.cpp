@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/chunk_pool.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -81,6 +85,59 @@ struct WatchedHeap : tarn::HeapStorage {
 };
 struct Watched : tarn::DefaultTraits {
   using Storage = WatchedHeap;
+};
+
+/// The same for slabs: an arena takes memory when it hands out a chunk of a slab that was not there, and gives it back in
+/// trim alone.
+struct WatchedArena : tarn::ArenaStorage {
+  static inline std::atomic<std::uint64_t> committed_bytes{0}, most_bytes{0}, over_budget{0};
+
+  explicit WatchedArena(const tarn::StorageOptions& options) : ArenaStorage{options} {}
+  std::byte* allocate(tarn::Budget& budget) noexcept {
+    std::lock_guard lock{mutex};
+    auto* const memory = ArenaStorage::allocate(budget);
+    if (memory == nullptr) return nullptr;
+    ++chunks_out[slab_of(memory)];
+    committed_bytes = chunks_out.size() * huge_page_bytes;
+    most_bytes = std::max(most_bytes.load(), committed_bytes.load());
+    if (committed_bytes > budget.limit_bytes() || budget.charged_bytes() > budget.limit_bytes()) ++over_budget;
+    return memory;
+  }
+  void deallocate(std::byte* memory, tarn::Budget& budget) noexcept {
+    std::lock_guard lock{mutex};
+    --chunks_out[slab_of(memory)];
+    ArenaStorage::deallocate(memory, budget);
+  }
+  std::uint64_t trim(tarn::Budget& budget) noexcept {
+    std::lock_guard lock{mutex};
+    std::erase_if(chunks_out, [](const auto& slab) { return slab.second == 0; });
+    committed_bytes = chunks_out.size() * huge_page_bytes;
+    return ArenaStorage::trim(budget);
+  }
+
+ private:
+  [[nodiscard]] static std::uintptr_t slab_of(const std::byte* memory) {
+    return reinterpret_cast<std::uintptr_t>(memory) / huge_page_bytes;
+  }
+  std::mutex mutex;
+  std::map<std::uintptr_t, std::uint64_t> chunks_out;  // of every slab that is mapped
+};
+struct WatchedInArena : tarn::DefaultTraits {
+  using Storage = WatchedArena;
+};
+
+/// Keeps what it is told of dirty bytes that were lost: whose, and how many.
+struct LossObserver {
+  using Losses = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+  Losses* losses = nullptr;
+  void on_dirty_lost(const std::uint64_t& id, std::uint64_t bytes) noexcept { losses->emplace_back(id, bytes); }
+  void on_flush_failed(const std::uint64_t&, std::error_code) noexcept {}
+};
+struct TellingHeap : Heap {
+  using Observer = LossObserver;
+};
+struct TellingArena : Arena {
+  using Observer = LossObserver;
 };
 
 /// Calls the test whenever memory is given back, except from within such a call.
@@ -327,6 +384,30 @@ TEMPLATE_TEST_CASE("a pool with dirty chunks is not cleared, a clean one is", "[
   CHECK(file.read_all() == "hello");
 }
 
+TEMPLATE_TEST_CASE("dirty bytes that go with their pool are told to the observer, file by file, and no others are",
+                   "[chunk_pool]", TellingHeap, TellingArena) {
+  using Metadata = tarn::MetadataFor<TestType>;
+  LossObserver::Losses losses;
+  MemoryStore<TestType> store;
+  const tarn::Digest<16> content{.bytes = {std::byte{1}}};
+  store.put_content(content, pattern(0, 64));
+  {
+    tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB), LossObserver{&losses}};
+    auto dirty = Metadata::created(7), partly = Metadata::created(8), flushed = Metadata::created(9);
+    REQUIRE(tarn::write_range(pool, dirty, 10, bytes_of(pattern(0, 100))));
+    REQUIRE(tarn::write_range(pool, dirty, 500, bytes_of("five!")));
+    REQUIRE(tarn::write_range(pool, partly, 0, bytes_of(pattern(0, 64))));
+    REQUIRE(tarn::flush(pool, partly, store));
+    REQUIRE(tarn::write_range(pool, partly, 3, bytes_of("abc")));
+    REQUIRE(tarn::write_range(pool, flushed, 0, bytes_of(pattern(0, 64))));
+    REQUIRE(tarn::flush(pool, flushed, store));
+    REQUIRE(pool.get_or_load(content, 0, 16, store));
+    CHECK(losses.empty());
+  }
+  std::sort(losses.begin(), losses.end());
+  CHECK(losses == LossObserver::Losses{{7, 105}, {8, 3}});
+}
+
 TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk_pool]", Heap, Arena) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   file.become_stored(3 * 4096);
@@ -563,16 +644,17 @@ TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the
   }
 }
 
-TEST_CASE("a thousand files grown by small writes never pass the budget, at the seam where memory is taken",
-          "[chunk_pool]") {
-  using Pool = tarn::ChunkPool<Watched>;
+TEMPLATE_TEST_CASE("a thousand files grown by small writes never pass the budget, at the seam where memory is taken",
+                   "[chunk_pool]", Watched, WatchedInArena) {
+  using Pool = tarn::ChunkPool<TestType>;
+  using Seam = typename TestType::Storage;
   constexpr std::uint64_t C = 4096;
-  WatchedHeap::most_bytes = WatchedHeap::over_budget = 0;
+  Seam::most_bytes = Seam::over_budget = 0;
   {
-    Pool pool{pool_options<Watched>(C, 2 * MiB)};
-    MemoryStore<Watched> store;
-    std::vector<tarn::MetadataFor<Watched>> files;
-    for (std::uint64_t id = 0; id < 1000; ++id) files.push_back(tarn::MetadataFor<Watched>::created(id));
+    Pool pool{pool_options<TestType>(C, 2 * MiB)};
+    MemoryStore<TestType> store;
+    std::vector<tarn::MetadataFor<TestType>> files;
+    for (std::uint64_t id = 0; id < 1000; ++id) files.push_back(tarn::MetadataFor<TestType>::created(id));
     std::uint64_t refused = 0, overcharged = 0;
     const auto text = std::string(1000, 'x');
     for (std::uint64_t at = 0; at < 4 * C; at += text.size()) {
@@ -600,32 +682,35 @@ TEST_CASE("a thousand files grown by small writes never pass the budget, at the 
       pool.drop(file);
     }
     CHECK(wrong == 0);
-    CHECK(WatchedHeap::over_budget == 0);
-    CHECK(WatchedHeap::most_bytes <= pool.budget_bytes());
-    CHECK(WatchedHeap::most_bytes >= pool.budget_bytes() / 2);  // and it was used
+    CHECK(Seam::over_budget == 0);
+    CHECK(Seam::most_bytes <= pool.budget_bytes());
+    CHECK(Seam::most_bytes >= pool.budget_bytes() / 2);  // and it was used
+    pool.evict_clean();                                  // an arena gives back its warm slabs
     CHECK(pool.stats().charged_bytes == 0);
     CHECK(store.complaints() == "");
   }
-  CHECK(WatchedHeap::committed_bytes == 0);
+  CHECK(Seam::committed_bytes == 0);
 }
 
-TEST_CASE("inserts that race each other stay inside the budget", "[chunk_pool]") {
-  WatchedHeap::most_bytes = WatchedHeap::over_budget = 0;
+TEMPLATE_TEST_CASE("inserts that race each other stay inside the budget, at the seam where memory is taken",
+                   "[chunk_pool]", Watched, WatchedInArena) {
+  using Seam = typename TestType::Storage;
+  Seam::most_bytes = Seam::over_budget = 0;
   {
-    tarn::ChunkPool<Watched> pool{pool_options<Watched>(4096, 512 * KiB)};
+    tarn::ChunkPool<TestType> pool{pool_options<TestType>(4096, 512 * KiB)};
     std::atomic<std::uint64_t> refused{0}, overcharged{0};
     {
       std::vector<Worker> workers;
       for (std::uint64_t id = 0; id < 4; ++id) {
         workers.emplace_back([&, id] {
-          auto meta = tarn::MetadataFor<Watched>::created(id);
+          auto meta = tarn::MetadataFor<TestType>::created(id);
           const std::string text(9000, 'x');
-          for (std::uint64_t i = 0; i < 200; ++i) {
+          for (std::uint64_t i = 0; i < 600; ++i) {  // more than the pool holds, by one of them alone
             const auto written = tarn::write_range(pool, meta, i * text.size(), bytes_of(text));
             if (!written || *written != text.size()) {
               ++refused;
               pool.drop(meta);
-              meta = tarn::MetadataFor<Watched>::created(id);
+              meta = tarn::MetadataFor<TestType>::created(id);
             }
             if (pool.stats().charged_bytes > pool.budget_bytes()) ++overcharged;
           }
@@ -635,10 +720,12 @@ TEST_CASE("inserts that race each other stay inside the budget", "[chunk_pool]")
     }
     CHECK(refused > 0);
     CHECK(overcharged == 0);
-    CHECK(WatchedHeap::over_budget == 0);
+    CHECK(Seam::over_budget == 0);
+    CHECK(Seam::most_bytes <= pool.budget_bytes());
+    pool.evict_clean();
     CHECK(pool.stats().charged_bytes == 0);
   }
-  CHECK(WatchedHeap::committed_bytes == 0);
+  CHECK(Seam::committed_bytes == 0);
 }
 
 TEMPLATE_TEST_CASE("a window of many table nodes or content records is served from an all but full pool",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/read_range.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -397,16 +398,15 @@ TEMPLATE_TEST_CASE("parts of 256 MiB: borders are crossed, also under a small bu
     const auto n = tarn::write_range(pool, meta, offset, bytes_of(text));
     return n && *n == text.size();
   };
-  // A page's worth of each mebibyte is compared: all of it is read.
-  std::size_t wrong = 0;
+  std::size_t wrong = 0, wrong_bytes = 0;
   for (std::uint64_t at = 0; at < size; at += into.size()) {
+    std::fill(into.begin(), into.end(), '?');
     const auto n = tarn::read_range(pool, meta, at, writable(into), store);
-    if (!n || *n != into.size() || into.compare(0, 64, pattern(at, 64)) != 0 ||
-        into.compare(into.size() - 64, 64, pattern(at + into.size() - 64, 64)) != 0) {
-      ++wrong;
-    }
+    if (!n || *n != into.size()) ++wrong;
+    for (std::size_t i = 0; i < into.size(); ++i) wrong_bytes += into[i] != pattern_at(at + i) ? 1u : 0u;
   }
   CHECK(wrong == 0);
+  CHECK(wrong_bytes == 0);
   CHECK(read(P - 100, 200) == pattern(P - 100, 200));
   CHECK(read(size - 10, 100) == pattern(size - 10, 10));
 

@@ -2,7 +2,11 @@
 #include <tarn/storage/arena.hpp>
 #include <tarn/storage/heap.hpp>
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <set>
@@ -107,6 +111,30 @@ TEST_CASE("an arena's slab is one chunk where a chunk is larger, and memory is z
   CHECK(memory[C - 1] == std::byte{});
   storage.deallocate(memory, budget);
   CHECK(storage.trim(budget) == C);
+}
+
+TEMPLATE_TEST_CASE("memory is in place before its first use with prefault, and only then", "[storage]", HeapStorage,
+                   ArenaStorage) {
+  // Larger than what malloc ever keeps to hand out again: every chunk is a fresh mapping.
+  constexpr std::size_t C = 64 * MiB, page = 4096;
+  const bool prefault = GENERATE(true, false);
+  Budget budget{2 * C};
+  TestType storage{{.chunk_bytes = C, .prefault = prefault}};
+  auto* const memory = storage.allocate(budget);
+  REQUIRE(memory != nullptr);
+  std::vector<unsigned char> resident(C / page);
+  const auto whole_pages = reinterpret_cast<std::uintptr_t>(memory) % page == 0;
+  const auto looked = ::mincore(memory, C, resident.data());
+  const auto count = std::count_if(resident.begin(), resident.end(), [](unsigned char is) { return (is & 1) != 0; });
+  storage.deallocate(memory, budget);
+  storage.trim(budget);
+  REQUIRE(whole_pages);
+  REQUIRE(looked == 0);
+  if (prefault) {
+    CHECK(count == C / page);
+  } else {
+    CHECK(count < std::ptrdiff_t{C / page / 8});  // a page that malloc writes to brings a huge one with it, at most
+  }
 }
 
 TEMPLATE_TEST_CASE("many threads that take and give back never share memory", "[storage]", HeapStorage, ArenaStorage) {
