@@ -277,18 +277,22 @@ TEMPLATE_TEST_CASE("of a truncate and a write that extends one comes first, and 
     const auto text = pattern(at, C, 5);
     Gate start;
     start.close();
+    tarn::Result<> truncated;
+    tarn::Result<std::size_t> written = std::size_t{0};
     {
       Worker truncates{start, [&] {
                          start.pass();
-                         (void)file->truncate(1);
+                         truncated = file->truncate(1);
                        }};
       Worker writes{start, [&] {
                       start.pass();
-                      (void)file.write(at, text);
+                      written = file.write(at, text);
                     }};
       REQUIRE(start.wait_for_arrivals(2));
       start.open();
     }
+    CHECK(truncated);
+    CHECK(written.value() == C);
     // The write first: it is gone with the rest. The truncate first: zeros up to the write.
     const auto now = file.read_all();
     const auto truncate_last = before.substr(0, 1);
@@ -300,6 +304,100 @@ TEMPLATE_TEST_CASE("of a truncate and a write that extends one comes first, and 
     REQUIRE(file->flush());
     CHECK(file.store.text(file.id) == grown);
   }
+}
+
+TEMPLATE_TEST_CASE("a truncate that comes while a write is being filled waits for it, and takes what it wrote",
+                   "[dirty_file]", EVERY_STORAGE) {
+  SharedFile<TestType> file{GENERATE(any_sizes())};
+  const bool extends = GENERATE(false, true);
+  const auto C = static_cast<std::size_t>(file.C);
+  const auto before = pattern(0, 2 * C);
+  REQUIRE(file.write(0, before));
+  const auto text = pattern(0, C, 5);
+  Gate filling;
+  filling.close();
+  tarn::Result<std::size_t> written = std::size_t{0};
+  tarn::Result<> truncated;
+  std::atomic<bool> filled{false}, cut_before_filled{false};
+  Sleeper cutter;
+  {
+    Worker writes{filling, [&] {
+                    written = file->write(extends ? 2 * C : C, C, [&](tarn::MutableBuffers into) {
+                      const auto n = into.copy_from(bytes_of(text));
+                      filling.pass();
+                      filled = true;
+                      return n;
+                    });
+                  }};
+    REQUIRE(filling.wait_for_arrivals());
+    Worker truncates{filling, [&] {
+                       cutter.here();
+                       truncated = file->truncate(1);
+                       cut_before_filled = !filled;
+                     }};
+    CHECK(cutter.wait_until_asleep());
+    filling.open();
+  }
+  CHECK_FALSE(cut_before_filled);
+  CHECK(written.value() == C);
+  REQUIRE(truncated);
+  CHECK(file->size() == 1);
+  CHECK(file.read(0, 4 * C) == before.substr(0, 1));
+  REQUIRE(file->truncate(4 * C));
+  const auto grown = before.substr(0, 1) + zeros(4 * C - 1);
+  CHECK(file.read_all() == grown);
+  REQUIRE(file->flush());
+  CHECK(file.store.text(file.id) == grown);
+}
+
+TEMPLATE_TEST_CASE("a write that comes while a truncate waits for a view goes after it, and keeps no byte from before",
+                   "[dirty_file]", EVERY_STORAGE) {
+  // A chunk of one byte is never cut in two, so a truncate has no view to wait for.
+  SharedFile<TestType> file{GENERATE(values<Sizes>({{16, 1}, {16, 4}, {4096, 1}, {4096, 4}}))};
+  const bool extends = GENERATE(false, true);
+  const auto C = static_cast<std::size_t>(file.C);
+  const auto before = pattern(0, 2 * C);
+  REQUIRE(file.write(0, before));
+  const auto at = extends ? 2 * C + 1 : C + 1;
+  const auto text = pattern(at, 3, 5);
+  Gate viewing;
+  viewing.close();
+  tarn::Result<std::string> seen = std::string{};
+  tarn::Result<std::size_t> written = std::size_t{0};
+  tarn::Result<> truncated;
+  Sleeper cutter, writer;
+  {
+    Worker views{viewing, [&] {
+                   seen = file->view(0, C, [&](tarn::ConstBuffers bytes) {
+                     viewing.pass();
+                     std::string whole(bytes.size_bytes(), '?');
+                     bytes.copy_to(writable(whole));
+                     return whole;
+                   });
+                 }};
+    REQUIRE(viewing.wait_for_arrivals());
+    Worker truncates{viewing, [&] {
+                       cutter.here();
+                       truncated = file->truncate(1);
+                     }};
+    REQUIRE(cutter.wait_until_asleep());
+    Worker writes{viewing, [&] {
+                    writer.here();
+                    written = file.write(at, text);
+                  }};
+    CHECK(writer.wait_until_asleep());
+    viewing.open();
+  }
+  CHECK(seen.value() == before.substr(0, C));  // whole, though it was cut at once afterwards
+  REQUIRE(truncated);
+  CHECK(written.value() == 3);
+  const auto now = before.substr(0, 1) + zeros(at - 1) + text;
+  CHECK(file.read(0, 4 * C) == now);
+  REQUIRE(file->truncate(4 * C));
+  const auto grown = now + zeros(4 * C - now.size());
+  CHECK(file.read_all() == grown);
+  REQUIRE(file->flush());
+  CHECK(file.store.text(file.id) == grown);
 }
 
 TEMPLATE_TEST_CASE("a second flush waits for the first, and then has nothing more to store", "[dirty_file]",
