@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/dirty_file.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "support/catch.hpp"
+#include "support/count_instructions.hpp"
+#include "support/shared_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+constexpr std::uint64_t C = 16, few = 100, many = 1000000;
+
+/// A file of the pattern, all of it held and clean, in a pool that may hold another one.
+template <class Traits>
+struct HeldFile {
+  using File = tarn::DirtyFile<Traits, MemoryStore<Traits>>;
+  using Metadata = tarn::MetadataFor<Traits>;
+
+  explicit HeldFile(std::uint64_t chunks, std::uint64_t chunks_of_other = 0)
+      : pool{{.budget_bytes = 1 * GiB, .chunk_bytes = C}}, file{pool, stored(1, chunks), store} {
+    load(file);
+    if (chunks_of_other != 0) load(other.emplace(pool, stored(2, chunks_of_other), store));
+    REQUIRE(pool.stats().chunks_held == chunks + chunks_of_other);
+    REQUIRE(pool.stats().chunks_dirty == 0);
+  }
+
+  /// How many instructions a hit of one chunk runs: through a pin, which is the touch and no look-up, and by a read.
+  /// Nothing where they cannot be counted.
+  [[nodiscard]] std::optional<std::uint64_t> steps_of_touch() {
+    const auto pin = pool.pin(file.metadata(), few / 2);
+    REQUIRE(pin);
+    heat([&] { (void)pin->with_data([](std::span<const std::byte>) {}); });
+    return count_instructions([&] { (void)pin->with_data([](std::span<const std::byte>) {}); });
+  }
+  [[nodiscard]] std::optional<std::uint64_t> steps_of_read() {
+    std::array<std::byte, C> into;
+    heat([&] { (void)file.read(few / 2 * C, into); });
+    const auto steps = count_instructions([&] { (void)file.read(few / 2 * C, into); });
+    CHECK(text_of(into) == pattern(few / 2 * C, C));
+    return steps;
+  }
+
+  tarn::ChunkPool<Traits> pool;
+  MemoryStore<Traits> store;
+  File file;
+  std::optional<File> other;
+
+ private:
+  [[nodiscard]] Metadata stored(std::uint64_t id, std::uint64_t chunks) {
+    store.put_pattern(id, chunks * C);
+    return Metadata::from_store(id, chunks * C, {.part_bytes = 1 * GiB});
+  }
+  static void load(File& file) {
+    std::string into(1 * MiB, '?');
+    for (std::uint64_t at = 0; at < file.size(); at += into.size()) REQUIRE(file.read(at, writable(into)));
+  }
+  // As hot as it gets, so that every count is of the same way through a touch.
+  template <class F>
+  static void heat(F hit) {
+    for (int i = 0; i < 5; ++i) hit();
+  }
+};
+
+using Steps = std::optional<std::uint64_t>;
+
+/// Checks that the counts are the same, give or take 2.
+void check_same(const Steps& among_few, const Steps& among_many) {
+  if (!among_few || !among_many) {
+    WARN("this system lets no process trace its child: nothing was counted");
+    SUCCEED();
+    return;
+  }
+  CHECK(*among_few > 20);  // it did count
+  CHECK(*among_many <= *among_few + 2);
+  CHECK(*among_few <= *among_many + 2);
+}
+
+}  // namespace
+
+TEST_CASE("a loop of twice the length counts twice the instructions", "[instruction_count]") {
+  const auto steps_of = [](int rounds) {
+    return count_instructions([&] {
+      for (int i = 0; i < rounds; ++i) asm volatile("");  // so that the loop stays
+    });
+  };
+  const auto none = steps_of(0), once = steps_of(1000), twice = steps_of(2000);
+  if (!none || !once || !twice) return check_same(none, once);
+  CHECK(*once - *none >= 2000);
+  CHECK(*twice - *none == 2 * (*once - *none));
+}
+
+TEMPLATE_TEST_CASE("a touch runs the same number of instructions with a hundred chunks and with a million",
+                   "[instruction_count]", Heap, Arena) {
+  HeldFile<TestType> small{few};
+  const auto touch = small.steps_of_touch(), read = small.steps_of_read();
+  SECTION("of the same file") {
+    HeldFile<TestType> large{many};
+    check_same(touch, large.steps_of_touch());
+    // A look-up goes down by the height of the file's own table, 4 nodes here and 2 there, and does nothing else more.
+    const auto deep_read = large.steps_of_read();
+    if (read && deep_read) CHECK(*deep_read <= *read + *read / 40);
+  }
+  SECTION("of other files: the whole of a read, look-up and all") {
+    HeldFile<TestType> crowded{few, many - few};
+    check_same(touch, crowded.steps_of_touch());
+    check_same(read, crowded.steps_of_read());
+  }
+}
