@@ -12,7 +12,9 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 #ifdef __cpp_impl_coroutine
 #include <coroutine>
@@ -77,7 +79,7 @@ struct LaterFile {
 };
 
 /// What an operation came to.
-template <class T>
+template <class T, class Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>>
 struct Ending {
   std::atomic<int> times{0};
   std::optional<tarn::Result<T>> result;
@@ -89,7 +91,7 @@ struct Ending {
     };
   }
   [[nodiscard]] bool failed_with(std::errc why) const { return times == 1 && !*result && result->error() == why; }
-  [[nodiscard]] bool was(const T& value) const { return times == 1 && *result && **result == value; }
+  [[nodiscard]] bool was(const Value& value) const { return times == 1 && *result && **result == value; }
 };
 using Bytes = Ending<std::size_t>;
 
@@ -532,6 +534,38 @@ TEMPLATE_TEST_CASE("a stop token ends a wait", "[async]", Heap) {
   file.finish_loads();
 }
 
+TEMPLATE_TEST_CASE("an operation that nobody keeps ends once, and goes with its completion", "[async]", Heap, Arena) {
+  const auto sizes = GENERATE(any_sizes());
+  LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
+  std::string into(2 * file.C, '?');
+  Bytes read;
+  Ending<tarn::Written> written;
+  Ending<std::uint64_t> flushed;
+  Ending<void> synced;
+  tarn::start_read(*file.file, 0, writable(into), read.done());
+  CHECK(read.times == 0);
+  tarn::start_write(*file.file, 0, bytes_of("x"), written.done());
+  CHECK(written.times == 1);
+  file.finish_loads();
+  CHECK(read.was(into.size()));
+  tarn::start_flush(*file.file, flushed.done());
+  CHECK(flushed.times == 0);
+  file.store.finish_flush();
+  CHECK(flushed.was(1));
+  tarn::start_sync(*file.file, synced.done());
+  CHECK(synced.times == 1);
+}
+
+TEMPLATE_TEST_CASE("a cancel that comes after the completion does nothing", "[async]", Heap) {
+  LaterFile<TestType> file{{4096, 1}};
+  Ending<tarn::Written> written;
+  auto write = tarn::write_operation(*file.file, 0, bytes_of("x"), written.done());
+  write.start();
+  write.cancel();
+  CHECK(written.times == 1);
+  CHECK(*written.result);
+}
+
 #ifdef __cpp_impl_coroutine
 
 namespace {
@@ -576,6 +610,25 @@ TEMPLATE_TEST_CASE("a coroutine awaits reads, writes, views and flushes", "[asyn
   file.store.finish_flush();
   CHECK(said == std::vector<std::string>{"written", "read", "x", "flushed"});
   CHECK(file.store.memory.text(file.id) == into);
+}
+
+TEMPLATE_TEST_CASE("a stop token cancels what a coroutine awaits", "[async]", Heap) {
+  LaterFile<TestType> file{{4096, 1}, 4096};
+  std::string into(4096, '?');
+  std::stop_source stop;
+  std::error_code said;
+  const auto body = [](LaterFile<TestType>& with, std::string& to, std::stop_token token,
+                       std::error_code& says) -> Detached {
+    const auto read = co_await tarn::async_read(*with.file, 0, writable(to), std::move(token));
+    says = read.error();
+  };
+  body(file, into, stop.get_token(), said);
+  CHECK_FALSE(said);
+  stop.request_stop();
+  CHECK(said == std::errc::operation_canceled);
+  body(file, into, stop.get_token(), said);  // stopped before it began
+  file.finish_loads();
+  CHECK(said == std::errc::operation_canceled);
 }
 
 #endif

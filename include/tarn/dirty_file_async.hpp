@@ -3,14 +3,16 @@
 
 // Reads, writes and flushes of a DirtyFile that wait with no thread: for event loops, thread pools and coroutines.
 //
+//   tarn::start_read(file, offset, into, [&](tarn::Result<std::size_t> n) { ... });
+//
 //   auto read = tarn::read_operation(file, offset, into, [&](tarn::Result<std::size_t> n) { ... });
-//   read.start();                                                    // `read` must live until the lambda has run
+//   read.start();  // `read` must live until the lambda has run; it does not move: on the heap, new auto(read_operation())
 //
 //   const tarn::Result<std::size_t> n = co_await tarn::async_read(file, offset, into);
 //
 // An operation goes on where it can: in start(), or in the thread that brought what it waited for (the store's, by its
 // token; whoever flushed or freed memory). No executor is chosen: whoever wants another thread posts there. Where
-// everything is held it ends inside start() and allocates nothing. With a store that answers at once it runs the store
+// everything is held it ends inside start() and allocates nothing; start_read and its like take one allocation. With a store that answers at once it runs the store
 // in the thread that it is in.
 //
 // Completion: exactly once, with no lock and no latch held; never nested in another completion of the same thread: an
@@ -20,7 +22,12 @@
 // Waiting: an operation never blocks on a load, a flush or for memory; only, for as long as a copy takes, on latches
 // and locks. It has no deadline: a timer of the embedder's calls cancel().
 //
-// Thread safety: start once. cancel from any thread, from start to completion.
+// The other calls of a DirtyFile (truncate, remove, invalidate, its construction, ...) block where they must wait. A
+// single thread that both makes them and completes the store's tokens would wait for itself: give them a deadline
+// (CallOptions), or another thread.
+//
+// Thread safety: start once. cancel from any thread, any time while the operation lives; also after its completion,
+//                when it does nothing.
 
 #include <cassert>
 #include <cstddef>
@@ -29,6 +36,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -188,8 +196,8 @@ struct MakeSync : MakeFileCall<Traits, Store> {
 
 /// Operations of a DirtyFile: arguments, results and errors as of the call they are named after; ECANCELED too.
 ///
-/// done(Result<std::size_t>) of a read and a write, done(Result<R>) of a view whose f answers an R, done(Result<
-/// std::uint64_t>) of a flush: the bytes that the store has now and had not; done(Result<>) of a sync.
+/// done(Result<std::size_t>) of a read, done(Result<Written>) of a write, done(Result<R>) of a view whose f answers an
+/// R, done(Result<std::uint64_t>) of a flush: the bytes that the store has now and had not; done(Result<>) of a sync.
 /// Requires: the file, its store, `into` and `from` live until the completion.
 template <class Traits, class Store, class Done>
 [[nodiscard]] auto read_operation(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<std::byte> into,
@@ -221,6 +229,63 @@ template <class Traits, class Store, class Done>
   return Operation<Make, Done>{Make{file}, std::move(done)};
 }
 
+namespace detail {
+
+/// An operation that nobody keeps: it goes with its completion.
+template <class Make, class Done>
+class OwnedOperation {
+ public:
+  /// Errors: throws bad_alloc, and nothing was started.
+  static void start(Make make, Done done) {
+    auto* const owned = new OwnedOperation{std::move(make), std::move(done)};
+    owned->operation_.start();
+  }
+
+ private:
+  struct Last {
+    OwnedOperation* self;
+    Done done;
+    template <class R>
+    void operator()(R&& result) {
+      delete self;
+      done(std::forward<R>(result));
+    }
+  };
+  OwnedOperation(Make make, Done done) : operation_{std::move(make), Last{this, std::move(done)}} {}
+
+  Operation<Make, Last> operation_;
+};
+
+}  // namespace detail
+
+/// The operations of these names, started and kept until they end. Errors: throws bad_alloc.
+template <class Traits, class Store, class Done>
+void start_read(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<std::byte> into, Done done) {
+  using Make = detail::MakeRead<Traits, Store>;
+  detail::OwnedOperation<Make, Done>::start(Make{file, offset, into}, std::move(done));
+}
+template <class Traits, class Store, std::invocable<ConstBuffers> F, class Done>
+void start_view(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::uint64_t size_bytes, F f, Done done) {
+  using Make = detail::MakeView<Traits, Store, F>;
+  detail::OwnedOperation<Make, Done>::start(Make{file, offset, size_bytes, std::move(f)}, std::move(done));
+}
+template <class Traits, class Store, class Done>
+void start_write(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<const std::byte> from, Done done,
+                 std::optional<std::int64_t> mtime_ns = {}) {
+  using Make = detail::MakeWrite<Traits, Store>;
+  detail::OwnedOperation<Make, Done>::start(Make{file, offset, from, mtime_ns}, std::move(done));
+}
+template <class Traits, class Store, class Done>
+void start_flush(DirtyFile<Traits, Store>& file, Done done) {
+  using Make = detail::MakeFlush<Traits, Store>;
+  detail::OwnedOperation<Make, Done>::start(Make{file}, std::move(done));
+}
+template <class Traits, class Store, class Done>
+void start_sync(DirtyFile<Traits, Store>& file, Done done) {
+  using Make = detail::MakeSync<Traits, Store>;
+  detail::OwnedOperation<Make, Done>::start(Make{file}, std::move(done));
+}
+
 #ifdef __cpp_impl_coroutine
 
 namespace detail {
@@ -229,12 +294,14 @@ namespace detail {
 template <class Make>
 class Awaiter {
  public:
-  explicit Awaiter(Make make) : operation_{std::move(make), Done{this}} {}
+  Awaiter(Make make, std::stop_token stop) : stop_{std::move(stop)}, operation_{std::move(make), Done{this}} {}
 
   [[nodiscard]] bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> waiting) noexcept {
     waiting_ = waiting;
-    operation_.start();  // the coroutine may have gone on, and this may be gone, before it returns
+    // Set up before the start: after it the coroutine may have gone on, and this may be gone.
+    if (stop_.stop_possible()) on_stop_.emplace(stop_, Cancel{this});
+    operation_.start();
   }
   [[nodiscard]] auto await_resume() { return std::move(*result_); }
 
@@ -247,36 +314,46 @@ class Awaiter {
       awaiter->waiting_.resume();
     }
   };
+  struct Cancel {
+    Awaiter* awaiter;
+    void operator()() const { awaiter->operation_.cancel(); }
+  };
   using Op = Operation<Make, Done>;
 
   std::coroutine_handle<> waiting_;
   std::optional<Result<typename Op::Answer>> result_;
+  const std::stop_token stop_;
   Op operation_;
+  std::optional<std::stop_callback<Cancel>> on_stop_;  // last: no cancel comes once the operation goes
 };
 
 }  // namespace detail
 
-/// The same to be awaited: `co_await async_read(...)` answers the Result.
+/// The same to be awaited: `co_await async_read(...)` answers the Result; `stop` cancels it.
 template <class Traits, class Store>
-[[nodiscard]] auto async_read(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<std::byte> into) {
-  return detail::Awaiter<detail::MakeRead<Traits, Store>>{{file, offset, into}};
+[[nodiscard]] auto async_read(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<std::byte> into,
+                              std::stop_token stop = {}) {
+  return detail::Awaiter<detail::MakeRead<Traits, Store>>{{file, offset, into}, std::move(stop)};
 }
 template <class Traits, class Store, std::invocable<ConstBuffers> F>
-[[nodiscard]] auto async_view(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::uint64_t size_bytes, F f) {
-  return detail::Awaiter<detail::MakeView<Traits, Store, F>>{{file, offset, size_bytes, std::move(f)}};
+[[nodiscard]] auto async_view(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::uint64_t size_bytes, F f,
+                              std::stop_token stop = {}) {
+  return detail::Awaiter<detail::MakeView<Traits, Store, F>>{{file, offset, size_bytes, std::move(f)}, std::move(stop)};
 }
 template <class Traits, class Store>
 [[nodiscard]] auto async_write(DirtyFile<Traits, Store>& file, std::uint64_t offset, std::span<const std::byte> from,
-                               std::optional<std::int64_t> mtime_ns = {}) {
-  return detail::Awaiter<detail::MakeWrite<Traits, Store>>{{file, offset, from, mtime_ns}};
+                               std::optional<std::int64_t> mtime_ns = {}, std::stop_token stop = {}) {
+  return detail::Awaiter<detail::MakeWrite<Traits, Store>>{{file, offset, from, mtime_ns}, std::move(stop)};
 }
 template <class Traits, class Store>
-[[nodiscard]] auto async_flush(DirtyFile<Traits, Store>& file) {
-  return detail::Awaiter<detail::MakeFlush<Traits, Store>>{detail::MakeFlush<Traits, Store>{file}};
+[[nodiscard]] auto async_flush(DirtyFile<Traits, Store>& file, std::stop_token stop = {}) {
+  using Make = detail::MakeFlush<Traits, Store>;
+  return detail::Awaiter<Make>{Make{file}, std::move(stop)};
 }
 template <class Traits, class Store>
-[[nodiscard]] auto async_sync(DirtyFile<Traits, Store>& file) {
-  return detail::Awaiter<detail::MakeSync<Traits, Store>>{detail::MakeSync<Traits, Store>{file}};
+[[nodiscard]] auto async_sync(DirtyFile<Traits, Store>& file, std::stop_token stop = {}) {
+  using Make = detail::MakeSync<Traits, Store>;
+  return detail::Awaiter<Make>{Make{file}, std::move(stop)};
 }
 
 #endif
