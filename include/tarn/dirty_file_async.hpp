@@ -6,14 +6,14 @@
 //   tarn::start_read(file, offset, into, [&](tarn::Result<std::size_t> n) { ... });
 //
 //   auto read = tarn::read_operation(file, offset, into, [&](tarn::Result<std::size_t> n) { ... });
-//   read.start();  // `read` must live until the lambda has run; it does not move: on the heap, new auto(read_operation())
+//   read.start();  // `read` must live until the lambda has run. It does not move: new auto(read_operation(...))
 //
 //   const tarn::Result<std::size_t> n = co_await tarn::async_read(file, offset, into);
 //
 // An operation goes on where it can: in start(), or in the thread that brought what it waited for (the store's, by its
 // token; whoever flushed or freed memory). No executor is chosen: whoever wants another thread posts there. Where
-// everything is held it ends inside start() and allocates nothing; start_read and its like take one allocation. With a store that answers at once it runs the store
-// in the thread that it is in.
+// everything is held it ends inside start() and allocates nothing; start_read and its like take one allocation. With a
+// store that answers at once it runs the store in the thread that it is in.
 //
 // Completion: exactly once, with no lock and no latch held; never nested in another completion of the same thread: an
 // operation that is started by a completion begins when that has returned. A completion must not block and must not
