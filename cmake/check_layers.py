@@ -7,7 +7,8 @@
 
 The rules: a header includes headers of its own layer or a lower one, never in a circle. Only an edge includes a third
 party, its own one; everything else includes the standard library, the system and tarn. The umbrella reaches every
-public header but the edges. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at most
+public header but the edges. What one thread does and another sees goes through detail/sync.hpp: no other header but an
+edge names the standard's atomics, mutexes, conditions or threads. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at most
 120 columns.
 """
 import fnmatch
@@ -41,6 +42,10 @@ THIRD_PARTY = {"format.hpp": ["fmt/*"], "fuse.hpp": ["fuse.h", "fuse_*.h", "fuse
 
 # Where a header may include what a macro names: what explores interleavings puts its own atomics there.
 BY_MACRO = {"detail/sync.hpp": "TARN_SYNC_HEADER"}
+
+# What only that header names, since what replaces it must see every use. An edge has threads of its own.
+SYNC = re.compile(r"\bstd::(atomic\w*|(?:recursive_|timed_|shared_)*mutex|condition_variable\w*|counting_semaphore|"
+                  r"binary_semaphore|latch|barrier|j?thread|this_thread)\b")
 
 # C++20, but for <format>, which g++ 12 does not have.
 STANDARD = set("""
@@ -143,6 +148,9 @@ def check(root):
         for number, line in enumerate(lines, 1):
             if len(line) > MAX_COLUMNS:
                 problems.append(f"{header}:{number}: has {len(line)} columns, more than {MAX_COLUMNS}")
+            named = SYNC.search(line.partition("//")[0])
+            if named and header not in BY_MACRO and header not in THIRD_PARTY:
+                problems.append(f"{header}:{number}: names {named.group()}, past detail/sync.hpp")
             included = INCLUDE.match(line)
             if not included:
                 continue
@@ -172,7 +180,7 @@ def self_test():
     head = "// SPDX-License-Identifier: MIT\n#pragma once\n"
     include = lambda *names: head + "".join(f"#include <{name}>\n" for name in names)
     good = {
-        "detail/sync.hpp": include("atomic", "linux/futex.h") + "#include TARN_SYNC_HEADER\n",
+        "detail/sync.hpp": include("atomic", "linux/futex.h") + "#include TARN_SYNC_HEADER\nusing Mutex = std::mutex;\n",
         "byte_range.hpp": include("cstdint"),
         "extent_set.hpp": include("tarn/byte_range.hpp"),
         "storage/heap.hpp": include("sys/mman.h") + '#include "../byte_range.hpp"\n',
@@ -222,6 +230,9 @@ def self_test():
         "an include by macro": (
             {"chunk_pool.hpp": head + "# include TARN_POOL\n"},
             "chunk_pool.hpp:3: includes what the macro TARN_POOL names"),
+        "a mutex that nothing can replace": (
+            {"chunk_pool.hpp": head + "std::shared_mutex lock;  // std::atomic\n"},
+            "chunk_pool.hpp:3: names std::shared_mutex, past detail/sync.hpp"),
         "an umbrella that leaves one out": (
             {"tarn.hpp": include("tarn/chunk_pool.hpp")},
             "tarn.hpp: does not include extent_set.hpp"),

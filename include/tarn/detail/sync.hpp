@@ -4,15 +4,12 @@
 // The one door to atomics, mutexes and parking.
 //
 // Everything in tarn that one thread does and another can see goes through these types, so that an explorer of
-// interleavings can drive the shipped code: define TARN_SYNC_HEADER to a header that provides the same names.
+// interleavings can drive the shipped code: define TARN_SYNC_HEADER to a header that provides Atomic, Mutex and
+// ConditionVariable in tarn::detail, with what the standard's offer of use here. All the rest is made of these three.
 //
 // FileLock is phase-fair: a waiting writer stops new readers, and a writer that leaves admits all readers that wait
 // before the next writer goes, so neither side starves (Brandenburg and Anderson, "Spin-based reader-writer
 // synchronization for multiprocessor real-time systems", 2010, here with blocking waits).
-
-#ifdef TARN_SYNC_HEADER
-#include TARN_SYNC_HEADER
-#else
 
 #include <array>
 #include <atomic>
@@ -25,12 +22,22 @@
 
 #include <tarn/detail/waiter.hpp>
 
+#ifdef TARN_SYNC_HEADER
+#include TARN_SYNC_HEADER
+#else
+
 namespace tarn::detail {
 
 template <class T>
 using Atomic = std::atomic<T>;
 using Mutex = std::mutex;
 using ConditionVariable = std::condition_variable;
+
+}  // namespace tarn::detail
+
+#endif
+
+namespace tarn::detail {
 
 /// Where threads and waiters wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
@@ -185,12 +192,6 @@ class FileLock {
   std::uint64_t phase_ = 0;
   bool exclusive_ = false;
 };
-
-}  // namespace tarn::detail
-
-#endif
-
-namespace tarn::detail {
 
 /// How deep this thread is in calls of a store that tarn made.
 inline unsigned& depth_in_store() {
