@@ -27,41 +27,24 @@ class Atomic {
   constexpr Atomic(T value) : value_{value} {}
   T operator=(T value) { return counted().operator=(value); }
   operator T() const { return counted().load(); }
-  template <class... A>
-  T load(A... a) const {
-    return counted().load(a...);
+  T load(std::memory_order order = std::memory_order_seq_cst) const { return counted().load(order); }
+  void store(T value, std::memory_order order = std::memory_order_seq_cst) { counted().store(value, order); }
+  T exchange(T value, std::memory_order order = std::memory_order_seq_cst) { return counted().exchange(value, order); }
+  bool compare_exchange_weak(T& expected, T value, std::memory_order order = std::memory_order_seq_cst) {
+    return counted().compare_exchange_weak(expected, value, order);
   }
-  template <class... A>
-  void store(A... a) {
-    counted().store(a...);
+  bool compare_exchange_strong(T& expected, T value, std::memory_order order = std::memory_order_seq_cst) {
+    return counted().compare_exchange_strong(expected, value, order);
   }
-  template <class... A>
-  T exchange(A... a) {
-    return counted().exchange(a...);
+  T fetch_add(T value, std::memory_order order = std::memory_order_seq_cst) {
+    return counted().fetch_add(value, order);
   }
-  template <class... A>
-  bool compare_exchange_weak(T& expected, A... a) {
-    return counted().compare_exchange_weak(expected, a...);
+  T fetch_sub(T value, std::memory_order order = std::memory_order_seq_cst) {
+    return counted().fetch_sub(value, order);
   }
-  template <class... A>
-  bool compare_exchange_strong(T& expected, A... a) {
-    return counted().compare_exchange_strong(expected, a...);
-  }
-  template <class... A>
-  T fetch_add(A... a) {
-    return counted().fetch_add(a...);
-  }
-  template <class... A>
-  T fetch_sub(A... a) {
-    return counted().fetch_sub(a...);
-  }
-  template <class... A>
-  T fetch_or(A... a) {
-    return counted().fetch_or(a...);
-  }
-  template <class... A>
-  T fetch_and(A... a) {
-    return counted().fetch_and(a...);
+  T fetch_or(T value, std::memory_order order = std::memory_order_seq_cst) { return counted().fetch_or(value, order); }
+  T fetch_and(T value, std::memory_order order = std::memory_order_seq_cst) {
+    return counted().fetch_and(value, order);
   }
 
  private:
