@@ -127,11 +127,13 @@ struct WatchedInArena : tarn::DefaultTraits {
 };
 
 /// Keeps what it is told of dirty bytes that were lost: whose, and how many.
-struct LossObserver {
+struct LossObserver : tarn::NullObserver {
   using Losses = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+  LossObserver() = default;
+  explicit LossObserver(Losses* to) : losses{to} {}
+
   Losses* losses = nullptr;
   void on_dirty_lost(const std::uint64_t& id, std::uint64_t bytes) noexcept { losses->emplace_back(id, bytes); }
-  void on_flush_failed(const std::uint64_t&, std::error_code) noexcept {}
 };
 struct TellingHeap : Heap {
   using Observer = LossObserver;
