@@ -615,10 +615,8 @@ TEMPLATE_TEST_CASE("rebasing puts what was changed here on what the store has no
   file.store.answer_conflict_next();
   REQUIRE(file->flush().error() == static_cast<std::errc>(ESTALE));
   CHECK(file.pool.stats().dirty_bytes == 1);
-  std::size_t new_size = 0;
-  SECTION("which grew") { new_size = old_size + 5; }
-  SECTION("which is shorter") { new_size = old_size - static_cast<std::size_t>(file.C); }
-  SECTION("which is as long") { new_size = old_size; }
+  const int is = GENERATE(1, 0, -1);  // longer, as long, shorter
+  const auto new_size = is > 0 ? old_size + 5 : is == 0 ? old_size : old_size - static_cast<std::size_t>(file.C);
   file.store.put_pattern(file.id, new_size, 99);
   REQUIRE(file->rebase(new_size, 2));
   auto expected = pattern(0, new_size, 99);
