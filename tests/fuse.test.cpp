@@ -12,10 +12,11 @@
 #include <tarn/dirty_file.hpp>
 
 #include "support/catch.hpp"
+#include "support/traits.hpp"
 
 namespace {
 
-struct HeapTraits : tarn::DefaultTraits {
+struct HeapTraits : tarn_test::TestTraits {
   using Storage = tarn::HeapStorage;
 };
 struct EmptyStore {

@@ -21,6 +21,7 @@
 #include "support/model_faces.hpp"
 #include "support/model_store.hpp"
 #include "support/model_trace.hpp"
+#include "support/traits.hpp"
 
 // Random calls against a flat array for each file. One thread: what threads would do in between is done from inside the
 // store's load and flush, where the library holds nothing. So a load that lands after a write, a flush that fails with
@@ -42,10 +43,10 @@ using tarn_test::ModelRandom;
 using tarn_test::ModelStore;
 using tarn_test::ModelTrace;
 
-struct HeapTraits : tarn::DefaultTraits {
+struct HeapTraits : tarn_test::TestTraits {
   using Storage = tarn::HeapStorage;
 };
-struct ArenaTraits : tarn::DefaultTraits {
+struct ArenaTraits : tarn_test::TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 

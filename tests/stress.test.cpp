@@ -22,6 +22,7 @@
 #include "support/catch.hpp"
 #include "support/gate.hpp"
 #include "support/model_store.hpp"
+#include "support/traits.hpp"
 
 // Many threads on a few files, with a small budget and a store that fails. Every cell of 64 bytes that is written holds
 // one stamp eight times over: which file, which cell, which write. So a torn, shifted, foreign, stale or resurrected
@@ -49,10 +50,10 @@ constexpr int effort = 8;
 constexpr int effort = 8;
 #endif
 
-struct Heap : tarn::DefaultTraits {
+struct Heap : tarn_test::TestTraits {
   using Storage = tarn::HeapStorage;
 };
-struct Arena : tarn::DefaultTraits {
+struct Arena : tarn_test::TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 

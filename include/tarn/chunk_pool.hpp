@@ -122,7 +122,7 @@ class ChunkPool {
     const detail::Resumer resumer;
     core_.registry.for_each([&](detail::FileRecord<Traits>& record) {
       const auto lost_bytes = core_.drop(record);
-      if (lost_bytes != 0) core_.observer.on_dirty_lost(std::get<0>(record.key), lost_bytes);
+      if (lost_bytes != 0) core_.tell_lost(std::get<0>(record.key), lost_bytes);
     });
   }
 

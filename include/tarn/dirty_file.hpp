@@ -24,8 +24,8 @@
 #include <utility>
 
 #include <tarn/chunk_pool.hpp>
-#include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_change.hpp>
 #include <tarn/detail/file_flush.hpp>
 #include <tarn/detail/file_sync.hpp>
 #include <tarn/detail/list_extents.hpp>
@@ -42,6 +42,7 @@ template <class Traits, ChunkStore<Traits> Store>
 class DirtyFile final : private detail::Flushable {
  public:
   using Metadata = MetadataFor<Traits>;
+  using FileId = typename Traits::FileId;
   using Mtime = std::optional<std::int64_t>;  ///< in ns; nothing: stays
 
   /// Takes over what building blocks have put into the pool under the id. A DirtyFile of the same id that still lives
@@ -62,8 +63,7 @@ class DirtyFile final : private detail::Flushable {
     assert(body_->opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
     const auto lost_bytes = core_.drop(*body_->record);
     core_.registry.disown(*body_->record);
-    const bool deleted = body_->meta.state() == FileState::deleted;
-    if (lost_bytes != 0 && !deleted) core_.observer.on_dirty_lost(body_->meta.id(), lost_bytes);
+    if (body_->meta.state() != FileState::deleted) core_.tell_lost(body_->meta.id(), lost_bytes);
   }
 
   // ---- reading
@@ -191,28 +191,37 @@ class DirtyFile final : private detail::Flushable {
     }
     return remove_from_store(before);
   }
+  /// Gives the file another id, as the store does: rename_in_store() is asked in the middle, with nothing locked, while
+  /// no flush of the file is in flight and none begins. Loads in flight land nowhere and are made anew, by the new id.
+  /// Errors: EEXIST if another DirtyFile has that id: abandon or remove it before. ENOENT of a deleted file, ESTALE of
+  ///         an abandoned one; what rename_in_store answers (a Result<>): then the id is what it was. ENOMEM: the store
+  ///         may have done it; do it again.
+  /// Blocks: on a flush in flight; on rename_in_store.
+  template <class F>
+  [[nodiscard]] Result<> rename(const FileId& new_id, F&& rename_in_store, const CallOptions& options = {}) {
+    return guarded([&] { return detail::rename_file(*body_, new_id, rename_in_store, options); });
+  }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
   /// Blocks: on a flush in flight.
-  [[nodiscard]] Result<> invalidate(std::uint64_t version, const CallOptions& options = {});
+  [[nodiscard]] Result<> invalidate(std::uint64_t version, const CallOptions& options = {}) {
+    return guarded([&] { return detail::invalidate_file(*body_, version, options); });
+  }
   /// After a conflict: takes what the store has now, `size_bytes` bytes of `version`, for what this file's changes are
   /// made to. Dirty bytes and holes made here stay, and so does a size that was changed here; what is clean is unheld.
   /// Errors: EFBIG; as invalidate.
   /// Blocks: on a flush in flight.
-  [[nodiscard]] Result<> rebase(std::uint64_t size_bytes, std::uint64_t version, const CallOptions& options = {});
+  [[nodiscard]] Result<> rebase(std::uint64_t size_bytes, std::uint64_t version, const CallOptions& options = {}) {
+    return guarded([&] { return detail::rebase_file(*body_, size_bytes, version, options); });
+  }
   /// Makes the file what the store has: `size_bytes` bytes of `version`. The one way to give up dirty bytes of a file
   /// that stays.
   /// Returns: the dirty bytes given up.
-  /// Errors:  EFBIG; throws bad_alloc.
+  /// Errors:  EFBIG; ENOMEM.
   /// Blocks:  on a flush in flight.
   [[nodiscard]] Result<std::uint64_t> discard_dirty(std::uint64_t size_bytes, std::uint64_t version,
                                                     const CallOptions& options = {}) {
-    if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-    const detail::Resumer resumer;
-    std::unique_lock lock{body_->lock};
-    if (const auto why = body_->wait_for_flush(lock, options); why) return fail(why);
-    body_->meta.reset_to_store(size_bytes, version);
-    return core_.drop(*body_->record);
+    return guarded([&] { return detail::discard_dirty_of(*body_, size_bytes, version, options); });
   }
 
   /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
@@ -396,41 +405,5 @@ class DirtyFile final : private detail::Flushable {
 
 template <class Traits, class Store>
 DirtyFile(ChunkPool<Traits>&, MetadataFor<Traits>, Store&) -> DirtyFile<Traits, Store>;
-
-template <class Traits, ChunkStore<Traits> Store>
-Result<> DirtyFile<Traits, Store>::invalidate(std::uint64_t version, const CallOptions& options) {
-  return guarded([&]() -> Result<> {
-    std::unique_lock lock{body_->lock};
-    if (const auto why = body_->wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
-    const auto cleaned = detail::drop_clean(core_, *body_->record);
-    if (!cleaned) return cleaned;
-    body_->meta.clear_content_ids(0, UINT64_MAX);
-    body_->meta.set_version(version);
-    return {};
-  });
-}
-
-template <class Traits, ChunkStore<Traits> Store>
-Result<> DirtyFile<Traits, Store>::rebase(std::uint64_t size_bytes, std::uint64_t version, const CallOptions& options) {
-  if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-  return guarded([&]() -> Result<> {
-    auto& body = *body_;
-    std::unique_lock lock{body.lock};
-    if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
-    // A landing load may still make bytes held that are stored: that takes nothing from the holes.
-    ExtentSet holes{ByteRange::between(0, body.meta.size())};
-    holes.subtract(body.meta.stored());
-    holes.subtract(detail::list_extents(core_, *body.record, &detail::Chunk<Traits>::valid));
-    const auto dirty = detail::list_extents(core_, *body.record, &detail::Chunk<Traits>::dirty);
-    const auto cleaned = detail::drop_clean(core_, *body.record);
-    if (!cleaned) return cleaned;
-    body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
-    if (!dirty.empty() || body.lacks_store()) {
-      body.meta.note_modified();
-      core_.note_changed(*body.record);
-    }
-    return {};
-  });
-}
 
 }  // namespace tarn

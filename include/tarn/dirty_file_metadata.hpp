@@ -112,6 +112,7 @@ class BasicDirtyFileMetadata {
   void note_clean() {
     if (state_ != FileState::deleted) state_ = FileState::clean;
   }
+  void set_id(FileId id) { id_ = std::move(id); }
   void set_version(std::uint64_t version) { version_ = version; }
 
   /// Errors: throws bad_alloc, and changes nothing.

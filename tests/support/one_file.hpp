@@ -25,6 +25,7 @@
 
 #include "support/catch.hpp"
 #include "support/memory_store.hpp"
+#include "support/traits.hpp"
 
 namespace tarn_test {
 
@@ -33,10 +34,10 @@ using tarn::GiB;
 using tarn::KiB;
 using tarn::MiB;
 
-struct Heap : tarn::DefaultTraits {
+struct Heap : TestTraits {
   using Storage = tarn::HeapStorage;
 };
-struct Arena : tarn::DefaultTraits {
+struct Arena : TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 

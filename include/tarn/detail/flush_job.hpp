@@ -30,6 +30,7 @@
 #include <vector>
 
 #include <tarn/detail/read_loop.hpp>
+#include <tarn/detail/share_content.hpp>
 #include <tarn/store.hpp>
 
 namespace tarn {
@@ -382,6 +383,9 @@ template <class Traits, class File>
     meta.note_store_size(job.size_bytes_);
     if (outcome.version()) meta.set_version(*outcome.version());
     note_clean_if_stored(file);
+    for (const auto& [part, id] : outcome.content()) {
+      detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
+    }
   }
   lock.unlock();
   auto& counters = file.core.counters;

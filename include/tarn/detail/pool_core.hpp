@@ -28,6 +28,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include <tarn/budget.hpp>
@@ -194,6 +195,15 @@ class PoolCore {
     eviction_.insert(chunk);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
+  /// attached to one record -> attached to another. Requires: both records' table mutexes, the exclusive latch; clean;
+  /// its place is reserved there.
+  void move_chunk(PoolChunk& chunk, Record& to, std::uint64_t index) noexcept {
+    chunk.record->table.erase(chunk.index, budget);
+    to.table.insert(index, &chunk);
+    std::lock_guard lock{eviction_mutex_};  // an eviction reads whose it is
+    chunk.record = &to;
+    chunk.index = index;
+  }
   /// attached -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
   void detach(PoolChunk& chunk) noexcept {
     chunk.record->table.erase(chunk.index, budget);
@@ -262,6 +272,14 @@ class PoolCore {
     }
     parking.wake(&record.arrivals);
     return lost_bytes;
+  }
+
+  /// Dirty bytes of a file went unflushed, with what held them: never silently. Who means it has an observer.
+  void tell_lost(const FileId& file, std::uint64_t bytes) noexcept {
+    if (bytes == 0) return;
+    [[maybe_unused]] constexpr bool nobody_hears = std::is_same_v<typename Traits::Observer, NullObserver>;
+    assert(!nobody_hears && "dirty bytes are destroyed unflushed, and no observer is told");
+    observer.on_dirty_lost(file, bytes);
   }
 
   // ---- waiting for room

@@ -102,6 +102,14 @@ class ReadLoop {
       const auto other = std::exchange(other_, nullptr);
       if (other->error) judge(other->error, other->untouched, other->version);
     }
+    if (awaits_removal_) {
+      const auto seen = file_.record->arrivals.load();
+      if (waits_for_removal()) {
+        wait_ = WaitFor<Traits>::arrival(file_.record, seen);
+        return Progress::waiting;
+      }
+      awaits_removal_ = false;
+    }
     if (awaits_flush_) {
       if (const auto arrivals = flush_in_flight(*file_.record)) {
         wait_ = WaitFor<Traits>::arrival(file_.record, *arrivals);
@@ -214,6 +222,7 @@ class ReadLoop {
   void judge(std::error_code error, bool untouched, std::uint64_t version) {
     if (file_.record->replaced.load()) return (void)fail_with(std::make_error_code(stale));
     if (!untouched) return;  // changed meanwhile: the store may rightly have them no more
+    if (waits_for_removal()) return;
     if (error != stale) return (void)fail_with(error);
     // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again. Perhaps
     // only the store knows so far; a DirtyFile's flush ends by itself, so wait for that, holding nothing.
@@ -222,6 +231,16 @@ class ReadLoop {
     reserve_.clear();
     awaits_flush_ = file_.opens != nullptr && depth_in_store() == 0;
     if (!awaits_flush_) fail_unless_version_moved(error);
+  }
+  // Whether the store is being asked to remove or rename the file: it may rightly not know it now. Look again then.
+  [[nodiscard]] bool waits_for_removal() {
+    if (file_.removing == nullptr || depth_in_store() != 0) return false;
+    std::shared_lock lock{file_.lock};
+    if (!*file_.removing) return false;
+    awaits_removal_ = true;
+    kept_.clear();
+    reserve_.clear();
+    return true;
   }
   void fail_unless_version_moved(std::error_code error) {
     std::shared_lock lock{file_.lock};
@@ -250,7 +269,7 @@ class ReadLoop {
   std::uint64_t version_ = 0;
   WaitFor<Traits> wait_;
   std::optional<Result<std::size_t>> result_;
-  bool needs_room_ = false, uncached_ = false, awaits_flush_ = false;
+  bool needs_room_ = false, uncached_ = false, awaits_flush_ = false, awaits_removal_ = false;
 };
 
 }  // namespace tarn::detail

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What happens to a DirtyFile from outside: the store has other bytes now, the embedder gives up what is dirty, the
+// file gets another id. None of it happens while a flush of the file is in flight.
+//
+// Thread safety: any thread. Nothing is held while the embedder's code runs.
+
+#include <cstdint>
+#include <mutex>
+#include <system_error>
+
+#include <tarn/detail/drop_clean.hpp>
+#include <tarn/detail/file_body.hpp>
+#include <tarn/detail/list_extents.hpp>
+
+namespace tarn::detail {
+
+/// See DirtyFile, as for those that follow. Errors: all throw bad_alloc.
+template <class Traits>
+[[nodiscard]] Result<> invalidate_file(FileBody<Traits>& body, std::uint64_t version, const CallOptions& options) {
+  std::unique_lock lock{body.lock};
+  if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
+  const auto cleaned = drop_clean(body.core, *body.record);
+  if (!cleaned) return cleaned;
+  body.meta.clear_content_ids(0, UINT64_MAX);
+  body.meta.set_version(version);
+  return {};
+}
+
+template <class Traits>
+[[nodiscard]] Result<> rebase_file(FileBody<Traits>& body, std::uint64_t size_bytes, std::uint64_t version,
+                                   const CallOptions& options) {
+  if (size_bytes > max_offset) return fail(std::errc::file_too_large);
+  std::unique_lock lock{body.lock};
+  if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
+  // A landing load may still make bytes held that are stored: that takes nothing from the holes.
+  ExtentSet holes{ByteRange::between(0, body.meta.size())};
+  holes.subtract(body.meta.stored());
+  holes.subtract(list_extents(body.core, *body.record, &Chunk<Traits>::valid));
+  const auto dirty = list_extents(body.core, *body.record, &Chunk<Traits>::dirty);
+  const auto cleaned = drop_clean(body.core, *body.record);
+  if (!cleaned) return cleaned;
+  body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
+  if (!dirty.empty() || body.lacks_store()) {
+    body.meta.note_modified();
+    body.core.note_changed(*body.record);
+  }
+  return {};
+}
+
+template <class Traits>
+[[nodiscard]] Result<std::uint64_t> discard_dirty_of(FileBody<Traits>& body, std::uint64_t size_bytes,
+                                                     std::uint64_t version, const CallOptions& options) {
+  if (size_bytes > max_offset) return fail(std::errc::file_too_large);
+  std::unique_lock lock{body.lock};
+  if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
+  body.meta.reset_to_store(size_bytes, version);
+  return body.core.drop(*body.record);
+}
+
+template <class Traits, class F>
+[[nodiscard]] Result<> rename_file(FileBody<Traits>& body, const typename Traits::FileId& new_id, F& rename_in_store,
+                                   const CallOptions& options) {
+  auto& core = body.core;
+  auto& record = *body.record;
+  const auto key = core.file_key(new_id);
+  {
+    std::unique_lock lock{body.lock};
+    if (const auto refusal = body.access().refusal(); refusal) return fail(refusal);
+    if (body.meta.id() == new_id) return {};
+    if (core.registry.is_taken(key)) return fail(std::errc::file_exists);
+    if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
+    body.removing = true;  // no flush begins, and a load that fails is looked at again afterwards
+  }
+  Result<> renamed = fail(std::errc::io_error);
+  try {
+    renamed = rename_in_store();
+  } catch (...) {
+    renamed = fail(current_exception_code());
+  }
+  RecordRef<Traits> retired;
+  {
+    std::lock_guard lock{body.lock};
+    body.removing = false;
+    if (renamed) {
+      try {
+        core.registry.rekey(record, key, retired);
+        body.meta.set_id(new_id);
+      } catch (const std::bad_alloc&) {
+        renamed = fail(std::errc::not_enough_memory);
+      }
+      std::lock_guard table{record.table_mutex};
+      for (auto* load = record.loads; load != nullptr; load = load->next) load->loading.clear();
+    }
+    record.arrivals.fetch_add(1);
+  }
+  core.parking.wake(&record.arrivals);
+  if (retired) core.drop(*retired);
+  return renamed;
+}
+
+}  // namespace tarn::detail
