@@ -52,13 +52,14 @@ class DirtyFile final : private detail::Flushable {
   ///           pool has no room for its record; bad_alloc.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
       : pool_{pool}, core_{pool.core()}, store_{store}, body_{make_body(pool, std::move(metadata))} {
-    body_->member = this;
-    core_.pressure.join(*this);
+    body_->record->member = this;
+    if (has_changes()) core_.pressure.list(*this);  // what building blocks left
   }
   /// Forgets what the pool holds of the file. Flush before: dirty bytes are lost here, and the observer is told.
   /// Requires: no call in progress, no operation, no OpenFile.
   ~DirtyFile() {
     const detail::Resumer resumer;
+    body_->record->member = nullptr;
     core_.pressure.leave(*this);
     assert(body_->opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
     const auto lost_bytes = core_.drop(*body_->record);
@@ -352,6 +353,9 @@ class DirtyFile final : private detail::Flushable {
     if (flushed.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
     body_->note_error(flushed.error());
     return Flushed::failed;
+  }
+  bool has_changes() const noexcept override {
+    return body_->record->dirty_bytes.load() != 0 || body_->record->changed_since_ns.load() != 0;
   }
   detail::Flushed flush_older_than(std::int64_t ns) noexcept override {
     const auto since = body_->record->changed_since_ns.load();

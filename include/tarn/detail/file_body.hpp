@@ -32,7 +32,6 @@ struct FileBody {
   const ChunkLayout layout;
   const RecordRef<Traits> record;
   Atomic<std::uint32_t> opens{0};
-  Flushable* member = nullptr;  // the DirtyFile
 
   mutable FileLock lock;
   Metadata meta;
@@ -40,13 +39,14 @@ struct FileBody {
   bool removing = false;                              // the store is being asked to remove it
   bool removed = meta.state() == FileState::deleted;  // the store has it no more
   bool syncing = false;                               // the store is being asked to make it durable
+  std::uint64_t syncs_failed = 0;                     // each made dirty again what was stored before
 
   Mutex errors_mutex;  // of flushes that nobody asked for: a count of them, the last one, and whether anybody was told
   std::error_code error;
   std::uint64_t error_count = 0;
   bool error_seen = false;
 
-  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, member, &long_writes}; }
+  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, &long_writes}; }
 
   /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
   [[nodiscard]] bool lacks_store() const {

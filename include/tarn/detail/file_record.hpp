@@ -28,6 +28,7 @@
 #include <tarn/detail/chunk_extents.hpp>
 #include <tarn/detail/chunk_state.hpp>
 #include <tarn/detail/chunk_table.hpp>
+#include <tarn/detail/pressure.hpp>
 #include <tarn/detail/sync.hpp>
 #include <tarn/extent_set.hpp>
 
@@ -92,6 +93,7 @@ struct FileRecord {
   Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
   Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
   Atomic<std::uint32_t> users{0};            // see Registry
+  Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;

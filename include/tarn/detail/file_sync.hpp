@@ -17,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <system_error>
 #include <utility>
 
@@ -96,6 +97,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     {
       std::lock_guard lock{body_->lock};
       body_->syncing = false;
+      if (!answer) ++body_->syncs_failed;
       if (!answer && body_->meta.state() != FileState::deleted) evicted = take_back();
     }
     if (!evicted.empty()) body_->core.observer.on_sync_failed(file_, evicted, answer.error());
@@ -122,6 +124,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       meta.note_sync_failed(extents_);
       const auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
       meta.note_modified();
+      body_->core.note_changed(*body_->record);
       return evicted;
     } catch (const std::bad_alloc&) {
       return extents_;  // none the better, but named
@@ -163,7 +166,12 @@ class FileSync {
         return Progress::done;
       }
       if (!flushed_) {
-        if (!flush_) flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
+        if (!flush_) {
+          std::shared_lock lock{body_->lock};
+          failed_before_ = body_->syncs_failed;
+          lock.unlock();
+          flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
+        }
         if (flush_->step() == Progress::waiting) return wait_for_flush();
         const auto settled = flush_->take_result();
         flush_.reset();
@@ -196,6 +204,12 @@ class FileSync {
         flushed_ = false;  // it may fail, and then there is more to store
         return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
       }
+      if (body_->syncs_failed != failed_before_) {
+        lock.unlock();
+        flushed_ =
+            false;  // one failed since our flush began: what that was asked for is dirty again, and ours to store
+        return std::nullopt;
+      }
       if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync()) return Progress::done;
       flight = std::make_shared<SyncFlight<Traits>>(body_, body_->meta.unsynced());
       (void)body_->meta.take_unsynced();
@@ -222,6 +236,7 @@ class FileSync {
   WaitFor<Traits> waits_for_here_;
   const WaitFor<Traits>* waits_for_ = nullptr;
   std::error_code error_;
+  std::uint64_t failed_before_ = 0;  // syncs of the file that had failed when our flush began
   bool flushed_ = false;
 };
 

@@ -95,6 +95,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     }
     next = std::exchange(record_->loads, this);
     begun_ = true;
+    // Its chunks come back, also if nobody waits for it any more.
+    if (!places_.empty()) counted_.emplace(core_.reserves);
     return Begun::yes;
   }
   /// The load that has the bytes, when begin answered elsewhere.
@@ -267,6 +269,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       begun_ = false;
     }
     core_.parking.wake(&record_->arrivals);
+    if (!counted_) return;
+    core_.note_room();  // before and after, as in ChunkReserve::uncount
+    counted_.reset();
+    core_.note_room();
   }
 
   [[nodiscard]] std::error_code land() noexcept {
@@ -364,6 +370,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   Atomic<std::size_t> open_{0};  // answers to come, and one for start
   Atomic<bool> failed_{false};
   std::shared_ptr<LoadInFlight> other_;
+  std::optional<typename Core::Count> counted_;
   bool begun_ = false;
 };
 

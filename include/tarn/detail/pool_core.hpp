@@ -335,6 +335,7 @@ class PoolCore {
   /// The file has changed, and the store does not know. Requires: the file's lock.
   void note_changed(Record& record) noexcept {
     if (record.changed_since_ns.load(std::memory_order_relaxed) == 0) record.changed_since_ns = time.now_ns();
+    if (auto* const member = record.member.load(); member != nullptr) pressure.list(*member);
   }
   /// Gives back what it can while more is charged than the budget allows, since that was lowered.
   void shrink() {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Who can be flushed for room: every DirtyFile is on its pool's ring, and is asked in turn, so that none is spared for
-// ever.
+// Who can be flushed for room: every DirtyFile with something to store is on its pool's ring, and is asked in turn, so
+// that none is spared for ever, and none that has nothing costs a look.
 //
-// A member being flushed is kept: leave() waits for it. A flush runs in the thread that wants room, with nothing held.
+// A file lists itself after it has changed, and is taken off when it was asked and has nothing; both look at the
+// other's flag after they have set their own (sequentially consistent), so one that has changes is on the ring. A
+// member being flushed is kept: leave() waits for it. A flush runs in the thread that wants room, with nothing held.
 
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +31,8 @@ class Flushable {
   virtual Flushed flush_for_room() noexcept = 0;
   /// Flushes one job, if anything of it was changed before that time and is not stored since.
   virtual Flushed flush_older_than(std::int64_t ns) noexcept = 0;
+  /// Whether anything of it was changed and is not stored since.
+  [[nodiscard]] virtual bool has_changes() const noexcept = 0;
 
  protected:
   ~Flushable() = default;
@@ -38,36 +42,25 @@ class Flushable {
   Flushable* next_ = nullptr;  // a ring, guarded by Pressure
   Flushable* previous_ = nullptr;
   std::uint32_t users_ = 0;
+  Atomic<bool> listed_{false};  // on the ring; changes under Pressure's mutex
 };
 
 class Pressure {
  public:
-  void join(Flushable& member) {
+  /// The member has something to store now, perhaps: it takes its place in the ring, last in turn.
+  void list(Flushable& member) {
+    if (member.listed_.load()) return;
     std::lock_guard lock{mutex_};
-    if (turn_ == nullptr) {
-      member.next_ = member.previous_ = turn_ = &member;
-    } else {  // last in turn
-      member.next_ = turn_;
-      member.previous_ = turn_->previous_;
-      member.previous_->next_ = turn_->previous_ = &member;
-    }
-    ++count_;
+    if (!member.listed_.load()) insert(member);
   }
   /// Blocks: while the member is being flushed for somebody's room.
   void leave(Flushable& member) {
     std::unique_lock lock{mutex_};
     idle_.wait(lock, [&] { return member.users_ == 0; });
-    if (member.next_ == &member) {
-      turn_ = nullptr;
-    } else {
-      member.previous_->next_ = member.next_;
-      member.next_->previous_ = member.previous_;
-      if (turn_ == &member) turn_ = member.next_;
-    }
-    --count_;
+    if (member.listed_.load()) erase(member);
   }
-  /// Asks each member in turn, by flush(member), once at most, until one has made bytes clean or asked its store to.
-  /// Returns: failed if none has, and one failed.
+  /// Asks each member of the ring in turn, by flush(member), once at most, until one has made bytes clean or asked its
+  /// store to. Who has nothing left leaves the ring. Returns: failed if none has, and one failed.
   template <class Flush>
   Flushed flush_one(Flush flush) {
     auto worst = Flushed::nothing;
@@ -79,6 +72,10 @@ class Pressure {
       lock.unlock();
       const auto flushed = flush(member);
       lock.lock();
+      if (flushed == Flushed::nothing && member.listed_.load() && !member.has_changes()) {
+        erase(member);
+        if (member.has_changes()) insert(member);  // changed since: who changed it may have seen it listed
+      }
       if (--member.users_ == 0) idle_.notify_all();
       if (flushed == Flushed::some || flushed == Flushed::started) return flushed;
       if (flushed == Flushed::failed) worst = flushed;
@@ -90,6 +87,29 @@ class Pressure {
   }
 
  private:
+  void insert(Flushable& member) {
+    if (turn_ == nullptr) {
+      member.next_ = member.previous_ = turn_ = &member;
+    } else {  // last in turn
+      member.next_ = turn_;
+      member.previous_ = turn_->previous_;
+      member.previous_->next_ = turn_->previous_ = &member;
+    }
+    ++count_;
+    member.listed_.store(true);
+  }
+  void erase(Flushable& member) {
+    if (member.next_ == &member) {
+      turn_ = nullptr;
+    } else {
+      member.previous_->next_ = member.next_;
+      member.next_->previous_ = member.previous_;
+      if (turn_ == &member) turn_ = member.next_;
+    }
+    --count_;
+    member.listed_.store(false);
+  }
+
   Mutex mutex_;
   ConditionVariable idle_;
   Flushable* turn_ = nullptr;

@@ -47,7 +47,6 @@ struct FileAccess {
   Lock& lock;
   const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
-  Flushable* member = nullptr;                   // of a DirtyFile: itself, to be flushed for room
   LongWrites* long_writes = nullptr;             // of a DirtyFile
   const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
 

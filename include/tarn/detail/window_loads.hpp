@@ -74,6 +74,7 @@ class WindowLoads {
   /// Asks the store for all. Requires: begun; nothing is held. `into`: see Load.
   template <class Store>
   void start(Store& store, const ChunkLayout& layout, std::byte* into) noexcept {
+    Resumer::run();  // whom the look woke: a store that answers at once may take long
     for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into);
     started_ = true;
   }

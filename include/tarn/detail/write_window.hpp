@@ -248,7 +248,7 @@ class WriteLoop {
     need_.chunks_to_dirty = file_.core.layout.chunks_of(*range).count();
     need_.bytes_to_dirty = size_bytes_;
     need_.file = &*file_.record;
-    need_.member = file_.member;
+    need_.member = file_.record->member.load();
     needs_room_ = !need_.may_dirty(file_.core);
     if (needs_room_) return;
     WriteWindow<Traits> window{file_.core};
