@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -564,6 +565,74 @@ TEMPLATE_TEST_CASE("a cancel that comes after the completion does nothing", "[as
   write.cancel();
   CHECK(written.times == 1);
   CHECK(*written.result);
+}
+
+namespace {
+
+/// Tells the test of each chunk that a read looks at, while it has it latched.
+struct TellingClock : tarn::ClockEviction {
+  static inline std::function<void()> on_touch;
+  static void touch(Hook& hook) noexcept {
+    ClockEviction::touch(hook);
+    if (on_touch) on_touch();
+  }
+};
+struct Telling : Heap {
+  using Eviction = TellingClock;
+};
+
+}  // namespace
+
+TEST_CASE("whom a read wakes goes on before that read blocks on its store", "[async]") {
+  constexpr std::uint64_t C = 4096;
+  tarn::ChunkPool<Telling> pool{pool_options<Telling>(C, 8 * C)};
+  MemoryStore<Telling> store;
+  store.put_pattern(1, 2 * C);
+  store.put_pattern(2, 8 * C);
+  using File = tarn::DirtyFile<Telling, MemoryStore<Telling>>;
+  const auto pinned_meta = tarn::DirtyFileMetadata::from_store(2, 8 * C);
+  File read{pool, tarn::DirtyFileMetadata::from_store(1, 2 * C), store}, pinned{pool, pinned_meta, store},
+      written{pool, tarn::DirtyFileMetadata::created(3), store};
+  // The first chunk of the file is held, its second one is not; all else is pinned, and there is room for one chunk.
+  std::string into(2 * C, '?');
+  REQUIRE(read.read(0, writable(into).first(C)));
+  std::vector<tarn::PinnedChunk<Telling>> pins;
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    REQUIRE(pinned.read(i * C, writable(into).first(C)));
+    pins.push_back(std::move(*pool.pin(pinned_meta, i)));
+  }
+  auto& core = pool.core();
+  REQUIRE(
+      pool.set_budget_bytes(pool.stats().charged_bytes + C + core.chunk_overhead_bytes + core.record_and_table_bytes));
+  // The read is held at its second look, when it has reserved a chunk and has its first one pinned.
+  Gate look;
+  look.close();
+  std::atomic<int> looks{0};
+  std::atomic<std::thread::id> reader_id{};
+  TellingClock::on_touch = [&] {
+    if (std::this_thread::get_id() == reader_id.load() && ++looks == 2) look.pass();
+  };
+  store.load_gate.close();
+  std::atomic<bool> done{false};
+  auto write = tarn::write_operation(written, 0, bytes_of("x"),
+                                     [&](const tarn::Result<tarn::Written>& got) { done = got.has_value(); });
+  std::optional<std::size_t> n;
+  {
+    Worker reader{store.load_gate, [&] {
+                    reader_id = std::this_thread::get_id();
+                    if (const auto got = read.read(0, writable(into))) n = *got;
+                  }};
+    CHECK(look.wait_for_arrivals());
+    write.start();
+    CHECK_FALSE(done);
+    look.open();
+    CHECK(store.load_gate.wait_for_arrivals());
+    CHECK(done);  // the first chunk was let go of, and taken; the load has not ended
+  }
+  TellingClock::on_touch = nullptr;
+  CHECK(done);
+  CHECK(n == 2 * C);
+  CHECK(written.flush());
 }
 
 #ifdef __cpp_impl_coroutine

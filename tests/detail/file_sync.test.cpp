@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -11,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
@@ -226,4 +227,88 @@ TEMPLATE_TEST_CASE("fsync tells an opener of a background error once, and of its
   CHECK(opener.sync().error() == std::errc::io_error);
   CHECK(opener.sync());
   CHECK(file.store.durable() == "a");
+}
+
+TEMPLATE_TEST_CASE("what a failed sync made dirty again is as old as any change, and is flushed for its age", "[sync]",
+                   WatchedFiles) {
+  SyncedFile<TestType> file{{4096, 1}};
+  file.write(0, "hello");
+  REQUIRE(file.file.flush());
+  file.store.fail_next_sync();
+  REQUIRE_FALSE(file.file.sync());
+  REQUIRE(file.file.is_dirty());
+  const auto flushed = file.pool.core().pressure.flush_one(
+      [](tarn::detail::Flushable& member) { return member.flush_older_than(INT64_MAX); });
+  CHECK(flushed == tarn::detail::Flushed::some);
+  CHECK_FALSE(file.file.is_dirty());
+  CHECK(file.file.sync());
+}
+
+namespace {
+
+/// A store that answers when told; what it has stored is not durable before a sync.
+struct LaterSyncStore {
+  MemoryStore<Heap> memory;
+  bool at_once = true;
+  std::deque<tarn::FlushToken<Heap>> flushes;
+  std::deque<tarn::SyncToken<Heap>> syncs;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) { return memory.load(request); }
+  void flush(const tarn::FlushRequest<Heap>&, tarn::FlushToken<Heap> token) {
+    flushes.push_back(std::move(token));
+    if (at_once) finish_flush();
+  }
+  void sync(const tarn::SyncRequest<Heap>&, tarn::SyncToken<Heap> token) { syncs.push_back(std::move(token)); }
+  tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
+
+  void finish_flush() {
+    auto token = std::move(flushes.front());
+    flushes.pop_front();
+    (void)memory.flush(token.request());
+    token.complete(tarn::FlushOutcome<Heap>::stored());
+  }
+  void finish_sync(const tarn::Result<>& answer) {
+    auto token = std::move(syncs.front());
+    syncs.pop_front();
+    token.complete(answer);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a sync whose flush was under way when another sync failed stores anew what that one was asked for",
+          "[sync]") {
+  constexpr std::uint64_t C = 4096;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  LaterSyncStore store;
+  tarn::DirtyFile<Heap, LaterSyncStore> file{pool, tarn::DirtyFileMetadata::created(7), store};
+  REQUIRE(file.write(0, bytes_of("a")));
+  REQUIRE(file.flush());
+  store.at_once = false;
+  std::optional<std::error_code> first, second;
+  auto one = tarn::sync_operation(file, [&](const tarn::Result<>& result) { first = result.error(); });
+  auto two = tarn::sync_operation(file, [&](const tarn::Result<>& result) { second = result.error(); });
+  one.start();
+  REQUIRE(store.syncs.size() == 1);
+  REQUIRE(file.write(C, bytes_of("b")));
+  two.start();
+  REQUIRE(store.flushes.size() == 1);
+  store.finish_sync(tarn::fail(std::errc::io_error));
+  CHECK(*first == std::errc::io_error);
+  std::size_t flushes = 0;
+  while (!second) {
+    REQUIRE(store.flushes.size() + store.syncs.size() == 1);
+    if (!store.flushes.empty()) {
+      store.finish_flush();
+      ++flushes;
+    } else {
+      store.finish_sync({});
+    }
+  }
+  CHECK(*second == std::error_code{});
+  CHECK(flushes == 2);
+  CHECK_FALSE(file.is_dirty());
+  CHECK_FALSE(file.needs_sync());
+  store.at_once = true;
+  REQUIRE(file.flush());
 }

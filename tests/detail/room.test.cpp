@@ -211,3 +211,47 @@ TEST_CASE("a raised budget lets go on who waits for room", "[room]") {
   REQUIRE(world.pool.set_budget_bytes(world.pool.budget_bytes() + 8 * C));
   CHECK(written == C);
 }
+
+TEST_CASE("a write waits for the memory of loads that nobody waits for any more", "[room]") {
+  Files world{1, 0};
+  world.store.memory.put_pattern(1, 64 * C);
+  Files::File stored{world.pool, tarn::DirtyFileMetadata::from_store(1, 64 * C), world.store};
+  std::string into(C, '?');
+  // Each read gives up at once; its load goes on, and keeps its chunk. The last ones find no room for one.
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    REQUIRE(stored.read(2 * i * C, writable(into), {.deadline_ns = 1}).error() == std::errc::timed_out);
+  }
+  REQUIRE(world.store.open_loads() >= 4);
+  std::optional<std::error_code> why;
+  auto write = tarn::write_operation(*world.files[0], 0, bytes_of("x"),
+                                     [&](const tarn::Result<tarn::Written>& n) { why = n.error(); });
+  write.start();
+  CHECK_FALSE(why);
+  while (world.store.open_loads() != 0) world.store.finish_load();
+  REQUIRE(why);
+  CHECK(*why == std::error_code{});
+}
+
+TEST_CASE("who makes room asks only files that have something to flush", "[room]") {
+  Files world{1000, 64};
+  world.store.answer_at_once();
+  const std::string chunk(C, 'x');
+  for (std::size_t i = 0; i < 500; ++i) REQUIRE(world.files[i]->write(0, bytes_of(chunk)));
+  for (auto& file : world.files) REQUIRE(file->flush());
+  const auto asked_for_one = [&] {
+    std::size_t asked = 0;
+    const auto flushed = world.pool.core().pressure.flush_one([&](tarn::detail::Flushable& member) {
+      ++asked;
+      return member.flush_for_room();
+    });
+    CHECK(flushed == tarn::detail::Flushed::some);
+    return asked;
+  };
+  // Once around, and whoever has nothing is not asked again.
+  REQUIRE(world.files[0]->write(0, bytes_of("x")));
+  (void)asked_for_one();
+  REQUIRE(world.files[700]->write(0, bytes_of("x")));
+  CHECK(asked_for_one() < 4);
+  REQUIRE(world.files[300]->write(0, bytes_of("x")));
+  CHECK(asked_for_one() < 4);
+}
