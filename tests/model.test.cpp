@@ -860,11 +860,14 @@ class World {
         whole_ = false;
       }
     }
-    std::uint64_t dirty_bytes = 0, dirty_chunks = 0, held_chunks = 0;
+    std::uint64_t dirty_bytes = 0, dirty_chunks = 0, held_chunks = 0, held_bytes = 0;
+    bool jobs = false;
     for (auto& file : files_) {
       if (config_.chunk_bytes <= 4096 || random_.one_in(16)) check_table(file);
       const auto meta = file.face->metadata();
       dirty_bytes += pool_.dirty_bytes(meta);
+      held_bytes += pool_.held_extents(meta).size_bytes();
+      jobs = jobs || file.job;
       dirty_chunks += pool_.dirty_chunks(meta).size();
       for (std::uint64_t chunk = 0; chunk * config_.chunk_bytes < most_bytes_; ++chunk) {
         held_chunks += pool_.contains(meta, chunk) ? 1 : 0;
@@ -874,6 +877,13 @@ class World {
     require(stats.dirty_bytes == dirty_bytes, "stats: dirty_bytes");
     require(stats.chunks_dirty == dirty_chunks, "stats: chunks_dirty");
     require(stats.chunks_held >= held_chunks && stats.chunks_dirty <= stats.chunks_held, "stats: chunks_held");
+    require(stats.pins == pins_.size(), "stats: pins");
+    require(stats.clean_bytes + stats.dirty_bytes >= held_bytes, "stats: clean_bytes are too few");
+    // With no content held, and nobody who keeps a chunk that was let go of, they are the files' alone.
+    if (stats.chunks_held == held_chunks && pins_.empty() && !jobs) {
+      require(stats.clean_bytes + stats.dirty_bytes == held_bytes, "stats: clean_bytes are too many");
+      require(stats.lent_bytes == 0 && stats.chunks_reserved == 0, "stats: lent or reserved, and by nobody");
+    }
     require(stats.flush_failures <= stats.flushes && stats.loads_uncached <= stats.loads, "stats: failures");
     reach.moved += stats.swaps - std::exchange(swaps_, stats.swaps);
   }
@@ -888,7 +898,10 @@ class World {
     pool_.evict_clean();
     const auto stats = pool_.stats();
     require(stats.charged_bytes == 0, "charged when all is dropped: " + std::to_string(stats.charged_bytes));
-    require(stats.chunks_held == 0 && stats.chunks_dirty == 0 && stats.dirty_bytes == 0, "held when all is dropped");
+    for (const auto& value : tarn::pool_values) {
+      if (value.kind == tarn::PoolValueKind::counter || value.in_stats == &tarn::PoolStats::budget_bytes) continue;
+      require(stats.*value.in_stats == 0, std::string{value.name} + " is not 0 when all is dropped");
+    }
   }
 
   // ---- small things

@@ -10,6 +10,7 @@
 //                Destroy it last, and never in a forked child.
 // Lock order:    in detail/pool_core.hpp.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -60,24 +61,7 @@ class PinnedChunk {
   /// Cost:     no copy, no allocation.
   template <class F>
   auto with_data(ByteRange in_chunk, F&& f) const -> Result<std::invoke_result_t<F, std::span<const std::byte>>> {
-    if (in_chunk.end() > core_->chunk_bytes()) return fail(std::errc::invalid_argument);
-    chunk_->state.latch_shared(core_->parking);
-    const struct Unlatch {
-      const PinnedChunk& pin;
-      ~Unlatch() { pin.chunk_->state.unlatch_shared(pin.core_->parking); }
-    } unlatch{*this};
-    if (chunk_->state.is(detail::ChunkState::detached) || !chunk_->valid.contains(in_chunk)) {
-      return fail(std::errc::no_message_available);
-    }
-    detail::PoolCore<Traits>::touch(*chunk_);
-    const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
-                                           static_cast<std::size_t>(in_chunk.size_bytes())};
-    if constexpr (std::is_void_v<std::invoke_result_t<F, std::span<const std::byte>>>) {
-      std::forward<F>(f)(bytes);
-      return {};
-    } else {
-      return std::forward<F>(f)(bytes);
-    }
+    return look(in_chunk, core_->counters.view_bytes, std::forward<F>(f));
   }
   /// The same with the whole chunk.
   template <class F>
@@ -86,7 +70,7 @@ class PinnedChunk {
   }
   /// A copy of the bytes `in_chunk`. Errors: as with_data; throws bad_alloc.
   [[nodiscard]] Result<std::vector<std::byte>> clone(ByteRange in_chunk) const {
-    return with_data(in_chunk, [](std::span<const std::byte> bytes) {
+    return look(in_chunk, core_->counters.copy_bytes, [](std::span<const std::byte> bytes) {
       return std::vector<std::byte>{bytes.begin(), bytes.end()};
     });
   }
@@ -96,6 +80,30 @@ class PinnedChunk {
   friend class ChunkPool;
   PinnedChunk(detail::PoolCore<Traits>& core, detail::Chunk<Traits>& chunk) : core_{&core}, chunk_{&chunk} {
     core_->user_pins.fetch_add(1);
+  }
+
+  template <class F>
+  auto look(ByteRange in_chunk, detail::StripedCount& count, F&& f) const
+      -> Result<std::invoke_result_t<F, std::span<const std::byte>>> {
+    if (in_chunk.end() > core_->chunk_bytes()) return fail(std::errc::invalid_argument);
+    core_->note_latch(chunk_->state.latch_shared(core_->parking));
+    const struct Unlatch {
+      const PinnedChunk& pin;
+      ~Unlatch() { pin.chunk_->state.unlatch_shared(pin.core_->parking); }
+    } unlatch{*this};
+    if (chunk_->state.is(detail::ChunkState::detached) || !chunk_->valid.contains(in_chunk)) {
+      return fail(std::errc::no_message_available);
+    }
+    detail::PoolCore<Traits>::touch(*chunk_);
+    count.add(chunk_, in_chunk.size_bytes());
+    const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
+                                           static_cast<std::size_t>(in_chunk.size_bytes())};
+    if constexpr (std::is_void_v<std::invoke_result_t<F, std::span<const std::byte>>>) {
+      std::forward<F>(f)(bytes);
+      return {};
+    } else {
+      return std::forward<F>(f)(bytes);
+    }
   }
 
   detail::PoolCore<Traits>* core_;
@@ -242,23 +250,44 @@ class ChunkPool {
     return {};
   }
 
+  /// Cost: a load of each counter, and of one word of each file and piece of content that the pool knows.
   [[nodiscard]] PoolStats stats() const {
     const auto& c = core_.counters;
+    const std::uint64_t dirty = c.dirty_bytes, valid = c.valid_bytes;
+    const auto changed = core_.registry.changed();
+    const auto age_ns = changed.files == 0 ? 0 : core_.time.now_ns() - changed.since_ns;
     return {.budget_bytes = budget_bytes(),
             .charged_bytes = core_.budget.charged_bytes(),
+            .clean_bytes = valid - std::min(dirty, valid),
+            .dirty_bytes = dirty,
+            .lent_bytes = c.lent_bytes,
             .chunks_held = c.chunks_held,
             .chunks_dirty = c.chunks_dirty,
-            .dirty_bytes = c.dirty_bytes,
+            .chunks_reserved = c.chunks_reserved,
+            .pins = core_.user_pins.load(),
+            .files_dirty = changed.files,
+            .oldest_change_ns = static_cast<std::uint64_t>(std::max<std::int64_t>(age_ns, 0)),
+            .view_bytes = c.view_bytes.load(),
+            .copy_bytes = c.copy_bytes.load(),
             .loads = c.loads,
             .load_bytes = c.load_bytes,
             .loads_uncached = c.loads_uncached,
             .load_waits = c.load_waits,
+            .load_redundant_bytes = c.load_redundant_bytes,
             .flushes = c.flushes,
             .flush_bytes = c.flush_bytes,
             .flush_failures = c.flush_failures,
+            .flush_retries = c.flush_retries,
+            .flush_redirtied_bytes = c.flush_redirtied_bytes,
             .swaps = c.swaps,
+            .syncs = c.syncs,
+            .sync_failures = c.sync_failures,
             .evictions = c.evictions,
-            .refusals = c.refusals};
+            .eviction_probes = c.eviction_probes,
+            .refusals = c.refusals,
+            .throttled = c.throttled,
+            .room_waits = c.room_waits,
+            .latch_waits = c.latch_waits};
   }
 
   /// The inside, for tarn's algorithms.

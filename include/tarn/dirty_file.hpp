@@ -187,6 +187,7 @@ class DirtyFile final : private detail::Flushable {
       before = body.meta.state();
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
       body.meta.note_deleted();  // no flush begins from here on
+      body.record->changed_since_ns = 0;
       if (body.opens.load() != 0) return {};
       body.removing = true;  // a flush that comes now waits for what the store says
     }
@@ -379,7 +380,10 @@ class DirtyFile final : private detail::Flushable {
         body.meta.set_size(0);
       } else {
         body.meta.undo_deleted(before);
-        if (record.dirty_bytes.load() != 0 || body.lacks_store()) body.meta.note_modified();
+        if (record.dirty_bytes.load() != 0 || body.lacks_store()) {
+          body.meta.note_modified();
+          if (before != FileState::deleted) core_.note_changed(record);
+        }
       }
       record.arrivals.fetch_add(1);
     }

@@ -83,7 +83,9 @@ class CopyRead {
         const auto from = asked_->offset() + done_;
         window_.emplace(file_, ByteRange::between(from, from + size), store_, room_, into_.data() + done_);
       }
-      const auto use = [&](ConstBuffers bytes) { bytes.copy_to(into_.subspan(done_)); };
+      const auto use = [&](ConstBuffers bytes) {
+        file_.core.counters.copy_bytes.add(&*file_.record, bytes.copy_to(into_.subspan(done_)));
+      };
       if (window_->step(use) == Progress::waiting) return Progress::waiting;
       const auto n = window_->result();
       window_.reset();
@@ -121,7 +123,7 @@ class ViewRead {
   using Answer = std::invoke_result_t<F&, ConstBuffers>;
 
   ViewRead(File& file, std::uint64_t offset, std::uint64_t size_bytes, Store& store, const RoomRule& room, F& f)
-      : room_{file.core, room}, f_{f} {
+      : file_{file}, room_{file.core, room}, f_{f} {
     const auto asked = ByteRange::at(offset, size_bytes);
     if (!asked) {
       result_.emplace(fail(std::errc::value_too_large));
@@ -142,6 +144,8 @@ class ViewRead {
       result_.emplace(fail(n.error()));
     } else if (*n == 0) {
       show(ConstBuffers{});
+    } else {
+      file_.core.counters.view_bytes.add(&*file_.record, *n);
     }
     return Progress::done;
   }
@@ -159,6 +163,7 @@ class ViewRead {
     }
   }
 
+  File& file_;
   Room<Traits> room_;
   F& f_;
   std::optional<ReadLoop<File, Store>> window_;
@@ -188,6 +193,7 @@ template <class File>
     lock.unlock();
     done += window.pieces().copy_to(into.subspan(done));
   }
+  file.core.counters.copy_bytes.add(&*file.record, done);
   return Outcome::of(done);
 }
 

@@ -53,7 +53,7 @@ class Removal {
   /// Errors: throws bad_alloc, and nothing shows.
   void take_out() {
     std::lock_guard table{record_->table_mutex};
-    record_->take_out(range_);
+    (void)core_.take_out(*record_, range_);
   }
 
   void commit() noexcept {
@@ -89,8 +89,8 @@ class Removal {
 
   void cut(PoolChunk& chunk) noexcept {
     const auto in_chunk = core_.layout.in_chunk(chunk.index, range_);
-    std::uint64_t dirty_bytes = 0;
-    chunk.dirty.for_each_in(in_chunk, [&](ByteRange run) { dirty_bytes += run.size_bytes(); });
+    const auto dirty_bytes = chunk.dirty.size_bytes_in(in_chunk);
+    core_.counters.valid_bytes.fetch_sub(chunk.valid.size_bytes_in(in_chunk), std::memory_order_relaxed);
     const ExtentsChange<Traits> change{core_, chunk};
     chunk.valid.subtract(in_chunk, core_.chunk_bytes());
     chunk.dirty.subtract(in_chunk, core_.chunk_bytes());
@@ -140,7 +140,7 @@ class RemoveBytes {
       settle_(file_.meta);
       file_.meta.note_modified();
       if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
-      file_.core.note_changed(*file_.record);
+      if (file_.meta.state() != FileState::deleted) file_.core.note_changed(*file_.record);
       return end({});
     }
   }

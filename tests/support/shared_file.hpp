@@ -77,9 +77,7 @@ struct SharedFile {
     CHECK(store.complaints() == "");
     file.reset();
     pool.evict_clean();
-    CHECK(pool.stats().charged_bytes == 0);
-    CHECK(pool.stats().chunks_dirty == 0);
-    CHECK(pool.stats().dirty_bytes == 0);
+    check_empty(pool.stats());
   }
 
   File* operator->() { return &*file; }

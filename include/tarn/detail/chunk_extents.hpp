@@ -87,6 +87,12 @@ class ChunkExtents {
   [[nodiscard]] std::size_t extent_count() const { return count_; }
   /// Cost: O(extents), of a bitmap O(its words).
   [[nodiscard]] std::uint64_t size_bytes() const;
+  /// Of the bytes of the range, those that are in the set.
+  [[nodiscard]] std::uint64_t size_bytes_in(ByteRange range) const {
+    std::uint64_t sum = 0;
+    for_each_in(range, [&](ByteRange run) { sum += run.size_bytes(); });
+    return sum;
+  }
   /// What the set holds on the heap.
   [[nodiscard]] std::size_t memory_bytes() const {
     return form_ == Form::few ? 0

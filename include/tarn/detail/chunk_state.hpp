@@ -72,10 +72,13 @@ class ChunkState {
   [[nodiscard]] bool try_latch_shared() {
     return change([](std::uint64_t w) { return refuses_shared(w) ? refused : w + shared_one; });
   }
-  void latch_shared(ParkingLot& lot) {
-    while (!try_latch_shared()) {
+  /// Waits for it. Returns: whether it was not to be had at once.
+  bool latch_shared(ParkingLot& lot) {
+    if (try_latch_shared()) return false;
+    do {
       lot.park(this, [&] { return mark_parked(refuses_shared); });
-    }
+    } while (!try_latch_shared());
+    return true;
   }
   void unlatch_shared(ParkingLot& lot) {
     leave(lot, [](std::uint64_t w) { return w - shared_one; });
@@ -84,10 +87,13 @@ class ChunkState {
   [[nodiscard]] bool try_latch_exclusive() {
     return change([](std::uint64_t w) { return refuses_exclusive(w) ? refused : (w & ~pending) | exclusive; });
   }
-  void latch_exclusive(ParkingLot& lot) {
-    while (!try_latch_exclusive()) {
+  /// Waits for it. Returns: whether it was not to be had at once.
+  bool latch_exclusive(ParkingLot& lot) {
+    if (try_latch_exclusive()) return false;
+    do {
       lot.park(this, [&] { return mark_parked(refuses_exclusive, pending); });
-    }
+    } while (!try_latch_exclusive());
+    return true;
   }
   void unlatch_exclusive(ParkingLot& lot) {
     leave(lot, [](std::uint64_t w) { return w & ~exclusive; });

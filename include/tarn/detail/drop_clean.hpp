@@ -40,6 +40,7 @@ template <class Traits>
       while (const auto clean = chunk->dirty.next_gap_in(rest)) {
         if (prepare_extents(core, *chunk, Lists::valid) != 0) return fail(std::errc::no_buffer_space);
         const ExtentsChange<Traits> change{core, *chunk};
+        core.counters.valid_bytes.fetch_sub(chunk->valid.size_bytes_in(*clean), std::memory_order_relaxed);
         chunk->valid.subtract(*clean, core.chunk_bytes());
         rest = ByteRange::between(clean->end(), whole.end());
       }

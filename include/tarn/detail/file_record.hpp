@@ -95,6 +95,7 @@ struct FileRecord {
   Atomic<std::uint32_t> users{0};            // see Registry
   Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
+  bool flush_failed = false;                 // the last flush did; guarded by the file's lock
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;
@@ -107,9 +108,14 @@ struct FileRecord {
 
   /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,
   /// which only makes a load or a flush settle less.
-  void take_out(ByteRange range) {
+  /// Returns: the bytes that were lent.
+  std::uint64_t take_out(ByteRange range) {
     for (auto* load = loads; load != nullptr; load = load->next) load->loading.subtract(range);
-    if (flush != nullptr) flush->lent.subtract(range);
+    if (flush == nullptr) return 0;
+    std::uint64_t lent_bytes = 0;
+    flush->lent.for_each_in(range, [&](ByteRange run) { lent_bytes += run.size_bytes(); });
+    flush->lent.subtract(range);
+    return lent_bytes;
   }
   /// A load that may still fill some of `range`, or null.
   [[nodiscard]] LoadInFlight* load_of(ByteRange range) const {

@@ -100,6 +100,9 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       if (!answer) ++body_->syncs_failed;
       if (!answer && body_->meta.state() != FileState::deleted) evicted = take_back();
     }
+    auto& counters = body_->core.counters;
+    counters.syncs.fetch_add(1, std::memory_order_relaxed);
+    if (!answer) counters.sync_failures.fetch_add(1, std::memory_order_relaxed);
     if (!evicted.empty()) body_->core.observer.on_sync_failed(file_, evicted, answer.error());
     done_.store(true);
     if (forgotten_.load()) note_error();

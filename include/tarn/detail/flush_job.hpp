@@ -125,7 +125,10 @@ class FlushJob {
     list_ranges(meta, zone, data);
     generation_ = core_->flush_generation.fetch_add(1) + 1;
     std::lock_guard table{record_->table_mutex};
-    for (const auto& taken : ranges_) flight_->lent.add(taken.range);
+    for (const auto& taken : ranges_) {
+      flight_->lent.add(taken.range);  // one by one: what was added when it throws is counted
+      core_->counters.lent_bytes.fetch_add(taken.range.size_bytes(), std::memory_order_relaxed);
+    }
   }
 
   // The first part of the range with a byte that the store lacks, cut at the range's end; empty there if none has.
@@ -275,6 +278,7 @@ class FlushJob {
     std::lock_guard table{record_->table_mutex};
     dropped_ = flight_->dropped;
     record_->forget(*flight_);
+    core_->counters.lent_bytes.fetch_sub(flight_->lent.size_bytes(), std::memory_order_relaxed);
     left_ = true;
     return std::move(flight_->lent);
   }
@@ -331,7 +335,10 @@ template <class Traits, class File>
     return fail(std::errc::not_enough_memory);
   }
   // From here on the store may have any part of it, also if the job is dropped and nobody says what became of it.
-  if (!job.empty()) file.meta.note_store_size_unknown(file.meta.size());
+  if (!job.empty()) {
+    file.meta.note_store_size_unknown(file.meta.size());
+    if (file.record->flush_failed) file.core.counters.flush_retries.fetch_add(1, std::memory_order_relaxed);
+  }
   return job;
 }
 
@@ -387,6 +394,7 @@ template <class Traits, class File>
       detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
     }
   }
+  file.record->flush_failed = static_cast<bool>(error);
   lock.unlock();
   auto& counters = file.core.counters;
   counters.flushes.fetch_add(1, std::memory_order_relaxed);

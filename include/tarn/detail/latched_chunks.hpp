@@ -39,11 +39,9 @@ class LatchedChunks {
   void latch(LatchMode mode) {
     for (auto& entry : entries_) {
       if (entry.mode != LatchMode::none) continue;
-      if (mode == LatchMode::shared) {
-        entry.chunk->state.latch_shared(core_.parking);
-      } else {
-        entry.chunk->state.latch_exclusive(core_.parking);
-      }
+      auto& state = entry.chunk->state;
+      core_.note_latch(mode == LatchMode::shared ? state.latch_shared(core_.parking)
+                                                 : state.latch_exclusive(core_.parking));
       entry.mode = mode;
     }
   }

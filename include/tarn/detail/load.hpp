@@ -131,13 +131,15 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
   void settle(std::size_t index, const Result<std::size_t>& filled) noexcept override {
     const auto& asked = request(index);
-    if (!filled) {
-      note_error(filled.error());
-    } else if (*filled != asked.into.size_bytes()) {
-      // The store said that it has these bytes: fewer are lost ones, and zeros in their place would hide that.
-      note_error(std::make_error_code(std::errc::io_error));
+    const auto size_bytes = asked.range.size_bytes();
+    // The store said that it has these bytes: fewer are lost ones, and zeros in their place would hide that.
+    const bool lost = filled && *filled != asked.into.size_bytes();
+    const auto why = lost ? std::make_error_code(std::errc::io_error) : filled.error();
+    if (why) {
+      note_error(why);
     } else {
-      core_.counters.load_bytes.fetch_add(asked.range.size_bytes(), std::memory_order_relaxed);
+      core_.counters.load_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
+      fetched_bytes_.fetch_add(size_bytes);
     }
     close_one();
   }
@@ -263,6 +265,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     {
       std::lock_guard table{record_->table_mutex};
       untouched = started && !dropped && loading == wanted;
+      count_redundant();
       done.store(true);
       record_->forget(*this);
       unreserve();
@@ -273,6 +276,15 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     core_.note_room();  // before and after, as in ChunkReserve::uncount
     counted_.reset();
     core_.note_room();
+  }
+
+  void count_redundant() noexcept {
+    const auto fetched = fetched_bytes_.load();
+    const bool used_uncached = places_.empty() && untouched && !error;
+    const auto used_bytes = used_uncached ? fetched : landed_bytes_;
+    if (fetched != used_bytes) {
+      core_.counters.load_redundant_bytes.fetch_add(fetched - used_bytes, std::memory_order_relaxed);
+    }
   }
 
   [[nodiscard]] std::error_code land() noexcept {
@@ -320,6 +332,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       if (const auto why = add_valid(fresh, in_chunk); why) return why;
     }
     core_.attach(fresh, *record_, place.index);
+    landed_bytes_ += fill.size_bytes();
     place.fresh = nullptr;
     place.reserved = false;  // the chunk uses the place now
     fresh.state.unlatch_exclusive(core_.parking);
@@ -347,15 +360,18 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
                       static_cast<std::size_t>(gap->size_bytes()));
         }
         if (const auto why = add_valid(chunk, *gap); why) return why;
+        landed_bytes_ += gap->size_bytes();
         rest = ByteRange::between(gap->end(), rest.end());
       }
     }
     return {};
   }
+  // Requires: none of it is valid.
   [[nodiscard]] std::error_code add_valid(PoolChunk& chunk, ByteRange in_chunk) {
     if (prepare_extents(core_, chunk, Lists::valid) != 0) return std::make_error_code(std::errc::no_buffer_space);
     const ExtentsChange<Traits> change{core_, chunk};
     chunk.valid.add(in_chunk, core_.chunk_bytes());
+    core_.counters.valid_bytes.fetch_add(in_chunk.size_bytes(), std::memory_order_relaxed);
     return {};
   }
 
@@ -369,6 +385,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   std::vector<std::unique_ptr<Request>> requests_;
   Atomic<std::size_t> open_{0};  // answers to come, and one for start
   Atomic<bool> failed_{false};
+  Atomic<std::uint64_t> fetched_bytes_{0};
+  std::uint64_t landed_bytes_ = 0;  // of them, those that a chunk has now
   std::shared_ptr<LoadInFlight> other_;
   std::optional<typename Core::Count> counted_;
   bool begun_ = false;

@@ -37,6 +37,7 @@
 #include <tarn/detail/pressure.hpp>
 #include <tarn/detail/registry.hpp>
 #include <tarn/detail/small_vector.hpp>
+#include <tarn/detail/striped_count.hpp>
 #include <tarn/detail/sync.hpp>
 #include <tarn/policies.hpp>
 #include <tarn/pool_options.hpp>
@@ -55,9 +56,12 @@ class PoolCore {
   using ContentId = typename Traits::ContentId;
 
   struct Counters {
-    Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, dirty_bytes{0}, loads{0}, load_bytes{0}, loads_uncached{0},
-        load_waits{0}, flushes{0}, flushes_settled{0}, flush_bytes{0}, flush_failures{0}, swaps{0}, evictions{0},
-        refusals{0}, throttled{0};
+    Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, chunks_reserved{0}, dirty_bytes{0}, lent_bytes{0}, loads{0},
+        load_bytes{0}, loads_uncached{0}, load_waits{0}, load_redundant_bytes{0}, flushes{0}, flushes_settled{0},
+        flush_bytes{0}, flush_failures{0}, flush_retries{0}, flush_redirtied_bytes{0}, swaps{0}, syncs{0},
+        sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0}, throttled{0}, room_waits{0}, latch_waits{0};
+    Atomic<std::uint64_t> valid_bytes{0};  // of every chunk, attached or not: what is dirty is among them
+    StripedCount view_bytes, copy_bytes;   // by the record, or the chunk, that is read
   };
 
   /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
@@ -112,7 +116,9 @@ class PoolCore {
     if (chunk == nullptr) {
       if (memory != nullptr) storage.deallocate(memory, budget);
       budget.release(sizeof(PoolChunk));
+      return nullptr;
     }
+    counters.chunks_reserved.fetch_add(1, std::memory_order_relaxed);
     return chunk;
   }
   void free_memory(std::byte* memory) noexcept {
@@ -125,6 +131,8 @@ class PoolCore {
   }
   /// The same, waking nobody.
   void free_quietly(PoolChunk* chunk) noexcept {
+    if (chunk->record == nullptr) counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
+    counters.valid_bytes.fetch_sub(chunk->valid.size_bytes(), std::memory_order_relaxed);
     budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + sizeof(PoolChunk));
     auto* const memory = chunk->memory;
     delete chunk;
@@ -148,9 +156,11 @@ class PoolCore {
       PoolChunk* victim = nullptr;
       RecordHandle owner, contended;
       bool busy = false;
+      std::uint64_t probes = 0;
       {
         std::lock_guard lock{eviction_mutex_};
         eviction_.evict([&](typename Traits::Eviction::Hook& hook) {
+          ++probes;
           auto& chunk = static_cast<PoolChunk&>(hook);
           // Alive: a chunk in the ring is attached, and leaves the ring under our mutex before its record can go.
           auto& record = *chunk.record;
@@ -170,6 +180,7 @@ class PoolCore {
           return true;
         });
       }
+      counters.eviction_probes.fetch_add(probes, std::memory_order_relaxed);
       if (victim != nullptr) {
         counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
         counters.evictions.fetch_add(1, std::memory_order_relaxed);
@@ -193,6 +204,7 @@ class PoolCore {
     record.table.insert(index, &chunk);
     std::lock_guard lock{eviction_mutex_};
     eviction_.insert(chunk);
+    counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
   /// attached to one record -> attached to another. Requires: both records' table mutexes, the exclusive latch; clean;
@@ -263,9 +275,11 @@ class PoolCore {
       }
       if (record.flush != nullptr) {
         record.flush->dropped = true;
+        counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
         record.flush->lent.clear();
         record.flush = nullptr;
       }
+      record.changed_since_ns = 0;
       lost_bytes = record.dirty_bytes.load();
       for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first)) detach(*at.second);
       record.arrivals.fetch_add(1);
@@ -336,6 +350,16 @@ class PoolCore {
   void note_changed(Record& record) noexcept {
     if (record.changed_since_ns.load(std::memory_order_relaxed) == 0) record.changed_since_ns = time.now_ns();
     if (auto* const member = record.member.load(); member != nullptr) pressure.list(*member);
+  }
+  void note_latch(bool waited) noexcept {
+    if (waited) counters.latch_waits.fetch_add(1, std::memory_order_relaxed);
+  }
+  /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
+  /// Returns: those that a flush had. Requires: the table mutex. Errors: as FileRecord::take_out.
+  std::uint64_t take_out(Record& record, ByteRange range) {
+    const auto lent_bytes = record.take_out(range);
+    if (lent_bytes != 0) counters.lent_bytes.fetch_sub(lent_bytes, std::memory_order_relaxed);
+    return lent_bytes;
   }
   /// Gives back what it can while more is charged than the budget allows, since that was lowered.
   void shrink() {

@@ -151,6 +151,7 @@ class ReadLoop {
       lock.unlock();
       window.release();
       kept_.clear();
+      core.note_latch(true);                         // a try has failed
       blocked_on->state.latch_shared(core.parking);  // with nothing else held; then look again
       blocked_on->state.unlatch_shared(core.parking);
       core.unpin(*blocked_on);

@@ -18,6 +18,7 @@
 #include <array>
 #include <cassert>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -191,6 +192,26 @@ class Registry {
       }
       for (auto& ref : refs) f(*ref);
     }
+  }
+
+  struct Changed {
+    std::uint64_t files = 0;
+    std::int64_t since_ns = 0;
+  };
+  /// How many files have a change that the store lacks, and since when the first of them has had one; 0: none.
+  /// Cost: O(records), with each shard's mutex held for its own: a load of each is less than for_each does under it.
+  [[nodiscard]] Changed changed() {
+    Changed found;
+    for (auto& shard : shards_) {
+      std::lock_guard lock{shard.mutex};
+      for (const auto& [key, record] : shard.records) {
+        const auto since_ns = record->changed_since_ns.load(std::memory_order_relaxed);
+        if (since_ns == 0) continue;
+        found.since_ns = found.files == 0 ? since_ns : std::min(found.since_ns, since_ns);
+        ++found.files;
+      }
+    }
+    return found;
   }
 
   /// What one record costs, tables apart: itself and its place in the hash table.

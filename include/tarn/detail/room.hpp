@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include <tarn/detail/chunk_reserve.hpp>
 #include <tarn/detail/pool_core.hpp>
@@ -112,14 +113,17 @@ class Room {
   }
   [[nodiscard]] Progress have() {
     wait_.reset();
+    slept_ = false;
     return Progress::done;
   }
   [[nodiscard]] Progress refuse(std::errc why) {
     wait_.reset();
+    slept_ = false;
     refusal_ = std::make_error_code(why);
     return Progress::done;
   }
   [[nodiscard]] Progress sleep(bool pause) {
+    if (!std::exchange(slept_, true)) core_.counters.room_waits.fetch_add(1, std::memory_order_relaxed);
     pause_ns_ = !pause ? 0 : std::clamp(2 * pause_ns_, first_pause_ns, last_pause_ns);
     return Progress::waiting;
   }
@@ -135,7 +139,7 @@ class Room {
   const RoomRule rule_;
   std::optional<typename PoolCore<Traits>::RoomWait> wait_;
   std::error_code refusal_;
-  bool failed_before_ = false, started_before_ = false;
+  bool failed_before_ = false, started_before_ = false, slept_ = false;
   std::uint64_t settled_before_ = 0, failures_before_ = 0;
   std::int64_t pause_ns_ = 0;
 };

@@ -134,7 +134,9 @@ class WriteWindow {
     for (auto& target : targets_) {
       if (target.chunk == nullptr && record_->table.find(target.index) != nullptr) return Ready::again;
     }
-    record_->take_out(range);
+    if (const auto lent_bytes = core_.take_out(*record_, range); lent_bytes != 0) {
+      core_.counters.flush_redirtied_bytes.fetch_add(lent_bytes, std::memory_order_relaxed);
+    }
     for (auto& target : targets_) {
       if (target.chunk != nullptr) continue;
       if (!record_->table.reserve(target.index, core_.budget)) return Ready::need_tables;
@@ -158,8 +160,11 @@ class WriteWindow {
         core_.free_chunk(fresh);
       }
     }
-    std::uint64_t dirty_before_bytes = 0;
-    chunk.dirty.for_each_in(written, [&](ByteRange run) { dirty_before_bytes += run.size_bytes(); });
+    const auto dirty_before_bytes = chunk.dirty.size_bytes_in(written);
+    if (!chunk.valid.contains(written)) {
+      core_.counters.valid_bytes.fetch_add(written.size_bytes() - chunk.valid.size_bytes_in(written),
+                                           std::memory_order_relaxed);
+    }
     const ExtentsChange<Traits> change{core_, chunk};
     chunk.valid.add(written, core_.chunk_bytes());
     chunk.dirty.add(written, core_.chunk_bytes());
@@ -271,7 +276,7 @@ class WriteLoop {
       file_.meta.set_size(std::max(file_.meta.size(), at + n));
       file_.meta.note_modified();
       if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
-      file_.core.note_changed(*file_.record);
+      if (file_.meta.state() != FileState::deleted) file_.core.note_changed(*file_.record);
     }
     end(std::pair{at, n});
   }
