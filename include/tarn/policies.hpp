@@ -69,9 +69,13 @@ concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_
   { policy.evict(try_evict) } -> std::same_as<bool>;
 };
 
-/// Told of what a log or a metric wants to know, with no lock and no latch held. Costs nothing when empty. One's own
-/// derives from it and hides what it wants to hear.
+/// Told of what a log or a metric wants to know and PoolStats cannot say, with no lock and no latch held, in whichever
+/// thread it happens; it must not block or call tarn. Costs nothing when empty. One's own derives from it and hides
+/// what it wants to hear; for what is not hidden no clock is read.
 struct NullObserver {
+  /// What nobody wants to hear answers this, and so is known when compiling.
+  struct Unheard {};
+
   template <class FileId>
   void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}  ///< dirty bytes of a file were dropped unflushed
   template <class FileId>
@@ -80,16 +84,41 @@ struct NullObserver {
   /// whether it will keep them. What was held is dirty again.
   template <class FileId>
   void on_sync_failed(const FileId&, const ExtentSet&, std::error_code) noexcept {}
+
+  // How long stores take: ns, by the pool's time source, from the request to its answer; and the error, if there is
+  // one. Those of your own return nothing.
+
+  /// A store was asked to load so many bytes. Content alone has no file (null); a file's own bytes have no content.
+  template <class FileId, class ContentId>
+  Unheard on_load_done(const FileId*, const ContentId*, std::uint64_t, std::int64_t, std::error_code) noexcept {
+    return {};
+  }
+  /// A flush gave the store so many bytes of the file, zeros not counted, and has been settled.
+  template <class FileId>
+  Unheard on_flush_done(const FileId&, std::uint64_t, std::int64_t, std::error_code) noexcept {
+    return {};
+  }
+  /// A store was asked to make the file durable.
+  template <class FileId>
+  Unheard on_sync_done(const FileId&, std::int64_t, std::error_code) noexcept {
+    return {};
+  }
 };
 
-template <class O, class FileId>
-concept PoolObserver = requires(O& observer, const FileId& id, std::uint64_t bytes, const ExtentSet& extents,
-                                std::error_code why) {
+template <class O, class FileId, class ContentId>
+concept PoolObserver = requires(O& observer, const FileId& id, const ContentId& content, std::uint64_t bytes,
+                                const ExtentSet& extents, std::int64_t ns, std::error_code why) {
   { observer.on_dirty_lost(id, bytes) }
   noexcept;
   { observer.on_flush_failed(id, why) }
   noexcept;
   { observer.on_sync_failed(id, extents, why) }
+  noexcept;
+  { observer.on_load_done(&id, &content, bytes, ns, why) }
+  noexcept;
+  { observer.on_flush_done(id, bytes, ns, why) }
+  noexcept;
+  { observer.on_sync_done(id, ns, why) }
   noexcept;
 };
 
@@ -115,6 +144,28 @@ struct SteadyTime {
   }
 };
 
+namespace detail {
+
+// Which ends of requests the pool's observer hears: for the others no clock is read.
+template <class Traits>
+inline constexpr bool hears_loads = !std::same_as<decltype(std::declval<typename Traits::Observer&>().on_load_done(
+                                                      static_cast<const typename Traits::FileId*>(nullptr),
+                                                      static_cast<const typename Traits::ContentId*>(nullptr),
+                                                      std::uint64_t{}, std::int64_t{}, std::error_code{})),
+                                                  NullObserver::Unheard>;
+template <class Traits>
+inline constexpr bool hears_flushes = !std::same_as<decltype(std::declval<typename Traits::Observer&>().on_flush_done(
+                                                        std::declval<const typename Traits::FileId&>(), std::uint64_t{},
+                                                        std::int64_t{}, std::error_code{})),
+                                                    NullObserver::Unheard>;
+template <class Traits>
+inline constexpr bool hears_syncs =
+    !std::same_as<decltype(std::declval<typename Traits::Observer&>().on_sync_done(
+                      std::declval<const typename Traits::FileId&>(), std::int64_t{}, std::error_code{})),
+                  NullObserver::Unheard>;
+
+}  // namespace detail
+
 class ArenaStorage;
 class ClockEviction;
 
@@ -136,7 +187,7 @@ concept HashableKey = std::regular<K> && requires(const K& key) {
 template <class T>
 concept PoolTraits = HashableKey<typename T::FileId> && HashableKey<typename T::ContentId> &&
     std::copyable<typename T::Payload> && ChunkStorage<typename T::Storage> && EvictionPolicy<typename T::Eviction> &&
-    PoolObserver<typename T::Observer, typename T::FileId> && TimeSource<typename T::TimeSource>;
+    PoolObserver<typename T::Observer, typename T::FileId, typename T::ContentId> && TimeSource<typename T::TimeSource>;
 
 }  // namespace tarn
 

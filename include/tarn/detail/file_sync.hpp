@@ -78,6 +78,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
   template <class Store>
   void start(Store& store) noexcept {
     Resumer::run();
+    if constexpr (hears_syncs<Traits>) asked_ns_ = body_->core.time.now_ns();
     const InsideStore inside;
     try {
       if constexpr (AnswersSyncLater<Store, Traits>) {
@@ -104,6 +105,9 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     counters.syncs.fetch_add(1, std::memory_order_relaxed);
     if (!answer) counters.sync_failures.fetch_add(1, std::memory_order_relaxed);
     if (!evicted.empty()) body_->core.observer.on_sync_failed(file_, evicted, answer.error());
+    if constexpr (hears_syncs<Traits>) {
+      body_->core.observer.on_sync_done(file_, body_->core.time.now_ns() - asked_ns_, answer.error());
+    }
     done_.store(true);
     if (forgotten_.load()) note_error();
     body_->record->arrivals.fetch_add(1);
@@ -141,6 +145,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
   const ExtentSet extents_;
   const typename Traits::FileId file_;
   const SyncRequest<Traits> request_;
+  std::int64_t asked_ns_ = 0;  // if the observer hears how long it took
   Result<> result_;
   Atomic<bool> done_{false}, forgotten_{false}, noted_{false};
 };

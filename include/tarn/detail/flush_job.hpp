@@ -306,6 +306,7 @@ class FlushJob {
   std::vector<::iovec> data_;
   typename Traits::FileId file_;
   std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
+  std::int64_t begun_ns_ = 0;  // if the observer hears how long it took
   ByteRange covers_;
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
   // parts and files there is no less.
@@ -338,6 +339,7 @@ template <class Traits, class File>
   if (!job.empty()) {
     file.meta.note_store_size_unknown(file.meta.size());
     if (file.record->flush_failed) file.core.counters.flush_retries.fetch_add(1, std::memory_order_relaxed);
+    if constexpr (detail::hears_flushes<Traits>) job.begun_ns_ = file.core.time.now_ns();
   }
   return job;
 }
@@ -404,6 +406,10 @@ template <class Traits, class File>
   if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
   job.land();
   file.core.shrink();
+  if constexpr (detail::hears_flushes<Traits>) {
+    const auto ns = file.core.time.now_ns() - job.begun_ns_;
+    if (!job.empty()) file.core.observer.on_flush_done(job.file_, bytes, ns, error);
+  }
   if (error) return fail(error);
   return settled_bytes;
 }

@@ -141,6 +141,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       core_.counters.load_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
       fetched_bytes_.fetch_add(size_bytes);
     }
+    if constexpr (hears_loads<Traits>) {
+      const auto ns = core_.time.now_ns() - requests_[index]->asked_ns;
+      core_.observer.on_load_done(asked.file, asked.content, size_bytes, ns, why);
+    }
     close_one();
   }
 
@@ -158,6 +162,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   struct Request {
     LoadRequest<Traits> request{};
     SmallVector<::iovec, 20> buffers;  // what request.into shows
+    std::int64_t asked_ns = 0;         // if the observer hears how long it took
   };
 
   void add_places() {
@@ -223,6 +228,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   void ask(Store& store, std::size_t index) noexcept {
     if (failed_.load()) return close_one();  // what is asked no more is answered
     core_.counters.loads.fetch_add(1, std::memory_order_relaxed);
+    if constexpr (hears_loads<Traits>) requests_[index]->asked_ns = core_.time.now_ns();
     const InsideStore inside;
     try {
       if constexpr (AnswersLoadLater<Store, Traits>) {
