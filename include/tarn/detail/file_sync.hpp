@@ -37,7 +37,8 @@ template <class Traits>
     for (auto from = chunks.first; from < chunks.last;) {
       LatchedChunks<Traits> latched{core};
       std::unique_lock table{record.table_mutex};
-      const auto [index, chunk] = record.table.next(from);
+      const auto [index, found] = record.table.next(from);
+      auto* const chunk = found;  // clang 14 lets no lambda have a structured binding
       if (chunk == nullptr || index >= chunks.last) break;
       from = index + 1;
       if (!chunk->state.try_pin()) continue;
