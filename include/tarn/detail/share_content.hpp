@@ -13,8 +13,9 @@
 
 namespace tarn::detail {
 
-/// Hands over the chunks of `part` that hold all of their bytes, all clean, and that the content has not; those that it
-/// has are let go of. What cannot be handed over for want of memory stays the file's own, which is as right.
+/// Hands over the chunks of `part` that hold all of their bytes, all clean and pinned by nobody, and that the content
+/// has not; those that it has are let go of. What cannot be handed over for want of memory stays the file's own, which
+/// is as right.
 /// Requires: the file's lock, exclusively; the metadata has `id` for the part. Lock order: the file's table, then the
 ///           content's.
 template <class Traits>
@@ -35,10 +36,12 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
       latched.hold(*chunk);
       table.unlock();
       latched.latch(LatchMode::exclusive);
-      if (!chunk->dirty.empty() || chunk->state.is(ChunkState::in_flush | ChunkState::detached)) continue;
-      if (!chunk->valid.contains(layout.in_chunk(index, range))) continue;
       const auto there = index - chunks.first;
       table.lock();
+      // Pins are taken under the table mutex: one beside ours is of somebody who looks at the file, not at content.
+      if ((chunk->state.word() & ChunkState::pin_mask) != ChunkState::pin_one) continue;
+      if (!chunk->dirty.empty() || chunk->state.is(ChunkState::in_flush | ChunkState::detached)) continue;
+      if (!chunk->valid.contains(layout.in_chunk(index, range))) continue;
       std::lock_guard content_table{content->table_mutex};
       if (content->table.find(there) != nullptr) {
         core.detach(*chunk);
