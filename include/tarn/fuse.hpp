@@ -10,6 +10,8 @@
 // Replying by spans (fuse_reply_iov) is what is fast here. Splicing was slower in every form, and a buffer list of
 // memory with splicing on copies twice; configure() switches it off.
 //
+// What is here blocks where the file's store, or memory, is to be waited for; fuse_async.hpp does not.
+//
 // Thread safety: every function from any thread.
 
 #ifndef FUSE_USE_VERSION
@@ -29,6 +31,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <span>
 #include <system_error>
 #include <thread>
@@ -36,6 +39,7 @@
 
 #include <tarn/buffers.hpp>
 #include <tarn/byte_range.hpp>
+#include <tarn/call_options.hpp>
 #include <tarn/result.hpp>
 
 namespace tarn::fuse {
@@ -58,6 +62,49 @@ inline void configure(fuse_conn_info* connection) {
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 }
 
+namespace detail {
+
+[[nodiscard]] inline std::error_code no_memory() { return std::make_error_code(std::errc::not_enough_memory); }
+
+/// Bytes that are not initialised: they are written before they are read. Returns: null if there is no memory.
+[[nodiscard]] inline std::unique_ptr<std::byte[]> make_buffer(std::size_t size_bytes) noexcept {
+  return std::unique_ptr<std::byte[]>{new (std::nothrow) std::byte[size_bytes]};
+}
+inline void reply_bytes(fuse_req_t request, const std::byte* bytes, std::size_t size_bytes) {
+  fuse_reply_buf(request, reinterpret_cast<const char*>(bytes), size_bytes);
+}
+
+/// What a view of a file does for a read. Returns: whether it has replied, or the pieces are too many.
+struct ReplyPieces {
+  fuse_req_t request;
+
+  [[nodiscard]] bool operator()(ConstBuffers bytes) const {
+    if (bytes.count() > max_reply_spans) return false;
+    const auto pieces = bytes.iovecs();
+    fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
+    return true;
+  }
+};
+/// Whether a copy may do what a view did not.
+[[nodiscard]] inline bool wants_copy(const Result<bool>& viewed) {
+  return viewed ? !*viewed : viewed.error() == std::errc::message_size || viewed.error() == std::errc::no_buffer_space;
+}
+
+/// Replies with bytes, or not at all. Returns: why not; nothing if it has.
+template <class File>
+[[nodiscard]] std::error_code reply_bytes_of(fuse_req_t request, File& file, std::uint64_t offset,
+                                             std::size_t size_bytes, const CallOptions& options) {
+  const Result<bool> viewed = file.view(offset, size_bytes, ReplyPieces{request}, options);
+  if (!wants_copy(viewed)) return viewed.error();
+  const auto copy = make_buffer(size_bytes);
+  if (!copy) return no_memory();
+  const Result<std::size_t> read = file.read(offset, std::span{copy.get(), size_bytes}, options);
+  if (read) reply_bytes(request, copy.get(), *read);
+  return read.error();
+}
+
+}  // namespace detail
+
 /// Replies to a read with the bytes [offset, offset + size_bytes) of the file, fewer at its end, or with the error.
 ///
 /// Replies:       exactly once.
@@ -69,39 +116,21 @@ inline void configure(fuse_conn_info* connection) {
 template <class File>
 void reply_read(fuse_req_t request, File& file, std::size_t size_bytes, off_t offset) {
   if (offset < 0) return reply_error(request, std::make_error_code(std::errc::invalid_argument));
-  const auto at = static_cast<std::uint64_t>(offset);
-  bool replied = false;
-  const auto viewed = file.view(at, size_bytes, [&](ConstBuffers bytes) {
-    if (bytes.count() > max_reply_spans) return;
-    replied = true;
-    const auto pieces = bytes.iovecs();
-    fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
-  });
-  if (replied) return;
-  if (!viewed && viewed.error() != std::errc::message_size && viewed.error() != std::errc::no_buffer_space) {
-    return reply_error(request, viewed.error());
-  }
-  const std::unique_ptr<std::byte[]> copy{new (std::nothrow) std::byte[size_bytes]};  // not initialised: it is written
-  if (!copy) return reply_error(request, std::make_error_code(std::errc::not_enough_memory));
-  const Result<std::size_t> read = file.read(at, std::span{copy.get(), size_bytes});
-  if (!read) return reply_error(request, read.error());
-  fuse_reply_buf(request, reinterpret_cast<const char*>(copy.get()), *read);
+  const auto error = detail::reply_bytes_of(request, file, static_cast<std::uint64_t>(offset), size_bytes, {});
+  if (error) reply_error(request, error);
 }
 
-/// Writes what a write_buf request brought to the file at `offset`.
-///
-/// Returns:  the bytes taken in; fewer than there are only as file.write.
-/// Errors:   the file's own; that of reading the request's descriptor.
-/// Requires: `from` was not copied from before.
-/// Cost:     one copy, from the request's memory, or straight from its descriptor.
-template <class File, class... Mtime>
-[[nodiscard]] Result<std::size_t> write_from(File& file, fuse_bufvec* from, off_t offset, Mtime... mtime_ns) {
-  if (offset < 0) return fail(std::errc::invalid_argument);
-  const auto at = static_cast<std::uint64_t>(offset);
-  assert(from->idx == 0 && from->off == 0);
+namespace detail {
+
+/// Writes up to `size_bytes` bytes of what is left of the request's buffers, which then hold what was not taken in.
+template <class File>
+[[nodiscard]] Result<std::size_t> take_in(File& file, fuse_bufvec* from, std::uint64_t offset, std::size_t size_bytes,
+                                          std::optional<std::int64_t> mtime_ns, const CallOptions& options) {
   if (from->count == 1 && !(from->buf[0].flags & FUSE_BUF_IS_FD)) {
-    const auto* const bytes = static_cast<const std::byte*>(from->buf[0].mem);
-    return file.write(at, std::span{bytes, from->buf[0].size}, mtime_ns...);
+    const auto* const bytes = static_cast<const std::byte*>(from->buf[0].mem) + from->off;
+    const Result<std::size_t> written = file.write(offset, std::span{bytes, size_bytes}, mtime_ns, options);
+    if (written) from->off += *written;
+    return written;
   }
   std::error_code failed;
   const auto take = [&](MutableBuffers into) {
@@ -120,9 +149,26 @@ template <class File, class... Mtime>
     }
     return filled;
   };
-  const Result<std::size_t> written = file.write(at, fuse_buf_size(from), take, mtime_ns...);
+  const Result<std::size_t> written = file.write(offset, size_bytes, take, mtime_ns, options);
   if (failed && (!written || *written == 0)) return fail(failed);
   return written;
+}
+
+}  // namespace detail
+
+/// Writes what a write_buf request brought to the file at `offset`.
+///
+/// Returns:  the bytes taken in; fewer than there are only as file.write.
+/// Errors:   the file's own; that of reading the request's descriptor.
+/// Requires: `from` was not copied from before.
+/// Cost:     one copy, from the request's memory, or straight from its descriptor.
+template <class File>
+[[nodiscard]] Result<std::size_t> write_from(File& file, fuse_bufvec* from, off_t offset,
+                                             std::optional<std::int64_t> mtime_ns = {},
+                                             const CallOptions& options = {}) {
+  if (offset < 0) return fail(std::errc::invalid_argument);
+  assert(from->idx == 0 && from->off == 0);
+  return detail::take_in(file, from, static_cast<std::uint64_t>(offset), fuse_buf_size(from), mtime_ns, options);
 }
 
 // ---- For libfuse's high-level interface, whose handlers answer a count or a negated errno
