@@ -4,11 +4,12 @@
 #include <tarn/chunk_layout.hpp>
 #include <tarn/chunk_pool.hpp>
 #include <tarn/dirty_file.hpp>
-#include <tarn/fuse.hpp>
+#include <tarn/fuse_async.hpp>
 
 #include <algorithm>
 #include <optional>
 
+#include "loader_pool.hpp"
 #include "read_paths.hpp"
 #include "source_store.hpp"
 
@@ -34,30 +35,79 @@ tarn::ByteRange range_of(std::uint64_t offset, std::uint64_t size_bytes) {
   return tarn::ByteRange::between(at, at + std::min(size_bytes, tarn::max_offset - at));
 }
 
+/// What all files share.
+template <class Traits>
+struct Shared {
+  explicit Shared(const ContentOptions& options, const tarn::PoolOptions& pool_options)
+      : read_path{options.read_path}, pool{pool_options}, loaders{options.loaders} {}
+
+  const ReadPath read_path;
+  tarn::ChunkPool<Traits> pool;  // what follows is at work on it
+  tarn::fuse::WaitingWrites waiting_writes;
+  UnderWay operations;
+  TaskThreads loaders;
+  TaskThreads errands{1};
+};
+
+/// Keeps a file for an operation. That ends in whichever thread brings what it waited for, deep inside a call of tarn
+/// perhaps, which is no place to let go of a file: an errand does.
+template <class File>
+class FileRef {
+ public:
+  template <class Traits>
+  FileRef(File& file, const Keep& keep, Shared<Traits>& shared)
+      : file_{&file}, errands_{&shared.errands}, goodbye_{std::make_unique<Goodbye>(keep, shared.operations)} {}
+  FileRef(FileRef&&) = default;
+  FileRef& operator=(FileRef&&) = delete;
+  ~FileRef() {
+    if (goodbye_) errands_->post(std::move(goodbye_));
+  }
+  File& operator*() const { return *file_; }
+
+ private:
+  struct Goodbye final : Task {
+    Goodbye(const Keep& kept, UnderWay& operations) : operation{operations}, keep{kept} {}
+    void run() override {}
+    Counted operation;  // ends last
+    Keep keep;
+  };
+
+  File* file_;
+  TaskThreads* errands_;
+  std::unique_ptr<Goodbye> goodbye_;
+};
+
 template <class Traits>
 class TarnContent final : public Content {
  public:
-  using Pool = tarn::ChunkPool<Traits>;
   using Metadata = tarn::MetadataFor<Traits>;
+  using File = tarn::DirtyFile<Traits, SourceStore<Traits>>;
+  using Ref = FileRef<File>;
 
-  TarnContent(Pool& pool, ReadPath read_path, SourceFile& source, Metadata meta)
-      : pool_{pool},
-        read_path_{read_path},
+  TarnContent(Shared<Traits>& shared, SourceFile& source, Metadata meta)
+      : shared_{shared},
+        pool_{shared.pool},
         source_{source},
-        store_{source},
+        store_{source, shared.loaders},
         name_{Metadata::created(meta.id())},
-        file_{pool, std::move(meta), store_} {}
+        file_{pool_, std::move(meta), store_} {}
 
-  int reply_read(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset) override {
-    switch (read_path_) {
+  int reply_read(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset, const Keep& keep) override {
+    const auto at = static_cast<off_t>(offset);
+    switch (shared_.read_path) {
       case ReadPath::gather:
-        tarn::fuse::reply_read(request, file_, size_bytes, static_cast<off_t>(offset));
+        if (tarn::fuse::try_reply_read(request, file_, size_bytes, at)) return replied;
+        tarn::fuse::reply_read_later(request, ref(keep), size_bytes, at, refuse(request, size_bytes, offset));
         return replied;
       case ReadPath::copy: {
         static thread_local Bytes kept;  // of the thread, so that it is faulted in once
-        const auto n = read_copy(file_, offset, size_bytes, kept);
-        return n ? reply_bytes(request, kept.data(), *n) : errno_of(n);
+        const auto n = read_copy(file_, offset, size_bytes, kept, tarn::fuse::waiting_for_nothing());
+        if (n) return reply_bytes(request, kept.data(), *n);
+        if (!tarn::fuse::would_wait(n.error())) return errno_of(n);
+        tarn::fuse::reply_copy_later(request, ref(keep), size_bytes, at, refuse(request, size_bytes, offset));
+        return replied;
       }
+      // For comparison only: these wait.
       case ReadPath::after: {
         const auto bytes = read_after(pool_, name_, file_, offset, size_bytes);
         return bytes ? reply_bytes(request, bytes->data(), bytes->size()) : errno_of(bytes);
@@ -69,20 +119,24 @@ class TarnContent final : public Content {
     }
     return EINVAL;
   }
-  int read(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) override {
-    const auto read = file_.read(offset, into);
+  int read_at_rest(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) override {
+    const auto read = read_past_pool(into, offset);
     if (read) done = *read;
     return errno_of(read);
   }
-  int write(fuse_bufvec& from, std::uint64_t offset, std::size_t& written) override {
-    const auto n = tarn::fuse::write_from(file_, &from, static_cast<off_t>(offset));
-    if (n) {
-      written = *n;
-      return 0;
-    }
-    // Memory is full and cannot be stored: what SOURCE said says more than that no buffer is left.
-    const int error = errno_of(n);
-    return error == ENOBUFS && store_.last_error() ? store_.last_error() : error;
+  int try_write(fuse_bufvec& from, std::uint64_t offset, std::size_t& written) override {
+    const auto size_bytes = fuse_buf_size(&from);
+    const auto n = tarn::fuse::try_write_from(file_, &from, static_cast<off_t>(offset), shared_.waiting_writes);
+    if (n) written = *n;
+    if (n ? *n < size_bytes : tarn::fuse::would_wait(n.error())) return would_wait;
+    return error_of_write(n);
+  }
+  void write_later(fuse_bufvec& from, std::uint64_t offset, std::size_t written, const Keep& keep,
+                   std::function<void(int, std::size_t)> done) override {
+    tarn::fuse::write_from_later(ref(keep), &from, static_cast<off_t>(offset), written, shared_.waiting_writes,
+                                 [this, done = std::move(done)](Ref&, const tarn::Result<std::size_t>& n) {
+                                   done(error_of_write(n), n ? *n : 0);
+                                 });
   }
 
   int truncate(std::uint64_t size_bytes) override { return errno_of(file_.truncate(size_bytes)); }
@@ -114,15 +168,24 @@ class TarnContent final : public Content {
     return 0;
   }
 
-  int flush() override {
-    if (const auto stored = file_.flush(); !stored) {
-      const int error = errno_of(stored);
-      if (error != store_.last_error()) source_.report_failure("cannot store", error);
-      return error;
-    }
-    const int error = source_.settle_times();
-    if (error) source_.report_failure("cannot set the time", error);
-    return error;
+  int flush() override { return end_flush(file_.flush().error()); }
+  void flush_later(const Keep& keep, std::function<void(int)> done) override {
+    if (!file_.is_dirty()) return done(end_flush({}));
+    tarn::fuse::start_keeping(
+        ref(keep), [](File& file, auto ended) { return tarn::flush_operation(file, ended); },
+        [this, done = std::move(done)](Ref&, const tarn::Result<std::uint64_t>& stored) {
+          done(end_flush(stored.error()));
+        });
+  }
+  void sync_later(bool data_only, const Keep& keep, std::function<void(int)> done) override {
+    std::optional<typename SourceStore<Traits>::FullSync> full;
+    if (!data_only) full.emplace(store_);
+    tarn::fuse::start_keeping(
+        ref(keep), [](File& file, auto ended) { return tarn::sync_operation(file, ended); },
+        [this, data_only, done = std::move(done), full = std::move(full)](Ref& kept, const tarn::Result<>& synced) {
+          if (const int error = end_flush(synced.error())) return done(error);
+          sync_rest(data_only, std::move(kept), done);
+        });
   }
 
   std::vector<Range> dirty_ranges() const override {
@@ -136,6 +199,68 @@ class TarnContent final : public Content {
   std::uint64_t size_bytes() const override { return file_.size(); }
 
  private:
+  Ref ref(const Keep& keep) { return Ref{file_, keep, shared_}; }
+
+  /// What becomes of a read that the pool had no room for: one past the pool, where waiting holds up nobody.
+  auto refuse(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset) {
+    return [this, request, size_bytes, offset](Ref& kept, std::error_code error) noexcept {
+      if (error != std::errc::no_buffer_space) return tarn::fuse::reply_error(request, error);
+      try {
+        shared_.errands.post_call([this, request, size_bytes, offset, ref = std::move(kept)] {
+          Bytes bytes(size_bytes);
+          const auto n = read_past_pool(bytes, offset);
+          n ? void(reply_bytes(request, bytes.data(), *n)) : tarn::fuse::reply_error(request, n.error());
+        });
+      } catch (const std::bad_alloc&) {
+        fuse_reply_err(request, ENOMEM);
+      }
+    };
+  }
+  /// Reads what is held, and the rest straight from SOURCE. That goes by a copy of what the file is, so it counts only if
+  /// the file is that still: a change, or a flush that ended, has made it another.
+  tarn::Result<std::size_t> read_past_pool(std::span<std::byte> into, std::uint64_t offset) {
+    for (int tries = 0; tries < 100; ++tries) {
+      const auto meta = file_.metadata();
+      const auto n = tarn::read_range(pool_, meta, offset, into, BlockingLoader<Traits>{source_});
+      if (file_.metadata() == meta) return n;
+    }
+    return tarn::fail(std::errc::no_buffer_space);
+  }
+
+  /// Memory is full and cannot be stored: what SOURCE said says more than that no buffer is left.
+  int error_of_write(const tarn::Result<std::size_t>& n) const {
+    const int error = errno_of(n);
+    return error == ENOBUFS && store_.last_error() ? store_.last_error() : error;
+  }
+
+  /// What comes after the bytes: the mtime, in one call of SOURCE.
+  int end_flush(std::error_code failed) {
+    if (failed) {
+      const int error = errno_of(failed);
+      if (!store_.has_told(error)) source_.report_failure("cannot store", error);
+      return error;
+    }
+    const int error = source_.settle_times();
+    if (error) source_.report_failure("cannot set the time", error);
+    return error;
+  }
+  /// The bytes are durable; what else has changed in SOURCE may not be.
+  void sync_rest(bool data_only, Ref ref, const std::function<void(int)>& done) noexcept {
+    if (!source_.needs_sync(data_only)) return done(0);
+    try {
+      shared_.loaders.post_call([this, data_only, done, kept = std::move(ref)] {
+        const int error = source_.sync(data_only);
+        if (error) {
+          store_.note_failed_beside(error);
+          source_.report_failure("fsync", error);
+        }
+        done(error);
+      });
+    } catch (const std::bad_alloc&) {
+      done(ENOMEM);
+    }
+  }
+
   static int reply_bytes(fuse_req_t request, const std::byte* bytes, std::size_t size_bytes) {
     fuse_reply_buf(request, reinterpret_cast<const char*>(bytes), size_bytes);
     return replied;
@@ -155,19 +280,19 @@ class TarnContent final : public Content {
     return next;
   }
 
-  Pool& pool_;
-  const ReadPath read_path_;
+  Shared<Traits>& shared_;
+  tarn::ChunkPool<Traits>& pool_;
   SourceFile& source_;
   SourceStore<Traits> store_;
   const Metadata name_;  ///< to ask the pool by: it looks at the id alone
-  tarn::DirtyFile<Traits, SourceStore<Traits>> file_;
+  File file_;
 };
 
 template <class Traits>
 class TarnPool final : public ContentPool {
  public:
   explicit TarnPool(const ContentOptions& options)
-      : read_path_{options.read_path}, part_bytes_{options.part_bytes}, pool_{pool_options(options)} {}
+      : part_bytes_{options.part_bytes}, shared_{options, pool_options(options)} {}
 
   static tarn::PoolOptions pool_options(const ContentOptions& options) {
     return {.budget_bytes = options.budget_bytes, .chunk_bytes = options.chunk_bytes, .prefault = options.prefault};
@@ -178,20 +303,20 @@ class TarnPool final : public ContentPool {
 
   std::unique_ptr<Content> add(SourceFile& source, std::uint64_t id, std::uint64_t size_bytes) override {
     return std::make_unique<TarnContent<Traits>>(
-        pool_, read_path_, source, tarn::MetadataFor<Traits>::from_store(id, size_bytes, {.part_bytes = part_bytes_}));
+        shared_, source, tarn::MetadataFor<Traits>::from_store(id, size_bytes, {.part_bytes = part_bytes_}));
   }
+  void wait_until_idle() override { shared_.operations.wait_for_none(); }
   std::string stats() const override {
     std::string lines;
-    tarn::for_each_value(pool_.stats(), [&](const char* name, std::uint64_t value) {
+    tarn::for_each_value(shared_.pool.stats(), [&](const char* name, std::uint64_t value) {
       lines += std::string{name} + ' ' + std::to_string(value) + '\n';
     });
     return lines;
   }
 
  private:
-  const ReadPath read_path_;
   const std::uint64_t part_bytes_;
-  tarn::ChunkPool<Traits> pool_;
+  Shared<Traits> shared_;
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ void count(std::atomic<std::uint64_t>& counter, std::uint64_t n = 1) {
 int do_open(Filesystem& fs, fuse_req_t request, fuse_ino_t number, fuse_file_info* file) {
   auto& inode = fs.inode(number);
   if (const int error = open_file(fs, inode, *file)) return error;
-  if (fuse_reply_open(request, file) == -ENOENT) release_file(fs, inode, *file);
+  if (fuse_reply_open(request, file) == -ENOENT) release_file(*file);
   return replied;
 }
 
@@ -48,7 +48,7 @@ int do_read(Filesystem& fs, fuse_req_t request, fuse_ino_t, std::size_t size_byt
   count(fs.served.reads);
   count(fs.served.read_bytes, size_bytes);
   if (open->inode->source.is_stale()) return ESTALE;
-  return open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset));
+  return open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset), open);
 }
 
 /// Whether who asks is in a group; no, if that cannot be told.
@@ -102,40 +102,45 @@ int do_write_buf(Filesystem& fs, fuse_req_t request, fuse_ino_t, fuse_bufvec* fr
   if (size_bytes > 0 && at >= max_bytes) return EFBIG;
   const bool cut = size_bytes > max_bytes - std::min(at, max_bytes);
   if (cut) cut_buffers(*from, max_bytes - at);
+  // Whoever calls it, here or later, keeps the file.
+  const auto reply = [&fs, request, &source = open->inode->source](int error, std::size_t written) {
+    if (error) return void(fuse_reply_err(request, error));
+    // After the bytes, since a write that fails moves no time. A flush that has taken these without it leaves a time
+    // that the next flush finds is another; there is one at the close.
+    if (written > 0) source.touch();
+    count(fs.served.writes);
+    count(fs.served.write_bytes, written);
+    fuse_reply_write(request, written);
+  };
   std::size_t written = 0;
-  const int error = open->content->write(*from, at, written);
+  const int error = open->content->try_write(*from, at, written);
+  if (error == would_wait) open->content->write_later(*from, at, written, open, reply);
   if (cut) from->idx = 0;  // tells libfuse that its pipe still holds what was cut off
-  if (error) return error;
-  // After the bytes, since a write that fails moves no time. A flush that has taken these without it leaves a time that
-  // the next flush finds is another; there is one at the close.
-  if (written > 0) open->inode->source.touch();
-  count(fs.served.writes);
-  count(fs.served.write_bytes, written);
-  fuse_reply_write(request, written);
+  if (error != would_wait) reply(error, written);
   return replied;
 }
 
-int do_flush(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info* file) {
-  auto& inode = fs.inode(number);
-  if (inode.unlinked) return 0;
-  const int error = fs.flush(inode);
-  // Every close stores; what failed is for those to hear who could have written it.
-  return handle(file)->writes ? error : 0;
+int do_flush(Filesystem&, fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  const auto open = handle(file);
+  if (open->inode->unlinked) return 0;
+  open->content->flush_later(open, [request, writes = open->writes](int error) {
+    // Every close stores; what failed is for those to hear who could have written it.
+    fuse_reply_err(request, writes ? error : 0);
+  });
+  return replied;
 }
 
-int do_release(Filesystem& fs, fuse_req_t, fuse_ino_t number, fuse_file_info* file) {
-  release_file(fs, fs.inode(number), *file);
-  return 0;
+int do_release(Filesystem&, fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  release_file(*file, request);
+  return replied;
 }
 
-int do_fsync(Filesystem& fs, fuse_req_t, fuse_ino_t number, int data_only, fuse_file_info*) {
-  auto& inode = fs.inode(number);
+int do_fsync(Filesystem& fs, fuse_req_t request, fuse_ino_t, int data_only, fuse_file_info* file) {
+  const auto open = handle(file);
   count(fs.served.fsyncs);
-  if (const int error = fs.flush(inode)) return error;
-  // Also if this flush stored nothing: pressure, or a close, may have stored it before.
-  const int error = inode.source.sync(data_only != 0);
-  if (error) inode.source.report_failure("fsync", error);
-  return error;
+  // Also if nothing is dirty: pressure, or a close, may have stored it before.
+  open->content->sync_later(data_only != 0, open, [request](int error) { fuse_reply_err(request, error); });
+  return replied;
 }
 
 int do_fallocate(Filesystem&, fuse_req_t, fuse_ino_t, int mode, off_t offset, off_t length, fuse_file_info* file) {
@@ -190,12 +195,22 @@ int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
   return 0;
 }
 
-void release_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
+void release_file(fuse_file_info& file, fuse_req_t request) {
   const std::unique_ptr<SharedHandle> closed{reinterpret_cast<SharedHandle*>(file.fh)};
+  const SharedHandle open = *closed;
+  auto& inode = *open->inode;
   const bool last = --inode.opens == 0;
+  const auto end = [&inode, &content = *open->content, last, request](int) {
+    if (last && inode.opens == 0 && !content.is_dirty()) inode.source.close_descriptor();
+    if (request) fuse_reply_err(request, 0);
+  };
   // What a shared mapping stored comes after the last flush. The error has nobody left to go to but the log.
-  if (!(last && inode.unlinked)) fs.flush(inode);
-  if (last && !(*closed)->content->is_dirty()) inode.source.close_descriptor();
+  if (last && inode.unlinked) return end(0);
+  try {
+    open->content->flush_later(open, end);
+  } catch (const std::bad_alloc&) {
+    end(ENOMEM);  // it is closed all the same; what is dirty stays so
+  }
 }
 
 std::shared_ptr<Content> Filesystem::content(Inode& inode, int& error) {

@@ -39,7 +39,7 @@ struct Filesystem {
 
   /// The bytes of a file, in memory from now on. Errors: 0, or an errno and null.
   std::shared_ptr<Content> content(Inode& inode, int& error);
-  /// Stores what is dirty in one file. Says on the log what failed.
+  /// Stores what is dirty in one file, and waits for it. Says on the log what failed.
   int flush(Inode& inode);
   /// Stores what is dirty anywhere; first, with `session`, what programs have stored through shared mappings and the
   /// kernel has not sent yet. Called by a thread that serves no request. Returns: whether all went well.
@@ -69,8 +69,8 @@ int look_up(Filesystem& fs, Inode& parent, const char* name, fuse_entry_param& e
 
 /// Opens a file's bytes; `file` gets the handle.
 int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file);
-/// Ends what open_file began, and stores what came after the last close.
-void release_file(Filesystem& fs, Inode& inode, fuse_file_info& file);
+/// Ends what open_file began, and stores what came after the last close. Replies then to the request, if there is one.
+void release_file(fuse_file_info& file, fuse_req_t request = nullptr);
 
 /// Makes a libfuse handler of a function that answers `replied` or the errno to reply with.
 template <auto F>

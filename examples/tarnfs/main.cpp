@@ -3,8 +3,9 @@
 // tarnfs: mounts a directory through a pool of its files' bytes. Here: the process. Arguments are checked while there
 // is still somebody to tell, then it becomes a daemon, makes the pool, mounts, serves, stores everything, and leaves.
 //
-// Threads: libfuse's workers serve requests; the main thread waits for them, or is the one worker; one more takes
-// signals, so that a signal is handled by ordinary code that may wait for requests to be served.
+// Threads: libfuse's workers serve requests; the main thread waits for them, or is the one worker; the pool's loaders
+// wait for SOURCE in their place; one more takes signals, so that a signal is handled by ordinary code that may wait for
+// requests to be served.
 
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -313,7 +314,9 @@ int run(const Options& options) {
     const SignalThread signals{*fs, session.get(), ::pthread_self()};
     serve(session.get(), options.threads ? options.threads : std::max(2u, usable_cpus()));
   }
-  // Nobody asks any more: once more for what came since, or failed before.
+  // Nobody asks any more, but some wait for an answer still.
+  fs->pool->wait_until_idle();
+  // Once more for what came since, or failed before.
   fs->flush_all();
   fuse_session_unmount(session.get());
   if (rescue_directory) {

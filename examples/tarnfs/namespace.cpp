@@ -449,7 +449,7 @@ int do_create(Filesystem& fs, fuse_req_t request, fuse_ino_t parent, const char*
     return error;
   }
   if (fuse_reply_create(request, &entry, file) == -ENOENT) {
-    release_file(fs, inode, *file);
+    release_file(*file);
     fs.inodes.forget(inode, 1);
   }
   return replied;

@@ -29,6 +29,7 @@ options (sizes take K, M or G, powers of 1024; --x=v and --x v are the same):
                         mappings are then not possible                            [off]
   --keep-cache          keep the kernel's page cache of a file across opens       [off]
   --threads=N           threads that serve requests                               [one a CPU, at least 2]
+  --loaders=N           threads that load from SOURCE and store to it             [4]
   --cpu=LIST            run on these CPUs only, as in 0,2-3                        [all]
   --foreground          stay in the foreground and say errors on standard error   [off: daemon, syslog]
   --stats               say counters, lines of `name value`, on SIGUSR1 and at exit [off]
@@ -51,6 +52,11 @@ bool set_size(std::uint64_t& size, Value text) {
   const auto parsed = parse_size(text);
   if (parsed) size = *parsed;
   return parsed.has_value();
+}
+
+bool set_count(unsigned& count, Value text) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  return error == std::errc{} && end == text.data() + text.size() && count >= 1 && count <= 1024;
 }
 
 template <class T, std::size_t N>
@@ -89,11 +95,8 @@ constexpr std::array options_known{
            }},
     Option{"direct-io", false, [](Options& o, Value) { return o.direct_io = true; }},
     Option{"keep-cache", false, [](Options& o, Value) { return o.keep_cache = true; }},
-    Option{"threads", true,
-           [](Options& o, Value v) {
-             const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), o.threads);
-             return error == std::errc{} && end == v.data() + v.size() && o.threads >= 1 && o.threads <= 1024;
-           }},
+    Option{"threads", true, [](Options& o, Value v) { return set_count(o.threads, v); }},
+    Option{"loaders", true, [](Options& o, Value v) { return set_count(o.content.loaders, v); }},
     Option{"cpu", true,
            [](Options& o, Value v) {
              auto cpus = parse_cpu_list(v);

@@ -25,6 +25,7 @@ struct ContentOptions {
   StorageKind storage = StorageKind::arena;
   bool prefault = false;
   ReadPath read_path = ReadPath::gather;
+  unsigned loaders = 4;  ///< threads that ask SOURCE for bytes and give it some
 };
 
 struct Options {

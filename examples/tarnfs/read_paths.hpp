@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include <tarn/call_options.hpp>
 #include <tarn/chunk_pool.hpp>
 
 namespace tarnfs {
@@ -99,9 +100,10 @@ tarn::Result<Bytes> read_after(Pool& pool, const Metadata& meta, File& file, std
 /// A buffer that is kept and grows, in place of a fresh one for each read.
 /// Returns: the bytes read, at the start of `kept`.
 template <class File>
-tarn::Result<std::size_t> read_copy(File& file, std::uint64_t offset, std::size_t size_bytes, Bytes& kept) {
+tarn::Result<std::size_t> read_copy(File& file, std::uint64_t offset, std::size_t size_bytes, Bytes& kept,
+                                    const tarn::CallOptions& options) {
   if (kept.size() < size_bytes) kept.resize(size_bytes);
-  return file.read(offset, std::span{kept}.first(size_bytes));
+  return file.read(offset, std::span{kept}.first(size_bytes), options);
 }
 
 }  // namespace tarnfs

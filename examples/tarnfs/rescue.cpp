@@ -41,7 +41,7 @@ int copy(Content& content, int to, Content::Range range, bool& written) {
   for (auto at = range.offset; at < end;) {
     const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), end - at));
     std::size_t n = 0;
-    const int failed = content.read({piece.data(), size}, at, n);
+    const int failed = content.read_at_rest({piece.data(), size}, at, n);
     if (failed) {
       error = error ? error : failed;
       at += size;

@@ -171,6 +171,10 @@ class SourceFile {
   /// Makes SOURCE durable. Asks it only if the file has changed there since a sync that went well, or might have: one
   /// that was not synced yet. A sync that failed counts for nothing.
   int sync(bool data_only);
+  [[nodiscard]] bool needs_sync(bool data_only) const {
+    const std::lock_guard lock{mutex_};
+    return (data_only ? data_synced_ : synced_) != own_changes_ended_;
+  }
   /// Takes space for a range; size and bytes stay.
   int reserve(std::uint64_t offset, std::uint64_t size_bytes);
   /// Sets SOURCE's mtime to the one that is shown, if it is another.

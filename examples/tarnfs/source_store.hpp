@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What tarn asks of whoever embeds it: one file of SOURCE that gives bytes and takes them.
+// What tarn asks of whoever embeds it: one file of SOURCE that gives bytes and takes them. It answers later, by the
+// loaders, so that nobody who asks waits here.
+//
+// A loader lets go of the store before it answers: whoever hears the answer may let go of the file. The destructor waits
+// for what it still has to do with it.
 
 #include <tarn/store.hpp>
 
@@ -9,40 +13,100 @@
 #include <cerrno>
 #include <cstddef>
 #include <system_error>
+#include <utility>
 
+#include "loader_pool.hpp"
 #include "source_file.hpp"
 
 namespace tarnfs {
+
+[[nodiscard]] inline std::error_code error_code_of(int error) { return {error, std::generic_category()}; }
+
+/// One that answers at once, in the thread that asks.
+template <class Traits>
+struct BlockingLoader {
+  SourceFile& source;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+    const int error = source.load(request.into.iovecs(), request.range.offset());
+    if (error) return tarn::fail(error_code_of(error));
+    return static_cast<std::size_t>(request.range.size_bytes());
+  }
+};
 
 template <class Traits>
 class SourceStore {
  public:
   using Outcome = tarn::FlushOutcome<Traits>;
 
-  explicit SourceStore(SourceFile& source) : source_{source} {}
+  SourceStore(SourceFile& source, TaskThreads& loaders) : source_{source}, loaders_{loaders} {}
+  ~SourceStore() { in_flight_.wait_for_none(); }
+  SourceStore(const SourceStore&) = delete;
+  SourceStore& operator=(const SourceStore&) = delete;
 
-  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
-    if (const int error = source_.load(request.into.iovecs(), request.range.offset())) return tarn::fail(code(error));
-    return static_cast<std::size_t>(request.range.size_bytes());
+  void load(const tarn::LoadRequest<Traits>&, tarn::LoadToken<Traits> token) {
+    later(std::move(token),
+          [this](const tarn::LoadRequest<Traits>& request) { return BlockingLoader<Traits>{source_}.load(request); });
   }
 
   /// tarn calls for a close or an fsync, or because memory is short: then nobody else could say that it failed.
-  Outcome flush(const tarn::FlushRequest<Traits>& request) {
-    const int error = store(request);
-    last_error_ = error;
-    if (!error) return Outcome::stored();
-    source_.report_failure("cannot store", error);
-    return error == ESTALE ? Outcome::conflict(code(error)) : Outcome::failed(code(error));
+  void flush(const tarn::FlushRequest<Traits>&, tarn::FlushToken<Traits> token) {
+    later(std::move(token), [this](const tarn::FlushRequest<Traits>& request) {
+      const int error = store(request);
+      last_error_ = error;
+      if (!error) return Outcome::stored();
+      source_.report_failure("cannot store", error);
+      return error == ESTALE ? Outcome::conflict(error_code_of(error)) : Outcome::failed(error_code_of(error));
+    });
+  }
+
+  void sync(const tarn::SyncRequest<Traits>&, tarn::SyncToken<Traits> token) {
+    later(std::move(token), [this](const tarn::SyncRequest<Traits>&) -> tarn::Result<> {
+      int error = failed_beside_.exchange(0);
+      if (!error) error = source_.sync(full_syncs_ == 0);
+      last_sync_error_ = error;
+      if (!error) return {};
+      source_.report_failure("fsync", error);
+      return tarn::fail(error_code_of(error));
+    });
   }
 
   /// Names are not the bytes' business: who unlinks a file has done so.
   tarn::Result<> remove(const typename Traits::FileId&) { return {}; }
 
-  /// The errno of the last flush, which the log has told of; or 0.
+  /// While there is a FullSync, a sync is of everything, else of the data alone. That is a matter of cost: who wants
+  /// everything looks afterwards.
+  class FullSync {
+   public:
+    explicit FullSync(SourceStore& store) : store_{&store} { ++store_->full_syncs_; }
+    FullSync(FullSync&& other) noexcept : store_{std::exchange(other.store_, nullptr)} {}
+    FullSync& operator=(FullSync&&) = delete;
+    ~FullSync() {
+      if (store_) --store_->full_syncs_;
+    }
+
+   private:
+    SourceStore* store_;
+  };
+  /// SOURCE was asked for a sync by another way, and said no. It says that once, perhaps of bytes that tarn has yet to
+  /// ask about: so the next answer to tarn is that.
+  void note_failed_beside(int error) { failed_beside_ = error; }
+
+  /// The errno of the last flush, or 0.
   [[nodiscard]] int last_error() const { return last_error_; }
+  /// Whether the log has told of an error of a flush or a sync.
+  [[nodiscard]] bool has_told(int error) const { return error == last_error_ || error == last_sync_error_; }
 
  private:
-  static std::error_code code(int error) { return {error, std::generic_category()}; }
+  template <class Token, class Answer>
+  void later(Token token, Answer answer) {
+    // The token first, to go last: that it is dropped is an answer, too.
+    loaders_.post_call([token = std::move(token), counted = Counted{in_flight_}, answer]() mutable {
+      auto said = answer(token.request());
+      counted.end();
+      token.complete(said);
+    });
+  }
 
   int store(const tarn::FlushRequest<Traits>& request) {
     SourceFile::Storing storing{source_};
@@ -64,7 +128,10 @@ class SourceStore {
   }
 
   SourceFile& source_;
-  std::atomic<int> last_error_{0};
+  TaskThreads& loaders_;
+  std::atomic<int> last_error_{0}, last_sync_error_{0}, failed_beside_{0};
+  std::atomic<unsigned> full_syncs_{0};
+  UnderWay in_flight_;
 };
 
 }  // namespace tarnfs
