@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string_view>
+#include <thread>
 
 namespace tarnfs {
 namespace {
@@ -39,6 +42,19 @@ std::uint64_t max_file_bytes_in(int directory) {
     (fits(middle) ? fitting : too_large) = middle;
   }
   return fitting;
+}
+
+/// For the tests: while the file that this variable names is there, a load of the file of SOURCE that is named in it
+/// takes a second longer.
+void wait_if_slow(const SourceFile& file) {
+  static const char* const slow_while = std::getenv("TARNFS_LOADS_SLOW_WHILE");
+  if (!slow_while) return;
+  const Fd named{::open(slow_while, O_RDONLY | O_CLOEXEC)};
+  std::array<char, PATH_MAX> name;
+  const auto n = named ? ::read(named.get(), name.data(), name.size()) : 0;
+  if (n > 0 && file.name() == std::string_view{name.data(), static_cast<std::size_t>(n)}) {
+    std::this_thread::sleep_for(std::chrono::seconds{1});
+  }
 }
 
 constexpr int ended = -1;
@@ -254,6 +270,7 @@ SourceFile::OwnChange::~OwnChange() {
 }
 
 int SourceFile::load(std::span<const iovec> into, std::uint64_t offset) {
+  wait_if_slow(*this);
   const auto from = descriptor();
   if (!from) return errno;
   std::uint64_t changes_before = 0;

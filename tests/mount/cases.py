@@ -38,9 +38,11 @@ class Failed(AssertionError):
     pass
 
 
-def case(timeout=60, slow=False, needs=()):
+def case(timeout=60, slow=False, needs=(), measures=False):
+    """`measures`: it looks at times, and runs alone."""
+
     def add(function):
-        CASES[function.__name__] = (function, timeout, slow, needs)
+        CASES[function.__name__] = (function, timeout, slow, needs, measures)
         return function
 
     return add
@@ -227,7 +229,7 @@ def run_to_end(*arguments):
 
 
 def run_case(name):
-    function, timeout, _, needs = CASES[name]
+    function, timeout, _, needs, _ = CASES[name]
     started = time.monotonic()
     try:
         for tool in needs:
@@ -245,8 +247,8 @@ def run_case(name):
 
 def main(arguments):
     if arguments == ["--list"]:
-        for name, (_, timeout, slow, _) in CASES.items():
-            print(name, timeout, "slow" if slow else "quick")
+        for name, (_, timeout, slow, _, measures) in CASES.items():
+            print(name, timeout, "slow" if slow else "quick", "alone" if measures else "together")
         return 0
     for name in arguments:
         if name not in CASES:

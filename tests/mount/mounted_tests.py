@@ -1145,6 +1145,7 @@ def wrong_arguments_are_refused_in_one_line():
             ["--no-such-option", source, mount],
             ["--budget=1X", source, mount],
             ["--threads=0", source, mount],
+            ["--loaders=0", source, mount],
             ["--storage=disk", source, mount],
             ["--cpu=", source, mount],
             ["--cpu=3-1", source, mount],

@@ -433,6 +433,7 @@ def options_are_taken_with_and_without_an_equals_sign():
         "--storage": "heap",
         "--read-path": "after",
         "--threads": "2",
+        "--loaders": "3",
         "--cpu": str(min(os.sched_getaffinity(0))),
         "--rescue": "/tmp",
     }
@@ -482,6 +483,7 @@ def help_names_every_option_and_its_default():
             "--direct-io": "off",
             "--keep-cache": "off",
             "--threads": "one a CPU, at least 2",
+            "--loaders": "4",
             "--cpu": "all",
             "--foreground": "off: daemon, syslog",
             "--stats": "off",
