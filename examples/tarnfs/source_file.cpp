@@ -44,15 +44,15 @@ std::uint64_t max_file_bytes_in(int directory) {
   return fitting;
 }
 
-/// For the tests: while the file that this variable names is there, a load of the file of SOURCE that is named in it
-/// takes a second longer.
+/// For the tests: while the file that this variable names is there, to load from a file of SOURCE whose name begins with
+/// what is in it, and to store to it, takes a second longer.
 void wait_if_slow(const SourceFile& file) {
-  static const char* const slow_while = std::getenv("TARNFS_LOADS_SLOW_WHILE");
+  static const char* const slow_while = std::getenv("TARNFS_SLOW_WHILE");
   if (!slow_while) return;
   const Fd named{::open(slow_while, O_RDONLY | O_CLOEXEC)};
   std::array<char, PATH_MAX> name;
   const auto n = named ? ::read(named.get(), name.data(), name.size()) : 0;
-  if (n > 0 && file.name() == std::string_view{name.data(), static_cast<std::size_t>(n)}) {
+  if (n > 0 && file.name().starts_with(std::string_view{name.data(), static_cast<std::size_t>(n)})) {
     std::this_thread::sleep_for(std::chrono::seconds{1});
   }
 }
@@ -293,6 +293,7 @@ int SourceFile::load(std::span<const iovec> into, std::uint64_t offset) {
 }
 
 SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnChange::Of::bytes} {
+  wait_if_slow(file_);
   if (file_.is_stale()) {
     error_ = ESTALE;
     return;
