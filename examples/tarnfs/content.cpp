@@ -182,7 +182,8 @@ class TarnContent final : public Content {
     if (!data_only) full.emplace(store_);
     tarn::fuse::start_keeping(
         ref(keep), [](File& file, auto ended) { return tarn::sync_operation(file, ended); },
-        [this, data_only, done = std::move(done), full = std::move(full)](Ref& kept, const tarn::Result<>& synced) {
+        [this, data_only, done = std::move(done), full = std::move(full)](Ref& kept, const auto& synced) mutable {
+          full.reset();  // before the file is moved on
           if (const int error = end_flush(synced.error())) return done(error);
           sync_rest(data_only, std::move(kept), done);
         });

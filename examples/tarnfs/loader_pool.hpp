@@ -56,13 +56,11 @@ class TaskThreads {
   TaskThreads& operator=(const TaskThreads&) = delete;
 
   void post(std::unique_ptr<Task> task) noexcept {
-    {
-      const std::lock_guard lock{mutex_};
-      auto* const queued = task.get();
-      (last_ ? last_->next_ : first_) = std::move(task);
-      last_ = queued;
-    }
-    changed_.notify_one();
+    const std::lock_guard lock{mutex_};
+    auto* const queued = task.get();
+    (last_ ? last_->next_ : first_) = std::move(task);
+    last_ = queued;
+    changed_.notify_one();  // under the lock: the task may be what the destructor waits for
   }
   /// Errors: throws bad_alloc; then f has gone.
   template <class F>
