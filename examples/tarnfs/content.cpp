@@ -207,8 +207,7 @@ class TarnContent final : public Content {
     return [this, request, size_bytes, offset](Ref& kept, std::error_code error) noexcept {
       if (error != std::errc::no_buffer_space) return tarn::fuse::reply_error(request, error);
       try {
-        shared_.errands.post_call([this, request, size_bytes, offset, ref = std::move(kept)] {
-          Bytes bytes(size_bytes);
+        shared_.errands.post_call([this, request, offset, bytes = Bytes(size_bytes), ref = std::move(kept)]() mutable {
           const auto n = read_past_pool(bytes, offset);
           n ? void(reply_bytes(request, bytes.data(), *n)) : tarn::fuse::reply_error(request, n.error());
         });
@@ -219,13 +218,15 @@ class TarnContent final : public Content {
   }
   /// Reads what is held, and the rest straight from SOURCE. That goes by a copy of what the file is, so it counts only if
   /// the file is that still: a change, or a flush that ended, has made it another.
-  tarn::Result<std::size_t> read_past_pool(std::span<std::byte> into, std::uint64_t offset) {
+  tarn::Result<std::size_t> read_past_pool(std::span<std::byte> into, std::uint64_t offset) try {
     for (int tries = 0; tries < 100; ++tries) {
       const auto meta = file_.metadata();
       const auto n = tarn::read_range(pool_, meta, offset, into, BlockingLoader<Traits>{source_});
       if (file_.metadata() == meta) return n;
     }
     return tarn::fail(std::errc::no_buffer_space);
+  } catch (const std::bad_alloc&) {
+    return tarn::fail(std::errc::not_enough_memory);
   }
 
   /// Memory is full and cannot be stored: what SOURCE said says more than that no buffer is left.
