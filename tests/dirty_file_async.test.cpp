@@ -522,6 +522,44 @@ TEMPLATE_TEST_CASE("a call with a deadline that nobody meets says so, and loses 
   }
 }
 
+TEMPLATE_TEST_CASE("with a pool full of what cannot be stored, a read goes past it", "[async]", Heap) {
+  using Outcome = tarn::FlushOutcome<TestType>;
+  const bool gives_up = GENERATE(false, true);
+  LaterFile<TestType> file{{4096, 1}, 64 * 4096, 4 * 4096};
+  const auto chunk = pattern(5000, file.C);
+  std::uint64_t at = 0;
+  while (file->try_write(at, bytes_of(chunk))) at += file.C;
+  Bytes read;
+  auto into = std::make_unique<std::string>(file.C + 1, '?');
+  auto reading = tarn::read_operation(*file.file, 63 * file.C - 1, writable(*into), read.done());
+  reading.start();
+  while (file.store.open_flushes() != 0) {
+    file.store.take_flush().complete(Outcome::failed(std::make_error_code(std::errc::no_space_on_device)));
+  }
+  REQUIRE(read.times == 0);
+  REQUIRE(file.store.open_loads() == 1);
+  if (gives_up) {
+    reading.cancel();
+    CHECK(read.failed_with(std::errc::operation_canceled));
+    into.reset();  // the load has memory of its own
+    file.finish_loads();
+  } else {
+    // A window has two chunks, and each load is of one part: the second goes the same way.
+    while (read.times == 0) {
+      while (file.store.open_flushes() != 0) {
+        file.store.take_flush().complete(Outcome::failed(std::make_error_code(std::errc::no_space_on_device)));
+      }
+      file.finish_loads();
+    }
+    CHECK(read.was(file.C + 1));
+    CHECK(*into == pattern(63 * file.C - 1, file.C + 1));
+    CHECK(file.pool.stats().loads_uncached == 2);
+  }
+  CHECK(file.pool.stats().dirty_bytes == at);
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+}
+
 TEMPLATE_TEST_CASE("a stop token ends a wait", "[async]", Heap) {
   LaterFile<TestType> file{{4096, 1}, 4096};
   std::string into(file.C, '?');

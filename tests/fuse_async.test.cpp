@@ -276,23 +276,3 @@ TEST_CASE("a flush that fails is replied to with its error", "[fuse]") {
   CHECK(mounted.kernel.reply(fsync)->error == ENOSPC);
   CHECK(mounted.kernel.reply(mounted.kernel.read(0, 5))->bytes == "hello");
 }
-
-TEST_CASE("an error goes to who asked to hear it, with the file to go on with", "[fuse]") {
-  Mounted mounted{C};
-  std::shared_ptr<File> given;
-  std::error_code error;
-  const auto refuse = [&](std::shared_ptr<File>& file, std::error_code why) {
-    given = std::move(file);
-    error = why;
-  };
-  // No request is replied to: this one is never looked at.
-  const auto copies = GENERATE(true, false);
-  if (copies) {
-    tarn::fuse::reply_copy_later(nullptr, mounted.file, C, 0, refuse);
-  } else {
-    tarn::fuse::reply_read_later(nullptr, mounted.file, C, 0, refuse);
-  }
-  mounted.store.take_load().complete(tarn::fail(std::errc::host_unreachable));
-  CHECK(error == std::errc::host_unreachable);
-  CHECK(given == mounted.file);
-}

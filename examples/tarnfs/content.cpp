@@ -97,14 +97,14 @@ class TarnContent final : public Content {
     switch (shared_.read_path) {
       case ReadPath::gather:
         if (tarn::fuse::try_reply_read(request, file_, size_bytes, at)) return replied;
-        tarn::fuse::reply_read_later(request, ref(keep), size_bytes, at, refuse(request, size_bytes, offset));
+        tarn::fuse::reply_read_later(request, ref(keep), size_bytes, at);
         return replied;
       case ReadPath::copy: {
         static thread_local Bytes kept;  // of the thread, so that it is faulted in once
         const auto n = read_copy(file_, offset, size_bytes, kept, tarn::fuse::waiting_for_nothing());
         if (n) return reply_bytes(request, kept.data(), *n);
         if (!tarn::fuse::would_wait(n.error())) return errno_of(n);
-        tarn::fuse::reply_copy_later(request, ref(keep), size_bytes, at, refuse(request, size_bytes, offset));
+        tarn::fuse::reply_copy_later(request, ref(keep), size_bytes, at);
         return replied;
       }
       // For comparison only: these wait.
@@ -120,7 +120,7 @@ class TarnContent final : public Content {
     return EINVAL;
   }
   int read_at_rest(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) override {
-    const auto read = read_past_pool(into, offset);
+    const auto read = file_.read(offset, into);
     if (read) done = *read;
     return errno_of(read);
   }
@@ -201,33 +201,6 @@ class TarnContent final : public Content {
 
  private:
   Ref ref(const Keep& keep) { return Ref{file_, keep, shared_}; }
-
-  /// What becomes of a read that the pool had no room for: one past the pool, where waiting holds up nobody.
-  auto refuse(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset) {
-    return [this, request, size_bytes, offset](Ref& kept, std::error_code error) noexcept {
-      if (error != std::errc::no_buffer_space) return tarn::fuse::reply_error(request, error);
-      try {
-        shared_.errands.post_call([this, request, offset, bytes = Bytes(size_bytes), ref = std::move(kept)]() mutable {
-          const auto n = read_past_pool(bytes, offset);
-          n ? void(reply_bytes(request, bytes.data(), *n)) : tarn::fuse::reply_error(request, n.error());
-        });
-      } catch (const std::bad_alloc&) {
-        fuse_reply_err(request, ENOMEM);
-      }
-    };
-  }
-  /// Reads what is held, and the rest straight from SOURCE. That goes by a copy of what the file is, so it counts only if
-  /// the file is that still: a change, or a flush that ended, has made it another.
-  tarn::Result<std::size_t> read_past_pool(std::span<std::byte> into, std::uint64_t offset) try {
-    for (int tries = 0; tries < 100; ++tries) {
-      const auto meta = file_.metadata();
-      const auto n = tarn::read_range(pool_, meta, offset, into, BlockingLoader<Traits>{source_});
-      if (file_.metadata() == meta) return n;
-    }
-    return tarn::fail(std::errc::no_buffer_space);
-  } catch (const std::bad_alloc&) {
-    return tarn::fail(std::errc::not_enough_memory);
-  }
 
   /// Memory is full and cannot be stored: what SOURCE said says more than that no buffer is left.
   int error_of_write(const tarn::Result<std::size_t>& n) const {

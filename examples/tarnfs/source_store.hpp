@@ -22,18 +22,6 @@ namespace tarnfs {
 
 [[nodiscard]] inline std::error_code error_code_of(int error) { return {error, std::generic_category()}; }
 
-/// One that answers at once, in the thread that asks.
-template <class Traits>
-struct BlockingLoader {
-  SourceFile& source;
-
-  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
-    const int error = source.load(request.into.iovecs(), request.range.offset());
-    if (error) return tarn::fail(error_code_of(error));
-    return static_cast<std::size_t>(request.range.size_bytes());
-  }
-};
-
 template <class Traits>
 class SourceStore {
  public:
@@ -45,8 +33,11 @@ class SourceStore {
   SourceStore& operator=(const SourceStore&) = delete;
 
   void load(const tarn::LoadRequest<Traits>&, tarn::LoadToken<Traits> token) {
-    later(std::move(token),
-          [this](const tarn::LoadRequest<Traits>& request) { return BlockingLoader<Traits>{source_}.load(request); });
+    later(std::move(token), [this](const tarn::LoadRequest<Traits>& request) -> tarn::Result<std::size_t> {
+      const int error = source_.load(request.into.iovecs(), request.range.offset());
+      if (error) return tarn::fail(error_code_of(error));
+      return static_cast<std::size_t>(request.range.size_bytes());
+    });
   }
 
   /// tarn calls for a close or an fsync, or because memory is short: then nobody else could say that it failed.

@@ -128,6 +128,7 @@ class DirtyFile final : private detail::Flushable {
   /// Returns: where the bytes went, and how many were taken in.
   [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {},
                                        const CallOptions& options = {}) {
+    const detail::Resumer resumer;  // around the mutex: whom we wake goes on without it
     std::lock_guard one_at_a_time{append_mutex_};
     return write_at(std::nullopt, from, mtime_ns, options);
   }

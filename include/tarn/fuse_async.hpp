@@ -102,23 +102,9 @@ void start_keeping(Pointer file, Begin begin, Ended ended) {
   (new detail::Kept<Pointer, Begin, Ended>{std::move(file), begin, std::move(ended)})->start();
 }
 
-namespace detail {
-
-/// What becomes of a request that cannot be served.
-struct Refuse {
-  fuse_req_t request;
-
-  template <class Pointer>
-  void operator()(Pointer&, std::error_code error) const {
-    reply_error(request, error);
-  }
-};
-
-}  // namespace detail
-
 /// Replies to a read by a copy, now or when it has been loaded. As reply_read_later.
-template <class Pointer, class Refuse>
-void reply_copy_later(fuse_req_t request, Pointer file, std::size_t size_bytes, off_t offset, Refuse refuse) noexcept {
+template <class Pointer>
+void reply_copy_later(fuse_req_t request, Pointer file, std::size_t size_bytes, off_t offset) noexcept {
   auto copy = detail::make_buffer(size_bytes);
   if (!copy) return reply_error(request, detail::no_memory());
   const std::span into{copy.get(), size_bytes};
@@ -128,8 +114,8 @@ void reply_copy_later(fuse_req_t request, Pointer file, std::size_t size_bytes, 
         [at = static_cast<std::uint64_t>(offset), into](auto& kept, auto done) {
           return read_operation(kept, at, into, done);
         },
-        [request, copy = std::move(copy), refuse](Pointer& kept, const Result<std::size_t>& read) {
-          if (!read) return refuse(kept, read.error());
+        [request, copy = std::move(copy)](Pointer&, const Result<std::size_t>& read) {
+          if (!read) return reply_error(request, read.error());
           detail::reply_bytes(request, copy.get(), *read);
         });
   } catch (const std::bad_alloc&) {
@@ -139,14 +125,12 @@ void reply_copy_later(fuse_req_t request, Pointer file, std::size_t size_bytes, 
 /// Replies to a read as reply_read does, now or when what it lacks has been loaded.
 ///
 /// `file`:   a pointer that keeps it; let go of after the reply.
-/// `refuse`: refuse(pointer, error) is called instead of replying with an error of the file; it replies, then or later,
-///           for which it may move the pointer on.
 /// Replies:  exactly once; perhaps in another thread.
 /// Blocks:   only where a store that answers at once does.
 /// Cost:     two allocations; the copy as reply_read.
-template <class Pointer, class Refuse>
-void reply_read_later(fuse_req_t request, Pointer file, std::size_t size_bytes, off_t offset, Refuse refuse) noexcept {
-  if (offset < 0) return refuse(file, std::make_error_code(std::errc::invalid_argument));
+template <class Pointer>
+void reply_read_later(fuse_req_t request, Pointer file, std::size_t size_bytes, off_t offset) noexcept {
+  if (offset < 0) return reply_error(request, std::make_error_code(std::errc::invalid_argument));
   try {
     start_keeping(
         std::move(file),
@@ -155,16 +139,12 @@ void reply_read_later(fuse_req_t request, Pointer file, std::size_t size_bytes, 
                                 done);
         },
         [=](Pointer& kept, const Result<bool>& viewed) {
-          if (detail::wants_copy(viewed)) return reply_copy_later(request, std::move(kept), size_bytes, offset, refuse);
-          if (!viewed) refuse(kept, viewed.error());
+          if (detail::wants_copy(viewed)) return reply_copy_later(request, std::move(kept), size_bytes, offset);
+          if (!viewed) reply_error(request, viewed.error());
         });
   } catch (const std::bad_alloc&) {
     reply_error(request, detail::no_memory());
   }
-}
-template <class Pointer>
-void reply_read_later(fuse_req_t request, Pointer file, std::size_t size_bytes, off_t offset) noexcept {
-  reply_read_later(request, std::move(file), size_bytes, offset, detail::Refuse{request});
 }
 /// Both: from what is held inside the call, else later; the thread is not held up.
 template <class File>

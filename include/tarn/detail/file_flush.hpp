@@ -44,10 +44,10 @@ class FlushFlight final
   FlushFlight(std::shared_ptr<Owner> owner, FlushJob<Traits>&& job, bool syncs)
       : owner_{std::move(owner)}, job_{std::move(job)}, request_{job_.request()}, syncs_{syncs} {}
 
-  /// Asks the store. Requires: nothing is held; once.
+  /// Asks the store. Requires: nothing is held; once. Whom this thread has woken was let go on before: not here, where
+  /// it may be one who makes the file go that is being flushed for room.
   template <class Store>
   void start(Store& store) noexcept {
-    Resumer::run();
     if constexpr (AnswersFlushLater<Store, Traits>) {
       const InsideStore inside;
       try {
@@ -147,6 +147,7 @@ class FileFlush {
       end_ = std::min(end_, job->request().size_bytes);
       --jobs_left_;
       flight_ = std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job), Syncs<Store, Traits>);
+      if (waits_) Resumer::run();
       flight_->start(store_);
     }
     std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do

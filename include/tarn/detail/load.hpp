@@ -17,8 +17,8 @@
 // that load with nothing held, and shares its error; it answers `again` if a chunk has come since the window was
 // planned. So between the look that found a byte missing and our entry in `loading`, nobody else can have loaded it.
 //
-// Without a chunk to be had, one extent is fetched straight to the caller (begin without a reserve), and counts only if
-// all of it is still in `loading` at the end. That is for stores that answer at once: the buffer is the caller's.
+// Without a chunk to be had, one extent is fetched past the pool (begin without a reserve), and counts only if all of
+// it is still in `loading` at the end.
 //
 // Thread safety: begin and start are one call's own; settle comes from any thread; what it shares is under the record's
 //                table mutex.
@@ -106,12 +106,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     if (begun_) leave(false);
   }
 
-  /// Asks the store for `wanted`, of a file or of content alone. `into` is the caller's buffer for the first extent, or
-  /// null. Requires: begun; once.
+  /// Asks the store for `wanted`, of a file or of content alone. `into` is a buffer for the first extent, or null;
+  /// `kept` keeps it until the store has answered, unless the store does so at once. Requires: begun; once.
   template <class Store>
   void start(Store& store, const std::optional<FileId>& file, std::uint64_t version_asked,
-             const std::optional<ContentId>& content, const ChunkLayout& layout, std::byte* into) noexcept {
+             const std::optional<ContentId>& content, const ChunkLayout& layout, std::byte* into,
+             std::shared_ptr<std::byte[]> kept) noexcept {
     version = version_asked;
+    kept_memory_ = std::move(kept);
     try {
       file_ = file;
       content_ = content;
@@ -384,7 +386,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   Core& core_;
   RecordRef<Traits> record_;
   const std::uint64_t shift_;
-  LatchedChunks<Traits> kept_;  // what has landed
+  LatchedChunks<Traits> kept_;                // what has landed
+  std::shared_ptr<std::byte[]> kept_memory_;  // of `into`, unless it is the caller's
   std::optional<FileId> file_;
   std::optional<ContentId> content_;
   std::vector<Place> places_;

@@ -7,7 +7,8 @@
 //   room     something is missing and chunks are needed for it: let go of everything, get room, look again
 //   load     enter `loading`, let go of everything, ask the store, wait; what has landed stays pinned; look again
 //   wait     somebody else loads the same bytes: let go of everything, wait, look again
-//   uncached no chunk is to be had, the caller has a buffer, the store answers at once: one extent goes straight there
+//   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there; of a store that answers
+//            later, to memory of the load's own first, since the caller may give up and take the buffer away
 //
 // Nothing is waited for with a latch, the file's lock or a reserved chunk held, apart from the store filling the chunks
 // that were reserved for it.
@@ -15,6 +16,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -99,6 +101,7 @@ class ReadLoop {
     } else if (other_ != nullptr) {
       if (wait_until_done(other_record_, *other_)) return Progress::waiting;
       const auto other = std::exchange(other_, nullptr);
+      kept_.push_back(other);  // it has the chunks that we waited for
       if (other->error) judge(other->error, other->untouched, other->version);
     }
     if (awaits_removal_) {
@@ -124,7 +127,7 @@ class ReadLoop {
       }
       needs_room_ = false;
       if (const auto refusal = room_.refusal(); refusal) {
-        const bool may_go_past = !uncached_ && into_ != nullptr && !AnswersLoadLater<Store, Traits>;
+        const bool may_go_past = !uncached_ && into_ != nullptr;
         if (!may_go_past || refusal != std::errc::no_buffer_space) return fail_with(refusal);
         uncached_ = true;
       }
@@ -169,6 +172,9 @@ class ReadLoop {
     if (uncached_) {
       first_ = file_.layout.part_range(file_.layout.part_of(range.offset())).intersect(missing.front());
       only = {&first_, 1};
+      if constexpr (AnswersLoadLater<Store, Traits>) {
+        past_ = std::shared_ptr<std::byte[]>{new std::byte[static_cast<std::size_t>(first_.size_bytes())]};
+      }
     }
     auto loads = std::make_unique<WindowLoads<Traits>>(core);
     auto begun = Begun::need_room;
@@ -184,7 +190,7 @@ class ReadLoop {
     lock.unlock();
 
     if (begun == Begun::yes) {
-      loads->start(store_, file_.layout, uncached_ ? into_ : nullptr);
+      loads->start(store_, file_.layout, uncached_ ? past_the_pool() : nullptr, past_);
       loads_ = std::move(loads);
     } else if (begun == Begun::elsewhere) {
       kept_.clear();
@@ -196,6 +202,8 @@ class ReadLoop {
       ask_for_room();
     }
   }
+  // Where the bytes of an uncached load go.
+  [[nodiscard]] std::byte* past_the_pool() const { return past_ ? past_.get() : into_; }
   void ask_for_room() {
     kept_.clear();
     needs_room_ = true;
@@ -212,9 +220,10 @@ class ReadLoop {
       return ask_for_room();
     }
     if (!uncached_) {
-      kept_.push_back(std::move(loads));
+      kept_.push_back(std::shared_ptr<WindowLoads<Traits>>{std::move(loads)});
     } else if (loads->untouched()) {
       file_.core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
+      if (past_) std::memcpy(into_, past_.get(), static_cast<std::size_t>(first_.size_bytes()));
       finish(static_cast<std::size_t>(first_.size_bytes()));
     }
   }
@@ -262,9 +271,10 @@ class ReadLoop {
   std::uint64_t more_bytes_ = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
   Need<Traits> need_;
   ByteRange first_;
-  std::unique_ptr<WindowLoads<Traits>> loads_;              // ours, in flight
-  std::vector<std::unique_ptr<WindowLoads<Traits>>> kept_;  // ours, landed: they keep the chunks until they are read
-  std::shared_ptr<LoadInFlight> other_;                     // somebody else's
+  std::shared_ptr<std::byte[]> past_;              // what an uncached load fills, if the caller's buffer will not do
+  std::unique_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
+  std::vector<std::shared_ptr<const void>> kept_;  // loads that have landed: they keep the chunks until they are read
+  std::shared_ptr<LoadInFlight> other_;            // somebody else's
   RecordRef<Traits> other_record_;
   std::uint64_t version_ = 0;
   WaitFor<Traits> wait_;

@@ -50,6 +50,7 @@ class Room {
     if (mark == 0 || rule_.when_full != WhenFull::wait || depth_in_store() != 0) return;
     if (core_.dirty_memory_bytes() < mark) return;
     core_.counters.throttled.fetch_add(1, std::memory_order_relaxed);
+    Resumer::run();
     (void)core_.pressure.flush_one();
   }
   /// Gets what is needed into the reserve, or says why not. Requires: the caller holds nothing.
@@ -108,6 +109,7 @@ class Room {
     return reserve.fill(need);
   }
   [[nodiscard]] Flushed flush_one(const Need<Traits>& need) {
+    Resumer::run();
     if (need.member != nullptr && need.passes_file_limit(core_)) return need.member->flush_for_room();
     return core_.pressure.flush_one();
   }

@@ -73,9 +73,9 @@ class WindowLoads {
 
   /// Asks the store for all. Requires: begun; nothing is held. `into`: see Load.
   template <class Store>
-  void start(Store& store, const ChunkLayout& layout, std::byte* into) noexcept {
+  void start(Store& store, const ChunkLayout& layout, std::byte* into, std::shared_ptr<std::byte[]> kept) noexcept {
     Resumer::run();  // whom the look woke: a store that answers at once may take long
-    for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into);
+    for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into, kept);
     started_ = true;
   }
   /// The first one that is not done, or null.
