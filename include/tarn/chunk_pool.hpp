@@ -310,6 +310,7 @@ class ChunkPool {
     f(*record);
   }
   [[nodiscard]] ExtentSet extents_of(const Metadata& meta, detail::ChunkExtents detail::Chunk<Traits>::*which) const {
+    const detail::Resumer resumer;
     const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
     return record ? detail::list_extents(core_, *record, which) : ExtentSet{};
   }

@@ -62,6 +62,10 @@ class DirtyFile final : private detail::Flushable {
     body_->record->member = nullptr;
     core_.pressure.leave(*this);
     assert(body_->opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    {
+      std::lock_guard lock{body_->lock};
+      body_->gone = true;
+    }
     const auto lost_bytes = core_.drop(*body_->record);
     core_.registry.disown(*body_->record);
     if (body_->meta.state() != FileState::deleted) core_.tell_lost(body_->meta.id(), lost_bytes);

@@ -39,6 +39,7 @@ struct FileBody {
   bool removing = false;                              // the store is being asked to remove it
   bool removed = meta.state() == FileState::deleted;  // the store has it no more
   bool syncing = false;                               // the store is being asked to make it durable
+  bool gone = false;                                  // the DirtyFile: the record may be another one's by now
   std::uint64_t syncs_failed = 0;                     // each made dirty again what was stored before
 
   Mutex errors_mutex;  // of flushes that nobody asked for: a count of them, the last one, and whether anybody was told
@@ -55,6 +56,10 @@ struct FileBody {
   [[nodiscard]] bool is_removing() const {
     std::shared_lock shared{lock};
     return removing;
+  }
+  [[nodiscard]] bool is_syncing() const {
+    std::shared_lock shared{lock};
+    return syncing;
   }
   /// What to wait for as long as the file may not be flushed; nothing if it may.
   [[nodiscard]] std::optional<WaitFor<Traits>> flush_or_removal() const {

@@ -100,7 +100,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       std::lock_guard lock{body_->lock};
       body_->syncing = false;
       if (!answer) ++body_->syncs_failed;
-      if (!answer && body_->meta.state() != FileState::deleted) evicted = take_back();
+      if (!answer && !body_->gone && body_->meta.state() != FileState::deleted) evicted = take_back();
     }
     auto& counters = body_->core.counters;
     counters.syncs.fetch_add(1, std::memory_order_relaxed);
@@ -174,6 +174,11 @@ class FileSync {
         error_ = result.error();
         return Progress::done;
       }
+      if (waits_for_sync_) {
+        const auto seen = body_->record->arrivals.load();
+        if (body_->is_syncing()) return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
+        waits_for_sync_ = false;
+      }
       if (!flushed_) {
         if (!flush_) {
           std::shared_lock lock{body_->lock};
@@ -210,6 +215,7 @@ class FileSync {
       if (body_->syncing) {
         const auto seen = body_->record->arrivals.load();
         lock.unlock();
+        waits_for_sync_ = true;
         flushed_ = false;  // it may fail, and then there is more to store
         return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
       }
@@ -246,7 +252,7 @@ class FileSync {
   const WaitFor<Traits>* waits_for_ = nullptr;
   std::error_code error_;
   std::uint64_t failed_before_ = 0;  // syncs of the file that had failed when our flush began
-  bool flushed_ = false;
+  bool flushed_ = false, waits_for_sync_ = false;
 };
 
 }  // namespace tarn::detail

@@ -321,11 +321,11 @@ template <class Traits, class File>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range, const FlushKind& kind) {
   std::unique_lock lock{file.lock};
   FlushJob<Traits> job{file.core, file.record, file.meta};
-  if (!job.enter(kind.promised)) return fail(std::errc::device_or_resource_busy);
-  // After entering: who deletes or abandons the file says so first and then looks for a flush in flight.
-  if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
   if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
+  if (!job.enter(kind.promised)) return fail(std::errc::device_or_resource_busy);
+  // After entering: who abandons the file says so first and then looks for a flush in flight.
+  if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
   job.sets_size_ = file.meta.store_lacks_size();
   job.consistent_ = kind.consistent;
   try {

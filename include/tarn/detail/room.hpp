@@ -63,6 +63,7 @@ class Room {
       if ((!waits || !core_.has_room_waiters()) && reserve.fill(need) == Freed::some) return Progress::done;
       if (rule_.when_full == WhenFull::fail) return refuse(std::errc::no_buffer_space);
       if (rule_.when_full == WhenFull::would_block) return refuse(std::errc::resource_unavailable_try_again);
+      reserve.clear();  // who waits holds nothing: others would count on it
       wait_.emplace(core_);
       failures_before_ = core_.counters.flush_failures.load();
     }
