@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <initializer_list>
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <random>
 #include <span>
 #include <string>
 #include <system_error>
@@ -19,7 +17,10 @@
 
 #include "support/catch.hpp"
 #include "support/model_faces.hpp"
+#include "support/model_random.hpp"
+#include "support/model_run.hpp"
 #include "support/model_store.hpp"
+#include "support/model_table.hpp"
 #include "support/model_trace.hpp"
 #include "support/traits.hpp"
 
@@ -87,7 +88,7 @@ class World {
         trace_{trace},
         random_{seed},
         part_bytes_{config.chunk_bytes * config.part_chunks},
-        most_bytes_{most_file_bytes(config.chunk_bytes)},
+        most_bytes_{tarn_test::model_file_bytes(config.chunk_bytes)},
         pool_{options(config, seed)} {
     store_.part_bytes = part_bytes_;
     store_.plan_load = [this](const LoadRequest& request) { return plan_load(request); };
@@ -129,11 +130,6 @@ class World {
     std::uint64_t job_changes = 0;
   };
 
-  [[nodiscard]] static std::uint64_t most_file_bytes(std::uint64_t chunk_bytes) {
-    if (chunk_bytes == 1) return 40;
-    if (chunk_bytes == 16) return 200;
-    return 5 * chunk_bytes + chunk_bytes / 2;
-  }
   [[nodiscard]] static tarn::PoolOptions options(const Config& config, std::uint64_t seed) {
     tarn::PoolOptions made{.chunk_bytes = config.chunk_bytes,
                            .window_bytes = config.window_chunks * config.chunk_bytes};
@@ -799,52 +795,11 @@ class World {
     if constexpr (Face::is_shared) require(!file.face->file.is_dirty(), "is_dirty after a flush");
   }
 
-  // The byte table, byte by byte: dirty, or stored as the file has it, or zero.
   void check_table(File& file) {
-    const auto meta = file.face->metadata();
-    require(meta.size() == file.bytes.size(), "another size");
-    const auto inside = [&](const ExtentSet& set) {
-      return set.empty() || set.extents().back().end() <= file.bytes.size();
-    };
-    const auto dirty = pool_.dirty_extents(meta), held = pool_.held_extents(meta);
-    require(inside(dirty) && inside(held) && inside(meta.stored()), "bytes past the size");
-    auto clean = held;
-    clean.subtract(dirty);
-    auto lost = dirty;
-    lost.subtract(held);
-    require(lost.empty(), "a dirty byte is not held");
-    for (const auto& extent : clean.extents()) require(meta.stored().contains(extent), "a clean byte is not stored");
-
-    auto stored = meta.stored();
-    stored.subtract(dirty);
     const auto image = store_.images.find(file.id);
-    for (const auto& extent : stored.extents()) {
-      if (image == store_.images.end() || image->second.bytes.size() < extent.end()) {
-        return require(false, "the store lacks a stored byte");
-      }
-      require(std::equal(at(file, extent.offset()), at(file, extent.end()),
-                         image->second.bytes.begin() + static_cast<std::ptrdiff_t>(extent.offset())),
-              "a byte that counts as stored is another in the store");
-    }
-    auto somewhere = meta.stored();
-    somewhere.add(dirty);
-    somewhere.for_each_gap_in(ByteRange::between(0, file.bytes.size()), [&](ByteRange gap) {
-      require(std::all_of(at(file, gap.offset()), at(file, gap.end()), [](std::byte b) { return b == std::byte{}; }),
-              "a byte is neither dirty, stored nor zero");
-    });
-
-    require(pool_.dirty_bytes(meta) == dirty.size_bytes(), "dirty_bytes is not the sum of the dirty extents");
-    std::vector<std::uint64_t> chunks;
-    for (const auto& extent : dirty.extents()) {
-      for (auto chunk = extent.offset() / config_.chunk_bytes; chunk * config_.chunk_bytes < extent.end(); ++chunk) {
-        if (chunks.empty() || chunks.back() != chunk) chunks.push_back(chunk);
-      }
-    }
-    require(pool_.dirty_chunks(meta) == chunks, "dirty_chunks is not where the dirty extents are");
-    if (meta.state() == FileState::clean) {
-      require(dirty.empty() && meta.stored() == ExtentSet{ByteRange::between(0, file.bytes.size())},
-              "a clean file is not as stored");
-    }
+    const auto* const bytes = image == store_.images.end() ? nullptr : &image->second.bytes;
+    const auto broken = tarn_test::broken_rule<Traits>(pool_, file.face->metadata(), file.bytes, bytes);
+    require(broken.empty(), broken);
   }
   void check_often() {
     check_budget();
@@ -1049,49 +1004,10 @@ class World {
     return file.bytes.begin() + static_cast<std::ptrdiff_t>(offset);
   }
   [[nodiscard]] std::byte fresh_byte() { return static_cast<std::byte>(1 + random_.below(255)); }
-  [[nodiscard]] ModelBytes fresh_bytes(std::uint64_t size_bytes) {
-    ModelBytes bytes(static_cast<std::size_t>(size_bytes));
-    std::uint64_t word = 0;
-    for (std::size_t i = 0; i < bytes.size(); ++i, word >>= 8) {
-      if (i % 8 == 0) word = random_.next() | 0x0101010101010101u;
-      bytes[i] = static_cast<std::byte>(word & 0xFF);
-    }
-    return bytes;
-  }
-  // A range inside [0, end): near what a request in flight is about, near a border of chunks, or anywhere.
+  [[nodiscard]] ModelBytes fresh_bytes(std::uint64_t size_bytes) { return random_.bytes(size_bytes); }
+  // A range inside [0, end), or the one that is to be read whole.
   [[nodiscard]] ByteRange pick(std::uint64_t end) {
-    if (whole_ && bias_) return *bias_;
-    const auto chunk = config_.chunk_bytes;
-    std::uint64_t offset = 0;
-    if (bias_ && !random_.one_in(4)) {
-      offset = bias_->offset() + random_.below(bias_->size_bytes());
-      offset -= std::min(offset, random_.below(3));
-    } else if (random_.one_in(2)) {
-      offset = random_.below(end / chunk + 1) * chunk + random_.below(3);
-      offset -= std::min<std::uint64_t>(offset, random_.below(3));
-    } else {
-      offset = random_.below(end + 1);
-    }
-    offset = std::min(offset, end);
-    std::uint64_t size = 0;
-    switch (random_.below(6)) {
-      case 0:
-      case 1:
-        size = random_.below(5);
-        break;
-      case 2:
-        size = chunk;
-        break;
-      case 3:
-        size = chunk - std::min<std::uint64_t>(chunk, 1 + random_.below(3)) + random_.below(5);
-        break;
-      case 4:
-        size = random_.below(3 * chunk + 1);
-        break;
-      default:
-        size = random_.below(config_.chunk_bytes > 4096 ? chunk : end + 1);
-    }
-    return ByteRange::between(offset, offset + std::min(size, end - offset));
+    return whole_ && bias_ ? *bias_ : random_.range(end, config_.chunk_bytes, bias_);
   }
 
   const Config config_;
@@ -1112,24 +1028,6 @@ class World {
   std::string wrong_;
 };
 
-[[nodiscard]] std::optional<std::uint64_t> number_from_environment(const char* name) {
-  const char* const text = std::getenv(name);
-  if (text == nullptr || *text == '\0') return std::nullopt;
-  return std::strtoull(text, nullptr, 10);
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t default_steps = 500'000;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr std::uint64_t default_steps = 500'000;
-#else
-constexpr std::uint64_t default_steps = 1'000'000;
-#endif
-#else
-constexpr std::uint64_t default_steps = 1'000'000;
-#endif
-
 template <class Face>
 void run(const Config& config, std::uint64_t seed, std::uint64_t all_steps) {
   ModelTrace trace{config.name, seed};
@@ -1142,9 +1040,7 @@ void run(const Config& config, std::uint64_t seed, std::uint64_t all_steps) {
 }  // namespace
 
 TEST_CASE("no order of calls loses, shifts, resurrects or invents a byte", "[model]") {
-  const auto seed = number_from_environment("TARN_MODEL_SEED").value_or(std::random_device{}());
-  const auto steps = number_from_environment("TARN_MODEL_STEPS").value_or(default_steps);
-  std::cout << "TARN_MODEL_SEED=" << seed << " TARN_MODEL_STEPS=" << steps << std::endl;
+  const auto [seed, steps] = tarn_test::model_run();
   reach = {};
 
   for (const Config& config : {

@@ -22,28 +22,10 @@
 
 #include <tarn/store.hpp>
 
+#include "support/model_disk.hpp"
+#include "support/model_random.hpp"
+
 namespace tarn_test {
-
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): one word, so a seed is all
-/// that a replay needs.
-class ModelRandom {
- public:
-  explicit ModelRandom(std::uint64_t seed) : word_{seed} {}
-  std::uint64_t next() {
-    auto z = (word_ += 0x9E3779B97F4A7C15u);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-  }
-  /// In [0, end). Requires: end != 0.
-  std::uint64_t below(std::uint64_t end) { return next() % end; }
-  bool one_in(std::uint64_t n) { return below(n) == 0; }
-
- private:
-  std::uint64_t word_;
-};
-
-using ModelBytes = std::vector<std::byte>;
 
 template <class Traits>
 class ModelStore {
@@ -125,19 +107,8 @@ class ModelStore {
   void apply(const Flush& request, const FlushPlan& plan) {
     auto& bytes = images[*request.file].bytes;
     if (plan.fault == FlushFault::conflict || plan.fault == FlushFault::exception) return;
-    bytes.resize(static_cast<std::size_t>(request.size_bytes));
-    std::size_t left = plan.fault == FlushFault::none ? SIZE_MAX : 1 + request.ranges.size() / 2;
-    request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> piece, bool zero) {
-      if (left == 0) return;
-      --left;
-      if (zero && plan.skips_known_zeros) {
-        const auto known = request.store_size_bound_bytes;
-        if (at >= known) return;
-        piece = piece.first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), known - at)));
-      }
-      if (at + piece.size() > bytes.size()) return complain("a flush lists bytes past the size it sets");
-      std::copy(piece.begin(), piece.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
-    });
+    const auto change = ModelChange::of(request, plan.skips_known_zeros);
+    change.apply_to(bytes, plan.fault == FlushFault::none ? SIZE_MAX : 1 + request.ranges.size() / 2);
   }
   Outcome outcome(const Flush& request, const FlushPlan& plan) {
     if (plan.fault != FlushFault::none) ++failed_flushes;
@@ -215,19 +186,8 @@ void ModelStore<Traits>::check(const Flush& request) {
   if (request.generation <= generation_) complain("a generation that does not rise");
   generation_ = request.generation;
   const auto at = images.find(*request.file);
-  if (at != images.end() && at->second.bytes.size() > request.store_size_bound_bytes) {
-    complain("the store holds bytes past store_size_bound_bytes");
-  }
-  std::uint64_t end = 0;
-  std::optional<std::uint64_t> part;
-  for (const auto& [range, zero] : request.ranges) {
-    if (range.empty() || range.offset() < end || range.end() > request.size_bytes) complain("ranges out of order");
-    end = range.end();
-    if (zero) continue;
-    const auto its = range.offset() / part_bytes;
-    if (its != (range.end() - 1) / part_bytes || part.value_or(its) != its) complain("a flush of two parts");
-    part = its;
-  }
+  const auto* const why = misdeed_of(request, at == images.end() ? 0 : at->second.bytes.size(), part_bytes);
+  if (why != nullptr) complain(why);
 }
 
 }  // namespace tarn_test
