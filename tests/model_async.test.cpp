@@ -453,6 +453,8 @@ class World {
     call.stop = random_.one_in(6) ? random_.below(call.bytes.size() + 1) : call.bytes.size();
     call.breaks = call.stop != call.bytes.size() && random_.one_in(2);
     return {call.bytes, call.stop, call.breaks, [this, &call, mtime_ns](std::size_t done, std::size_t size) {
+              check_marks(*call.file,
+                          ByteRange::between(call.range.offset() + done, call.range.offset() + done + size));
               call.taken = done + size;
               written(*call.file, call.range.offset() + done, std::span{call.bytes}.subspan(done, size), mtime_ns);
             }};
@@ -1484,6 +1486,18 @@ class World {
       require(same, "a sync said durable of what a crash would lose");
     }
     if (file.changes == call.changes) require(durable.size() == file.bytes.now.size(), "a size is not durable");
+  }
+  // Of a window that is about to become dirty, with the file's lock held. Where nothing is dirty, anything may.
+  void check_marks(const File& file, ByteRange range) {
+    if (!config_.marked) return;
+    const auto stats = pool_.stats();
+    const auto last = (range.end() - 1) / config_.chunk_bytes;
+    const auto chunks = stats.chunks_dirty + last + 1 - range.offset() / config_.chunk_bytes;
+    require(stats.chunks_dirty == 0 || chunks * config_.chunk_bytes <= options_.dirty_limit_bytes,
+            "a write passed the mark of the pool");
+    const auto dirty_bytes = pool_.dirty_bytes(Meta::created(file.id));
+    require(dirty_bytes == 0 || dirty_bytes + range.size_bytes() <= options_.file_dirty_limit_bytes,
+            "a write passed the mark of its file");
   }
   void check_budget() {
     const auto charged = pool_.stats().charged_bytes;
