@@ -255,3 +255,58 @@ TEST_CASE("who makes room asks only files that have something to flush", "[room]
   REQUIRE(world.files[300]->write(0, bytes_of("x")));
   CHECK(asked_for_one() < 4);
 }
+
+TEST_CASE("who queues for room gives back what it had reserved: nobody counts on it for ever", "[room]") {
+  using Traits = Heap;
+  Files files{1, 8};
+  auto& core = files.pool.core();
+  tarn::detail::ChunkReserve<Traits> reserve{core};
+  tarn::detail::Need<Traits> need;
+  need.chunks = 1;
+  REQUIRE(reserve.fill(need) == tarn::detail::PoolCore<Traits>::Freed::some);
+  tarn::detail::PoolCore<Traits>::RoomWait first{core};
+  need.chunks = 1000;
+  const tarn::detail::Resumer resumer;
+  tarn::detail::Room<Traits> room{core, tarn::detail::RoomRule::of({})};
+  REQUIRE(room.step(reserve, need) == tarn::detail::Progress::waiting);
+  CHECK(reserve.size() == 0);
+  CHECK(core.reserves.load() == 0);
+}
+
+TEST_CASE("a write that finds the pool full of a deleted file that is open is refused, and does not spin", "[room]") {
+  Files files{2, 8};
+  auto& deleted = *files.files[0];
+  const auto chunk = pattern(0, C);
+  auto opener = std::make_optional(deleted.open());
+  REQUIRE(deleted.remove());
+  std::uint64_t at = 0;
+  while (deleted.try_write(at, bytes_of(chunk))) at += C;
+  REQUIRE(at != 0);
+  std::optional<tarn::Result<tarn::Written>> written;
+  auto write = tarn::write_operation(*files.files[1], 0, bytes_of(chunk),
+                                     [&](tarn::Result<tarn::Written> result) { written.emplace(std::move(result)); });
+  write.start();
+  REQUIRE(written);
+  CHECK(written->error() == std::errc::no_buffer_space);
+  opener.reset();
+}
+
+TEST_CASE("looking at what is held or dirty may wake who waits for room", "[room]") {
+  Files files{1, 4};
+  auto& file = *files.files[0];
+  const auto chunk = pattern(0, C);
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  std::optional<tarn::Result<tarn::Written>> written;
+  auto write = tarn::write_operation(file, at, bytes_of(chunk),
+                                     [&](tarn::Result<tarn::Written> result) { written.emplace(std::move(result)); });
+  write.start();
+  REQUIRE_FALSE(written);
+  CHECK(files.pool.dirty_extents(file.metadata()).size_bytes() == at);
+  CHECK(files.pool.held_extents(file.metadata()).size_bytes() == at);
+  while (!written) {
+    REQUIRE(files.store.open_flushes() != 0);
+    files.store.finish_flush();
+  }
+  CHECK(*written);
+}

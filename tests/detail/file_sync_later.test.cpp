@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+// Syncs of a store that answers later.
+#include <tarn/detail/file_sync.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
+
+#include "support/catch.hpp"
+#include "support/later_store.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+/// A store that answers when told, and whose flush is only stored.
+class LaterSyncStore : public LaterStore<Heap> {
+ public:
+  void sync(const tarn::SyncRequest<Heap>&, tarn::SyncToken<Heap> token) { syncs_.push_back(std::move(token)); }
+
+  [[nodiscard]] std::size_t open_syncs() const { return syncs_.size(); }
+  void finish_sync(const tarn::Result<>& answer = {}) {
+    auto token = std::move(syncs_.front());
+    syncs_.pop_front();
+    token.complete(answer);
+  }
+  void store_one() {
+    auto token = take_flush();
+    REQUIRE(memory.flush(token.request()).ok());
+    token.complete(tarn::FlushOutcome<Heap>::stored());
+  }
+
+ private:
+  std::deque<tarn::SyncToken<Heap>> syncs_;
+};
+
+struct LaterSyncedFile {
+  using File = tarn::DirtyFile<Heap, LaterSyncStore>;
+  static constexpr std::uint64_t id = 7, C = 16;
+
+  LaterSyncedFile() { file.emplace(pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store); }
+  void write(std::uint64_t offset, std::string_view text) { REQUIRE(file->write(offset, bytes_of(text))); }
+  [[nodiscard]] auto sync(std::optional<tarn::Result<>>& ended) {
+    return tarn::sync_operation(*file, [&ended](tarn::Result<> result) { ended.emplace(result); });
+  }
+
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  LaterSyncStore store;
+  std::optional<File> file;
+};
+
+}  // namespace
+
+TEST_CASE("syncs that wait for one in flight wait, and do not wake each other for ever", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[3];
+  auto first = file.sync(ended[0]);
+  first.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  auto second = file.sync(ended[1]), third = file.sync(ended[2]);
+  second.start();
+  third.start();
+  CHECK_FALSE(ended[1]);
+  CHECK_FALSE(ended[2]);
+  file.store.finish_sync();
+  for (const auto& each : ended) CHECK((each && *each));
+  CHECK(file.store.open_syncs() == 0);
+}
+
+TEST_CASE("a sync is not good while what a failed one made dirty again is still dirty", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[2];
+  auto first = file.sync(ended[0]);
+  first.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.write(file.C, "b");
+  auto second = file.sync(ended[1]);
+  second.start();
+  REQUIRE(file.store.open_flushes() == 1);  // of "b": "a" lies before it, and is clean
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended[0]);
+  CHECK(ended[0]->error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == 2);
+  while (!ended[1]) {
+    if (file.store.open_flushes() != 0) {
+      file.store.store_one();
+    } else {
+      file.store.finish_sync();
+    }
+  }
+  CHECK(*ended[1]);
+  CHECK(file.pool.stats().dirty_bytes == 0);
+}
+
+TEST_CASE("a sync that fails after its file has gone makes nothing dirty of the next one of that id", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  {
+    std::optional<tarn::Result<>> ended;
+    auto first = file.sync(ended);
+    first.start();
+    file.store.store_one();
+    first.cancel();
+    REQUIRE(ended);
+  }
+  REQUIRE(file.store.open_syncs() == 1);
+  file.file.reset();
+  file.file.emplace(file.pool, tarn::DirtyFileMetadata::from_store(file.id, 1, {.part_bytes = file.C}), file.store);
+  std::string into(1, '?');
+  std::optional<tarn::Result<std::size_t>> read;
+  auto reading = tarn::read_operation(*file.file, 0, writable(into),
+                                      [&](tarn::Result<std::size_t> n) { read.emplace(std::move(n)); });
+  reading.start();
+  file.store.finish_load();
+  REQUIRE(read);
+  REQUIRE(into == "a");
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  CHECK(file.pool.stats().dirty_bytes == 0);
+  CHECK_FALSE(file.file->is_dirty());
+}
