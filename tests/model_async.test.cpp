@@ -33,8 +33,8 @@
 //
 // The model changes at the moment at which the library does: a call of it is made with a Resumer around it, so that
 // what it wakes goes on only when the model has the change, too; a write that is an operation says when each window is
-// taken in. So a view and a read of one window show exactly what the model has then, and a longer read a sequence of
-// windows, each of one moment between its start and its end.
+// taken in. So a view and a read of one window show exactly what the model has then, and a longer read, or one that found
+// no chunk to load to, a sequence of windows or pieces, each of one moment between its start and its end.
 
 namespace {
 
@@ -245,8 +245,9 @@ class World {
     ByteRange range;
     ModelBytes bytes;                  // to read into, or to write from
     std::optional<std::size_t> since;  // where the states begin that a long read may show
-    std::size_t taken = 0, stop = 0;   // of a write: what is in; where its filler ends
-    bool breaks = false;               // and whether that is an error
+    std::uint64_t without_room_before = 0;
+    std::size_t taken = 0, stop = 0;  // of a write: what is in; where its filler ends
+    bool breaks = false;              // and whether that is an error
     bool over = false, waits_for_room = false, cancelled = false;
     int shown = 0;
     std::string seen_wrong;
@@ -366,7 +367,8 @@ class World {
     // A load under way may have failed already, in another of its requests, and its error is shared.
     const bool loading = depth_ != 0 || std::ranges::any_of(loads_, [&](auto& load) { return load.file == call.file; });
     if (loading) --call.failed_loads;
-    if (kind == Kind::read && range.size_bytes() > pool_.window_bytes()) call.since = file.bytes.watch();
+    if (kind == Kind::read) call.since = file.bytes.watch();
+    call.without_room_before = times_without_room();
     if ((kind == Kind::flush || kind == Kind::sync) && !file.deleted) {
       call.untouched.add(ByteRange::between(0, file.bytes.now.size()));
       for (const auto& other : calls_) {
@@ -1406,12 +1408,20 @@ class World {
     check_now("a read of all", file, ByteRange::between(0, into.size() + 1), into);
   }
 
+  [[nodiscard]] std::uint64_t times_without_room() const {
+    const auto stats = pool_.stats();
+    return stats.refusals + stats.room_waits;
+  }
   void check_read(Call& call, std::size_t n) {
     call.bytes.resize(n);
-    if (!call.since) return check_now("a read", *call.file, call.range, call.bytes);
+    // Where no chunk is to be had, a read goes past the pool, and splits its window.
+    const bool splits = times_without_room() != call.without_room_before;
+    if (!call.since || (!splits && call.range.size_bytes() <= pool_.window_bytes())) {
+      return check_now("a read", *call.file, call.range, call.bytes);
+    }
     if (call.file->bytes.changed_since(*call.since)) came(Came::read_of_many_moments);
     require(call.file->bytes.admits(call.range.offset(), static_cast<std::size_t>(call.range.size_bytes()),
-                                    pool_.window_bytes(), call.bytes, *call.since),
+                                    splits ? 1 : pool_.window_bytes(), call.bytes, *call.since),
             "a long read shows what the file never was");
   }
   void check_now(const char* what, File& file, ByteRange range, std::span<const std::byte> seen) {
