@@ -213,6 +213,39 @@ TEMPLATE_TEST_CASE("two first writes at once to one stored file are both kept, a
   }
 }
 
+TEMPLATE_TEST_CASE("a first write that comes while another is being filled waits for it, and both are kept",
+                   "[dirty_file]", EVERY_STORAGE) {
+  const auto sizes = GENERATE(any_sizes());
+  const bool extends_first = GENERATE(false, true);
+  SharedFile<TestType> file{sizes, 3 * sizes.chunk_bytes};
+  const auto size = static_cast<std::size_t>(3 * file.C);
+  Gate filling;
+  filling.close();
+  tarn::Result<std::size_t> one = std::size_t{0}, two = std::size_t{0};
+  Sleeper second;
+  {
+    Worker first{filling, [&] {
+                   one = file->write(extends_first ? size : 0, 1, [&](tarn::MutableBuffers into) {
+                     filling.pass();
+                     return into.copy_from(bytes_of("1"));
+                   });
+                 }};
+    REQUIRE(filling.wait_for_arrivals());
+    Worker other{filling, [&] {
+                   second.here();
+                   two = file.write(extends_first ? 0 : size, "2");
+                 }};
+    CHECK(second.wait_until_asleep());
+    filling.open();
+  }
+  CHECK(one.value() == 1);
+  CHECK(two.value() == 1);
+  const auto expected = extends_first ? "2" + pattern(1, size - 1) + "1" : "1" + pattern(1, size - 1) + "2";
+  CHECK(file.read_all() == expected);
+  REQUIRE(file->flush());
+  CHECK(file.store.text(file.id) == expected);
+}
+
 TEMPLATE_TEST_CASE("appends of many threads neither mix nor overlap", "[dirty_file]", EVERY_STORAGE) {
   SharedFile<TestType> file{GENERATE(any_sizes())};
   constexpr std::size_t threads = 4, each = 25;
@@ -537,18 +570,16 @@ TEMPLATE_TEST_CASE("a file deleted while it is being flushed stays deleted, and 
   SharedFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   file.store.flush_gate.close();
-  Gate removes;
-  removes.close();
   tarn::Result<> flushed, removed;
+  Sleeper removes;
   {
     Worker flusher{file.store.flush_gate, [&] { flushed = file->flush(); }};
     REQUIRE(file.store.flush_gate.wait_for_arrivals(1));
-    removes.open();
     Worker remover{file.store.flush_gate, [&] {
-                     removes.pass();
+                     removes.here();
                      removed = file->remove();
                    }};
-    REQUIRE(removes.wait_for_arrivals(1));
+    CHECK(removes.wait_until_asleep());
     CHECK(file.store.counts().removes == 0);  // it waits for the flush, as the store checks
     CHECK(file.store.counts().flushes == 1);
     file.store.flush_gate.open();
@@ -812,6 +843,73 @@ TEMPLATE_TEST_CASE("with a store that takes nothing a full pool answers ENOBUFS,
   file.store.fail_next(Call<TestType>::flush, 0, {});
   REQUIRE(file->flush());
   CHECK((file.store.text(file.id) == text.substr(0, *written)));
+}
+
+TEMPLATE_TEST_CASE("what changes while it is loaded past a full pool is not served as it was", "[dirty_file]",
+                   EVERY_STORAGE) {
+  SharedFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 4 * 4096, 0};
+  typename SharedFile<TestType>::File other{
+      file.pool, SharedFile<TestType>::Metadata::created(8, {.part_bytes = file.P}), file.store};
+  const std::string chunk(4096, 'x');
+  for (std::uint64_t at = 0; other.try_write(at, bytes_of(chunk)); at += chunk.size()) continue;  // dirty to the brim
+  std::string seen;
+  file.store.load_gate.close();
+  {
+    Worker reader{file.store.load_gate, [&] { seen = file.read(0, 4096); }};
+    REQUIRE(file.store.load_gate.wait_for_arrivals());  // it has its bytes, and is on its way back
+    REQUIRE(file->truncate(1));
+    REQUIRE(file->truncate(4 * 4096));
+    file.store.load_gate.open();
+  }
+  CHECK(seen == pattern(0, 1) + zeros(4095));
+  CHECK(file.pool.stats().loads_uncached != 0);
+  CHECK_FALSE(file.pool.contains(file->metadata(), 0));
+  REQUIRE(other.flush());
+}
+
+TEMPLATE_TEST_CASE(
+    "an error in the background is told to every opener of the time once, and to the next if nobody saw "
+    "it",
+    "[dirty_file]", EVERY_STORAGE) {
+  SharedFile<TestType> file{GENERATE(any_sizes())};
+  REQUIRE(file.write(0, "x"));
+  const auto fail_in_background = [&] {  // as for somebody who needs room
+    file.store.fail_next(Call<TestType>::flush, 1, std::errc::no_space_on_device);
+    CHECK(file.pool.core().pressure.flush_one() == tarn::detail::Flushed::failed);
+    CHECK(file.events.failed == 1);
+  };
+  SECTION("two openers are told, each once, and a dup's close only looks") {
+    auto one = file->open(), two = file->open();
+    fail_in_background();
+    CHECK(one.flush().error().value() == ENOSPC);
+    CHECK(one.flush().error().value() == ENOSPC);
+    CHECK(one.sync().error().value() == ENOSPC);
+    CHECK(one.sync());
+    CHECK(two.sync().error().value() == ENOSPC);
+    CHECK(two.sync());
+    CHECK(file->open().sync());  // came later, and somebody has seen it
+  }
+  SECTION("an opener who never asked has not seen it: the next one is told") {
+    {
+      const auto before = file->open();
+      fail_in_background();
+    }
+    auto next = file->open();
+    CHECK(next.take_error().error().value() == ENOSPC);
+    CHECK(next.take_error());
+    CHECK(file->open().take_error());
+  }
+  SECTION("an fsync tries again now, and what comes of that is its answer") {
+    auto opener = file->open();
+    fail_in_background();
+    file.store.fail_next(Call<TestType>::flush, 1, std::errc::io_error);
+    CHECK(opener.sync().error().value() == EIO);
+    CHECK(file.store.counts().flushes == 2);
+    CHECK(opener.sync());
+    CHECK(file.store.counts().flushes == 3);
+  }
+  REQUIRE(file->flush());
+  CHECK(file.store.text(file.id) == "x");
 }
 
 TEMPLATE_TEST_CASE("reads race writes, flushes, truncates and evictions: each window is of one moment", "[dirty_file]",

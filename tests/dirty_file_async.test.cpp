@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/dirty_file_async.hpp>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -95,6 +100,40 @@ struct Ending {
   [[nodiscard]] bool was(const Value& value) const { return times == 1 && *result && **result == value; }
 };
 using Bytes = Ending<std::size_t>;
+
+/// A store whose flush is only stored, and whose sync answers when the test says.
+template <class Traits>
+struct LaterSync {
+  MemoryStore<Traits> memory;
+  std::optional<tarn::SyncToken<Traits>> token;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) { return memory.load(request); }
+  tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
+    const auto outcome = memory.flush(request);
+    return outcome.ok() ? tarn::FlushOutcome<Traits>::stored() : outcome;
+  }
+  void sync(const tarn::SyncRequest<Traits>&, tarn::SyncToken<Traits> asked) { token.emplace(std::move(asked)); }
+  tarn::Result<> remove(const typename Traits::FileId& id) { return memory.remove(id); }
+};
+
+#ifndef NDEBUG
+/// Whether f, in a process of its own, ends it by an assert. What no assert notices is told by `unnoticed`, so that
+/// nothing of it is used any more.
+template <class F>
+[[nodiscard]] bool hits_an_assert(F f) {
+  const auto child = ::fork();
+  if (child == 0) {
+    ::close(STDERR_FILENO);
+    const ::rlimit no_core{0, 0};
+    ::setrlimit(RLIMIT_CORE, &no_core);
+    std::signal(SIGABRT, SIG_DFL);
+    f([] { ::_exit(0); });
+    ::_exit(0);
+  }
+  int status = 0;
+  return ::waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+#endif
 
 }  // namespace
 
@@ -594,6 +633,84 @@ TEMPLATE_TEST_CASE("an operation that nobody keeps ends once, and goes with its 
   tarn::start_sync(*file.file, synced.done());
   CHECK(synced.times == 1);
 }
+
+TEMPLATE_TEST_CASE("a sync waits for the store with no thread, and one that nobody answers makes dirty again",
+                   "[async]", Heap, Arena) {
+  const bool answers = GENERATE(true, false);
+  const auto sizes = GENERATE(any_sizes());
+  LaterSync<TestType> store;
+  tarn::ChunkPool<TestType> pool{pool_options<TestType>(sizes.chunk_bytes, 16 * MiB)};
+  const auto P = sizes.chunk_bytes * sizes.chunks_per_part;
+  tarn::DirtyFile file{pool, tarn::MetadataFor<TestType>::created(7, {.part_bytes = P}), store};
+  REQUIRE(file.write(0, bytes_of("hello")));
+  Ending<void> synced;
+  auto sync = tarn::sync_operation(file, synced.done());
+  sync.start();
+  REQUIRE(synced.times == 0);
+  REQUIRE(store.token);
+  CHECK(store.memory.text(7) == "hello");
+  if (!answers) {
+    store.token.reset();
+    CHECK(synced.failed_with(std::errc::io_error));
+    CHECK(pool.stats().dirty_bytes == 5);
+    Ending<void> again;
+    auto retry = tarn::sync_operation(file, again.done());
+    retry.start();
+    CHECK(pool.stats().dirty_bytes == 0);
+    REQUIRE(store.token);
+    store.token->complete({});
+    CHECK(again.times == 1);
+    CHECK(*again.result);
+  } else {
+    store.token->complete({});
+    CHECK(synced.times == 1);
+    CHECK(*synced.result);
+  }
+  CHECK_FALSE(file.needs_sync());
+  CHECK_FALSE(file.is_dirty());
+}
+
+#ifndef NDEBUG
+TEST_CASE("who destroys a file before its openers, an operation or a pool before its end, hits an assert", "[async]") {
+  SECTION("a file") {
+    const bool first = GENERATE(true, false);
+    const auto closes = [&](auto unnoticed) {
+      LaterFile<Heap> file{{16, 1}};
+      std::optional opener{file->open()};
+      if (!first) opener.reset();
+      file.file.reset();
+      unnoticed();
+    };
+    CHECK(hits_an_assert(closes) == first);
+  }
+  SECTION("an operation") {
+    const bool first = GENERATE(true, false);
+    const auto destroys = [&](auto unnoticed) {
+      LaterFile<Heap> file{{16, 1}, 16};
+      std::string into(16, '?');
+      {
+        auto read = tarn::read_operation(*file.file, 0, writable(into), [](tarn::Result<std::size_t>) {});
+        read.start();
+        if (!first) file.finish_loads();
+      }
+      unnoticed();
+    };
+    CHECK(hits_an_assert(destroys) == first);
+  }
+  SECTION("a pool") {
+    CHECK(hits_an_assert([](auto unnoticed) {
+      LaterSync<Heap> store;
+      std::optional<tarn::ChunkPool<Heap>> pool{pool_options<Heap>(16, 16 * MiB)};
+      tarn::DirtyFile file{*pool, tarn::DirtyFileMetadata::created(7), store};
+      (void)file.write(0, bytes_of("x")).has_value();
+      auto sync = tarn::sync_operation(file, [](tarn::Result<>) {});
+      sync.start();
+      pool.reset();
+      unnoticed();
+    }));
+  }
+}
+#endif
 
 TEMPLATE_TEST_CASE("a cancel that comes after the completion does nothing", "[async]", Heap) {
   LaterFile<TestType> file{{4096, 1}};

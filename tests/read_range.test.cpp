@@ -111,6 +111,24 @@ TEMPLATE_TEST_CASE("a read returns every byte of chunks that leave the pool bene
   CHECK(file.pool.stats().charged_bytes <= file.pool.budget_bytes());
 }
 
+TEMPLATE_TEST_CASE("no chunk leaves the pool while a view shows it", "[read_range]", Heap, Arena) {
+  OneFile<TestType> file{GENERATE(any_sizes())};
+  const auto size = static_cast<std::size_t>(2 * file.C);  // a window, and one chunk more in the pool
+  file.become_stored(size + file.C);
+  REQUIRE(file.read_all() == pattern(0, size + file.C));
+  std::size_t evicted = 0;
+  std::string seen(size, '?');
+  const auto viewed = tarn::read_range(file.pool, file.meta, 0, size, file.store, [&](tarn::ConstBuffers bytes) {
+    Worker{[&] { evicted = file.pool.evict_clean(); }}.join();
+    return bytes.copy_to(writable(seen));
+  });
+  REQUIRE(viewed);
+  CHECK(*viewed == size);
+  CHECK(evicted == 1);
+  CHECK(seen == pattern(0, size));
+  CHECK(file.pool.evict_clean() == 2);
+}
+
 TEMPLATE_TEST_CASE("with no chunk to be had a read is served from the store, uncached", "[read_range]", Heap, Arena) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 0};
   auto stored = OneFile<TestType>::Metadata::from_store(8, 40000, {.part_bytes = file.P});

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <vector>
 
+#include <tarn/dirty_file.hpp>
+
 #include "support/catch.hpp"
 #include "support/one_file.hpp"
 
@@ -43,6 +45,22 @@ struct Reentrant {
     return store.flush(request);
   }
   tarn::Result<> remove(const std::uint64_t& id) { return store.remove(id); }
+};
+
+/// An object store with conditional requests: it neither gives nor takes bytes of another version than its own.
+struct Conditional {
+  MemoryStore<Heap> memory;
+  std::uint64_t version = 1;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+    if (request.version != version) return tarn::fail(static_cast<std::errc>(ESTALE));
+    return memory.load(request);
+  }
+  Outcome flush(const tarn::FlushRequest<Heap>& request) {
+    if (request.version != version) return Outcome::conflict();
+    return memory.flush(request).with_version(++version);
+  }
+  tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
 };
 
 }  // namespace
@@ -149,6 +167,42 @@ TEST_CASE("a load is told the version that the metadata holds, and ESTALE is pas
   file.meta.set_version(0);  // somebody else has stored another version since
   std::string into(3, '?');
   CHECK(tarn::read_range(file.pool, file.meta, 0, writable(into), file.store).error().value() == ESTALE);
+}
+
+TEST_CASE("where the store's object has changed, what is dirty here meets no byte of the other version", "[store]") {
+  const auto sizes = GENERATE(any_sizes());
+  const auto C = sizes.chunk_bytes, P = C * sizes.chunks_per_part;
+  const auto size = static_cast<std::size_t>(3 * C + 2);
+  constexpr std::uint64_t id = 7;
+  Conditional store;
+  store.memory.put_pattern(id, size, 1);
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::from_store(id, size, {.part_bytes = P, .version = 1}), store};
+  REQUIRE(file.write(1, bytes_of("d")));  // of most of its part only the store has the rest
+
+  store.memory.put_pattern(id, size, 2);  // somebody else's
+  store.version = 5;
+  std::string into(size, '?');
+  CHECK(file.read(0, writable(into)).error().value() == ESTALE);
+  CHECK(file.flush().error().value() == ESTALE);
+  CHECK(store.memory.text(id) == pattern(0, size, 2));
+  CHECK(pool.stats().dirty_bytes == 1);
+  std::string kept(1, '?');
+  REQUIRE(file.read(1, writable(kept)));
+  CHECK(kept == "d");
+
+  REQUIRE(file.invalidate(5));  // from here on it is a change to that one
+  auto expected = pattern(0, size, 2);
+  expected[1] = 'd';
+  REQUIRE(file.read(0, writable(into)));
+  CHECK(into == expected);
+  REQUIRE(file.flush());
+  CHECK(store.memory.text(id) == expected);
+  CHECK(file.metadata().version() == 6);
+  pool.evict_clean();
+  REQUIRE(file.read(0, writable(into)));
+  CHECK(into == expected);
+  CHECK(store.memory.complaints() == "");
 }
 
 TEST_CASE("generations rise over all files of a pool", "[store]") {

@@ -233,6 +233,40 @@ TEST_CASE("a flush of one moment waits for the write that is under way, and hold
   CHECK(store.memory.text(id) == text);
 }
 
+TEST_CASE("a flush of one moment that finds a write between two windows stores none of it, and then all",
+          "[file_flush]") {
+  // Past the throttle mark a write flushes a step before each window, with nothing held: that is where it is caught.
+  constexpr std::uint64_t C = 4096;
+  auto options = pool_options<Heap>(C, 16 * MiB);
+  options.dirty_throttle_bytes = 3 * C;
+  tarn::ChunkPool<Heap> pool{options};
+  MemoryStore<Heap> throttling;
+  MomentStore<Heap> store;
+  tarn::DirtyFile other{pool, tarn::DirtyFileMetadata::created(8, {.part_bytes = C}), throttling};  // first in turn
+  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+  REQUIRE(other.write(0, bytes_of("x")));
+  const std::string text(6 * C, 'n');
+  std::optional<tarn::Result<std::size_t>> written;
+  tarn::detail::FileFlush flush{file.body(), store, tarn::whole_file, SIZE_MAX, true};
+  const auto step = [&] {
+    const tarn::detail::Resumer resumer;
+    return flush.step();
+  };
+  throttling.flush_gate.close();
+  {
+    Worker writer{throttling.flush_gate, [&] { written.emplace(file.write(0, bytes_of(text))); }};
+    REQUIRE(throttling.flush_gate.wait_for_arrivals());
+    CHECK(file.size() == 2 * C);  // one window is in, the next has not begun
+    CHECK(step() == Progress::waiting);
+    CHECK(store.memory.counts().flushes == 0);
+  }
+  REQUIRE(*written);
+  CHECK(**written == text.size());
+  REQUIRE(step() == Progress::done);
+  CHECK(store.consistent == 1);
+  CHECK(store.memory.text(id) == text);
+}
+
 TEST_CASE("a write that needs the flush of its own file finishes while a flush of one moment waits for it",
           "[file_flush]") {
   constexpr std::uint64_t C = 4096;

@@ -119,6 +119,51 @@ TEST_CASE("who gives up its place in the queue lets the next one have it", "[roo
   CHECK(*second == C);
 }
 
+TEST_CASE("who waits for room holds none of it: what is too little for it serves who needs less", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  REQUIRE(file.truncate(at - C));  // room for one chunk
+  std::optional<std::size_t> written;
+  const std::string two_chunks(2 * C, 'y');
+  auto write = tarn::write_operation(file, at, bytes_of(two_chunks),
+                                     [&](const tarn::Result<tarn::Written>& n) { written = n ? n->size_bytes : 0; });
+  write.start();
+  CHECK_FALSE(written);
+  CHECK(file.try_write(at - C, bytes_of(chunk)));
+  while (!written) {
+    REQUIRE(world.store.open_flushes() != 0);
+    world.store.finish_flush();
+  }
+  CHECK(written == 2 * C);
+}
+
+TEST_CASE("many files with a little dirt each, and a flusher that hangs and goes on: every write ends", "[room]") {
+  Files world{32, 8};
+  std::size_t filled = 0;
+  while (filled < world.files.size() && world.files[filled]->try_write(0, bytes_of("x"))) ++filled;
+  const auto waiters = world.files.size() - filled;
+  REQUIRE(waiters >= 4);
+  std::size_t written = 0, refused = 0;
+  for (auto i = filled; i < world.files.size(); ++i) {
+    tarn::start_write(*world.files[i], 0, bytes_of("x"),
+                      [&](const tarn::Result<tarn::Written>& n) { ++(n ? written : refused); });
+  }
+  CHECK(written + refused == 0);
+  while (world.store.open_flushes() != 0) world.store.finish_flush();
+  CHECK(written == waiters);
+  CHECK(refused == 0);
+  world.store.answer_at_once();
+  std::size_t right = 0;
+  for (std::size_t i = 0; i < world.files.size(); ++i) {
+    CHECK(world.files[i]->flush());
+    right += world.store.memory.text(i) == "x" ? 1u : 0u;
+  }
+  CHECK(right == world.files.size());
+}
+
 TEST_CASE("dirty chunks never take more memory than their limit, and what is left serves loads", "[room]") {
   Files world{2, 16, {.dirty_limit_bytes = 6 * C}};
   world.store.answer_at_once();
