@@ -106,6 +106,22 @@ TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of othe
   CHECK(lost == 0);
 }
 
+TEMPLATE_TEST_CASE("a chunk that was written often outlives one that was written once", "[eviction]", Heap, Arena) {
+  const auto scan_survived = [](int writes) {
+    OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
+    const std::uint64_t C = 65536, written = 500;
+    file.become_stored(600 * C);
+    for (int i = 0; i < writes; ++i) REQUIRE(file.write(written * C, "w"));
+    REQUIRE(file.flush());
+    std::uint64_t others = 0;
+    while (others < written && file.pool.contains(file.meta, written)) REQUIRE(file.read(C * others++, 1).size() == 1);
+    return others;
+  };
+  const auto once = scan_survived(1), often = scan_survived(3);
+  CHECK(once > 10);
+  CHECK(often >= once + 10);
+}
+
 TEST_CASE("a touch takes as many steps among a million hooks as among a hundred", "[eviction]") {
   // By its type: a touch sees one hook and nothing else, so it has no way to look at the others.
   STATIC_REQUIRE(std::is_same_v<decltype(&Clock::touch), void (*)(Hook&) noexcept>);

@@ -70,6 +70,7 @@ PROMISES = {
 
 COMPILE_SECONDS = 600
 UNBROKEN_SECONDS = 600
+MEMORY_BYTES = 4 << 30
 BROKEN_SECONDS = 50  # below the deadline of a gate: a thread that waits there for ever is a hang
 
 
@@ -298,7 +299,9 @@ def try_breakage(compiler, scratch, breakage):
 def run_all(breakages, build, jobs):
     """Returns the exit code."""
     began = time.monotonic()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what aborts here leaves nothing behind
+    # What aborts here leaves nothing behind, and what grows without end does end.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     programs = {}
     for breakage in breakages:
         programs.setdefault(breakage["program"], []).append(breakage)

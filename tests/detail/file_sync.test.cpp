@@ -215,8 +215,12 @@ TEMPLATE_TEST_CASE("bytes cut off while a failing sync is in flight do not come 
     REQUIRE(file.file.truncate(0));
     REQUIRE(file.file.truncate(2 * file.C));
   }
+  std::string into(static_cast<std::size_t>(2 * file.C), '?');
+  REQUIRE(file.file.read(0, writable(into)));
+  CHECK(into == zeros(2 * file.C));
   REQUIRE(file.file.sync());
   CHECK(file.store.durable() == zeros(2 * file.C));
+  CHECK(file.store.memory.text(file.id) == zeros(2 * file.C));
 }
 
 TEMPLATE_TEST_CASE("fsync tells an opener of a background error once, and of its own", "[sync]", WatchedFiles) {
