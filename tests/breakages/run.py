@@ -68,10 +68,11 @@ PROMISES = {
     32: "a write heats, a touch costs the same among any number, pins are counted in their own field",
 }
 
-COMPILE_SECONDS = 600
-UNBROKEN_SECONDS = 600
+COMPILE_SECONDS = 900
+UNBROKEN_SECONDS = 900
 MEMORY_BYTES = 4 << 30
 BROKEN_SECONDS = 50  # below the deadline of a gate: a thread that waits there for ever is a hang
+PATIENCE = 5         # or so many times as long as all cases of the program took unbroken, where that is more
 
 
 class Problem(Exception):
@@ -258,9 +259,10 @@ class Result:
 
 
 def try_unbroken(compiler, scratch, program, breakages):
-    """Returns what is wrong with the program's cases when nothing is broken, or None."""
+    """Returns how long the program's cases take when nothing is broken. Raises: what is wrong with them then."""
     folder = scratch / f"unbroken.{program}"
     folder.mkdir()
+    seconds = 0
     try:
         # Over the storages of all: the same case may be named with different ones.
         for storage in sorted({breakage.get("storage") or "" for breakage in breakages}):
@@ -269,17 +271,20 @@ def try_unbroken(compiler, scratch, program, breakages):
                 if (breakage.get("storage") or "") == storage:
                     cases.update(cases_of(breakage))
             executable = compiler.build(program, ROOT / "include", reduce(source_of(program).read_text(), cases), folder)
+            began = time.monotonic()
             ended, said = run(executable, UNBROKEN_SECONDS)
+            seconds += time.monotonic() - began
             if ended != "passes":
-                return f"{program}: unbroken, it {ended}:\n{said[-2000:]}"
+                raise Problem(f"unbroken, it {ended}:\n{said[-2000:]}")
     except Problem as problem:
-        return f"{program}: {problem}"
+        raise Problem(f"{program}: {problem}") from None
     finally:
         shutil.rmtree(folder)
-    return None
+    return seconds
 
 
-def try_breakage(compiler, scratch, breakage):
+def try_breakage(compiler, scratch, breakage, seconds):
+    """Returns what became of the breakage, whose cases may take so long."""
     began = time.monotonic()
     folder = scratch / f"broken.{breakage['number']}"
     ended = problem = None
@@ -289,7 +294,7 @@ def try_breakage(compiler, scratch, breakage):
         header.write_text(apply(header.read_text(), breakage))
         source = reduce(source_of(breakage["program"]).read_text(), cases_of(breakage))
         executable = compiler.build(breakage["program"], folder / "include", source, folder)
-        ended, _ = run(executable, BROKEN_SECONDS)
+        ended, _ = run(executable, seconds)
     except (OSError, Problem, subprocess.SubprocessError) as why:
         problem = str(why)
     shutil.rmtree(folder, ignore_errors=True)
@@ -309,13 +314,18 @@ def run_all(breakages, build, jobs):
         scratch = pathlib.Path(folder)
         compiler = Compiler(build, scratch)
         compiler.precompile(breakages[0]["program"])
-        results, wrong = [], []
+        results, wrong, seconds = [], [], {}
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            unbroken = [pool.submit(try_unbroken, compiler, scratch, *item) for item in programs.items()]
-            wrong = [future.result() for future in unbroken if future.result() is not None]
+            unbroken = {name: pool.submit(try_unbroken, compiler, scratch, name, of) for name, of in programs.items()}
+            for program, future in unbroken.items():
+                if future.exception() is None:
+                    seconds[program] = max(BROKEN_SECONDS, PATIENCE * future.result())
+                else:
+                    wrong.append(str(future.exception()))
             if not wrong:
                 print(f"unbroken, the cases of {len(programs)} programs pass", flush=True)
-                tries = [pool.submit(try_breakage, compiler, scratch, b) for each in programs.values() for b in each]
+                tries = [pool.submit(try_breakage, compiler, scratch, breakage, seconds[program])
+                         for program, of in programs.items() for breakage in of]
                 for future in concurrent.futures.as_completed(tries):
                     result = future.result()
                     results.append(result)
