@@ -636,56 +636,6 @@ TEMPLATE_TEST_CASE("discarding gives up what is dirty, and the file is as the st
   CHECK(file->discard_dirty(max_offset + 1, 4).error().value() == EFBIG);
 }
 
-TEMPLATE_TEST_CASE("a renamed file keeps its bytes, and is loaded and flushed by its new id", "[dirty_file]",
-                   EVERY_STORAGE) {
-  const auto sizes = GENERATE(any_sizes());
-  SharedFile<TestType> file{sizes, 3 * sizes.chunk_bytes};
-  const auto size = static_cast<std::size_t>(3 * file.C);
-  REQUIRE(file.write(1, "d"));
-  CHECK(file->rename(8, [&] { return tarn::Result<>{tarn::fail(std::errc::permission_denied)}; }).error() ==
-        std::errc::permission_denied);
-  CHECK(file->metadata().id() == 7);
-  REQUIRE(file->rename(8, [&] {
-    file.store.put_pattern(8, size);
-    return file.store.remove(7);
-  }));
-  CHECK(file->metadata().id() == 8);
-  auto expected = pattern(0, size);
-  if (size > 1) expected[1] = 'd';
-  CHECK(file.read_all() == expected);
-  REQUIRE(file->flush());
-  CHECK(file.store.text(8) == expected);
-  CHECK_FALSE(file.store.has(7));
-  // The old id is free: another file of it has nothing of this one.
-  {
-    typename SharedFile<TestType>::File other{file.pool, tarn::MetadataFor<TestType>::created(7), file.store};
-    CHECK(other.size() == 0);
-    REQUIRE(other.write(0, bytes_of("other")));
-    REQUIRE(other.flush());
-    // A name that somebody has is not taken away from him.
-    CHECK(other.rename(8, [] { return tarn::Result<>{}; }).error() == std::errc::file_exists);
-  }
-  CHECK(file.read_all() == expected);
-  CHECK(file.store.text(7) == "other");
-}
-
-TEMPLATE_TEST_CASE("a load that is in flight while its file is renamed is made anew, by the new id", "[dirty_file]",
-                   EVERY_STORAGE) {
-  const auto sizes = GENERATE(any_sizes());
-  SharedFile<TestType> file{sizes, sizes.chunk_bytes};
-  file.store.load_gate.close();
-  std::string read;
-  {
-    Worker reader{file.store.load_gate, [&] { read = file.read(0, static_cast<std::size_t>(file.C)); }};
-    REQUIRE(file.store.load_gate.wait_for_arrivals());
-    REQUIRE(file->rename(8, [&] {
-      file.store.put_pattern(8, file.C, 5);  // the store shuffles: what the old id answers is not this file's any more
-      return file.store.remove(7);
-    }));
-  }
-  CHECK(read == pattern(0, static_cast<std::size_t>(file.C), 5));
-}
-
 TEMPLATE_TEST_CASE("what was stored under a content id is found by every file of that content, without a copy",
                    "[dirty_file]", EVERY_STORAGE) {
   // A store that names what it stores.
@@ -696,7 +646,7 @@ TEMPLATE_TEST_CASE("what was stored under a content id is found by every file of
       tarn::Digest<16> id;
       id.bytes[0] = std::byte{9};
       const auto part = request.ranges.empty() ? 0 : request.ranges.front().range.offset() / part_bytes;
-      return memory.flush(request).ok() ? tarn::FlushOutcome<TestType>::stored().with_content(part, id)
+      return memory.flush(request).ok() ? tarn::FlushOutcome<TestType>::durable().with_content(part, id)
                                         : tarn::FlushOutcome<TestType>::failed({});
     }
     tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
@@ -758,6 +708,28 @@ TEMPLATE_TEST_CASE("rebasing puts what was changed here on what the store has no
   REQUIRE(file->flush());
   CHECK(file.store.text(file.id) == expected);
   CHECK_FALSE(file->is_dirty());
+}
+
+TEMPLATE_TEST_CASE("a size that the store has heard of, or that changed nothing, is not set here any more",
+                   "[dirty_file]", EVERY_STORAGE) {
+  const auto sizes = GENERATE(any_sizes());
+  SharedFile<TestType> file{sizes, 3 * sizes.chunk_bytes};
+  const auto C = static_cast<std::size_t>(file.C);
+  REQUIRE(file->truncate(3 * C));
+  REQUIRE(file->truncate(3 * C + 5));
+  REQUIRE(file->truncate(3 * C));
+  REQUIRE(file->flush());
+  CHECK_FALSE(file->is_dirty());
+  file.store.put_pattern(file.id, 5 * C, 99);
+  REQUIRE(file->rebase(5 * C, 2));
+  CHECK(file.read_all() == pattern(0, 5 * C, 99));
+  CHECK_FALSE(file->is_dirty());
+  // Zeros that reach further set the size, too.
+  REQUIRE(file->zero_range(range(5 * C, 6 * C), false));
+  file.store.put_pattern(file.id, C, 98);
+  REQUIRE(file->rebase(C, 3));
+  CHECK(file.read_all() == pattern(0, C, 98) + zeros(5 * C));
+  REQUIRE(file->flush());
 }
 
 TEMPLATE_TEST_CASE("rebasing keeps a size that was set here", "[dirty_file]", EVERY_STORAGE) {

@@ -492,6 +492,26 @@ TEMPLATE_TEST_CASE("a file that goes while its flush is in flight is not touched
   CHECK(file.store.memory.text(file.id) == "h");
 }
 
+TEMPLATE_TEST_CASE("a file made again while a flush of its last self is in flight is flushed after that", "[async]",
+                   Heap, Arena) {
+  LaterFile<TestType> file{GENERATE(any_sizes())};
+  REQUIRE(file->write(0, bytes_of("o")));
+  CHECK(file->flush({.deadline_ns = 1}).error() == std::errc::timed_out);
+  file.file.reset();
+  file.file.emplace(file.pool, tarn::MetadataFor<TestType>::created(file.id, {.part_bytes = file.P}), file.store);
+  REQUIRE(file->write(0, bytes_of("n")));
+  Ending<std::uint64_t> flushed;
+  auto flush = tarn::flush_operation(*file.file, flushed.done());
+  flush.start();
+  REQUIRE(file.store.open_flushes() == 1);  // the old one: the store never has two to order
+  file.store.finish_flush();
+  REQUIRE(flushed.times == 0);
+  REQUIRE(file.store.open_flushes() == 1);
+  file.store.finish_flush();
+  CHECK(flushed.was(1));
+  CHECK(file.store.memory.text(file.id) == "n");
+}
+
 TEMPLATE_TEST_CASE("a write waits for room with no thread while a flush is in flight, and goes on when it ends",
                    "[async]", Heap) {
   // Room for a few chunks; all of them dirty, and the flush that makes room answers later.

@@ -16,10 +16,15 @@
 namespace tarnfs {
 namespace {
 
+/// What cannot be stored is named on the log, and rescued, before its file goes: nobody has to be told again.
+struct ToldBefore : tarn::NullObserver {};
+
 struct ArenaTraits : tarn::DefaultTraits {
+  using Observer = ToldBefore;
   using Storage = tarn::ArenaStorage;
 };
 struct HeapTraits : tarn::DefaultTraits {
+  using Observer = ToldBefore;
   using Storage = tarn::HeapStorage;
 };
 

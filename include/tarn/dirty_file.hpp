@@ -59,16 +59,22 @@ class DirtyFile final : private detail::Flushable {
   /// Requires: no call in progress, no operation, no OpenFile.
   ~DirtyFile() {
     const detail::Resumer resumer;
-    body_->record->member = nullptr;
-    core_.pressure.leave(*this);
-    assert(body_->opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    auto& body = *body_;
     {
-      std::lock_guard lock{body_->lock};
-      body_->gone = true;
+      std::lock_guard lock{body.lock};  // what ends later, under the lock, finds it gone
+      body.gone = true;
+      body.record->member = nullptr;
     }
-    const auto lost_bytes = core_.drop(*body_->record);
-    core_.registry.disown(*body_->record);
-    if (body_->meta.state() != FileState::deleted) core_.tell_lost(body_->meta.id(), lost_bytes);
+    core_.pressure.leave(*this);
+    assert(body.opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    std::uint64_t lost_bytes = 0;
+    {
+      std::lock_guard lock{body.lock};  // a flush that ends now settles before or finds nothing
+      lost_bytes = core_.drop(*body.record);
+      if (body.meta.state() == FileState::deleted) lost_bytes = 0;
+    }
+    core_.registry.disown(*body.record);
+    core_.tell_lost(body.meta.id(), lost_bytes);
   }
 
   // ---- reading
@@ -197,16 +203,6 @@ class DirtyFile final : private detail::Flushable {
       body.removing = true;  // a flush that comes now waits for what the store says
     }
     return remove_from_store(before);
-  }
-  /// Gives the file another id, as the store does: rename_in_store() is asked in the middle, with nothing locked, while
-  /// no flush of the file is in flight and none begins. Loads in flight land nowhere and are made anew, by the new id.
-  /// Errors: EEXIST if another DirtyFile has that id: abandon or remove it before. ENOENT of a deleted file, ESTALE of
-  ///         an abandoned one; what rename_in_store answers (a Result<>): then the id is what it was. ENOMEM: the store
-  ///         may have done it; do it again.
-  /// Blocks: on a flush in flight; on rename_in_store.
-  template <class F>
-  [[nodiscard]] Result<> rename(const FileId& new_id, F&& rename_in_store, const CallOptions& options = {}) {
-    return guarded([&] { return detail::rename_file(*body_, new_id, rename_in_store, options); });
   }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.

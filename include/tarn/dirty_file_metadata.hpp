@@ -111,8 +111,8 @@ class BasicDirtyFileMetadata {
   void undo_deleted(FileState before) { state_ = before; }
   void note_clean() {
     if (state_ != FileState::deleted) state_ = FileState::clean;
+    size_set_ = false;
   }
-  void set_id(FileId id) { id_ = std::move(id); }
   void set_version(std::uint64_t version) { version_ = version; }
 
   /// Errors: throws bad_alloc, and changes nothing.
@@ -145,17 +145,24 @@ class BasicDirtyFileMetadata {
   }
   /// The sync failed: what of `extents` is still stored is unsynced again, and the size is not sure to be there.
   void note_sync_failed(const ExtentSet& extents) {
+    needs_sync_ = true;
+    note_store_size_unknown(size_bytes_);
     for (const auto& extent : extents.extents()) {
       stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
     }
-    needs_sync_ = true;
-    note_store_size_unknown(size_bytes_);
   }
   /// The size was set as such, not by bytes that reach so far, and the store has not heard of it.
-  void note_size_set() { size_set_ = true; }
+  void note_size_set() {
+    size_set_ = true;
+    ++size_sets_;
+  }
+  /// How often it was, and: the store has heard of all but those after that.
+  [[nodiscard]] std::uint64_t size_sets() const { return size_sets_; }
+  void note_size_stored(std::uint64_t size_sets) {
+    if (size_sets_ == size_sets) size_set_ = false;
+  }
   /// The store has set this size, and cut off what was past it.
   void note_store_size(std::uint64_t size_bytes) {
-    if (size_bytes == size_bytes_) size_set_ = false;
     store_size_bytes_ = size_bytes;
     store_size_bound_bytes_ = size_bytes;
   }
@@ -208,6 +215,7 @@ class BasicDirtyFileMetadata {
   std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
   FileState state_ = FileState::created;
   bool needs_sync_ = false, size_set_ = false;
+  std::uint64_t size_sets_ = 0;
   [[no_unique_address]] Payload payload_{};
 };
 

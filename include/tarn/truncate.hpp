@@ -186,7 +186,9 @@ template <class File>
   RemoveBytes removal{file, room, mtime_ns,
                       [&](const auto& meta) { return range.intersect(ByteRange::between(0, meta.size())); },
                       [&](auto& meta) {
-                        if (extends && !range.empty()) meta.set_size(std::max(meta.size(), range.end()));
+                        if (!extends || range.empty() || range.end() <= meta.size()) return;
+                        meta.set_size(range.end());
+                        meta.note_size_set();
                       }};
   return run_to_end(file.core, options, removal);
 }

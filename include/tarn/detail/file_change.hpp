@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What happens to a DirtyFile from outside: the store has other bytes now, the embedder gives up what is dirty, the
-// file gets another id. None of it happens while a flush of the file is in flight.
+// What happens to a DirtyFile from outside: the store has other bytes now, or the embedder gives up what is dirty. None
+// of it happens while a flush of the file is in flight.
 //
 // Thread safety: any thread. Nothing is held while the embedder's code runs.
 
@@ -57,47 +57,6 @@ template <class Traits>
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
   body.meta.reset_to_store(size_bytes, version);
   return body.core.drop(*body.record);
-}
-
-template <class Traits, class F>
-[[nodiscard]] Result<> rename_file(FileBody<Traits>& body, const typename Traits::FileId& new_id, F& rename_in_store,
-                                   const CallOptions& options) {
-  auto& core = body.core;
-  auto& record = *body.record;
-  const auto key = core.file_key(new_id);
-  {
-    std::unique_lock lock{body.lock};
-    if (const auto refusal = body.access().refusal(); refusal) return fail(refusal);
-    if (body.meta.id() == new_id) return {};
-    if (core.registry.is_taken(key)) return fail(std::errc::file_exists);
-    if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
-    body.removing = true;  // no flush begins, and a load that fails is looked at again afterwards
-  }
-  Result<> renamed = fail(std::errc::io_error);
-  try {
-    renamed = rename_in_store();
-  } catch (...) {
-    renamed = fail(current_exception_code());
-  }
-  RecordRef<Traits> retired;
-  {
-    std::lock_guard lock{body.lock};
-    body.removing = false;
-    if (renamed) {
-      try {
-        core.registry.rekey(record, key, retired);
-        body.meta.set_id(new_id);
-      } catch (const std::bad_alloc&) {
-        renamed = fail(std::errc::not_enough_memory);
-      }
-      std::lock_guard table{record.table_mutex};
-      for (auto* load = record.loads; load != nullptr; load = load->next) load->loading.clear();
-    }
-    record.arrivals.fetch_add(1);
-  }
-  core.parking.wake(&record.arrivals);
-  if (retired) core.drop(*retired);
-  return renamed;
 }
 
 }  // namespace tarn::detail

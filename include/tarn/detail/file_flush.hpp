@@ -130,8 +130,12 @@ class FileFlush {
         go_on();
         continue;
       }
+      // Asked before writes are held back: who waits for another flush must not wake a third that does.
+      if (waits_) {
+        if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
+      }
       if (const auto held = hold_back_writes(); !held) return Progress::waiting;
-      const FlushKind kind{.unit = flush_unit_of<Store>(), .promised = true, .consistent = holds_back_};
+      const FlushKind kind{.unit = flush_unit_of<Store>(), .promised = true};
       auto job = begin_flush_of<Traits>(file, ByteRange::between(at_, end_), kind);
       let_writes_go();
       if (!job) {

@@ -86,9 +86,7 @@ struct FileRecord {
 
   explicit FileRecord(Key k) : key{std::move(k)} {}
 
-  Key key;  // file ids and content ids are different alternatives: they never meet. Changes by Registry::rekey alone,
-            // and is read under the shard's mutex
-  Atomic<std::size_t> shard{0};              // where the registry has it
+  const Key key;                             // file ids and content ids are different alternatives: they never meet
   Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more
   Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
   Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
@@ -138,7 +136,6 @@ struct FileRecord {
   }
   void forget(FlushInFlight& job) {
     arrivals.fetch_add(1);
-    if (job.dropped) return;
     assert(flush == &job);
     flush = nullptr;
   }

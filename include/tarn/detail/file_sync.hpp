@@ -130,6 +130,8 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     auto& meta = body_->meta;
     try {
       meta.note_sync_failed(extents_);
+      // A flush in flight may have given its bytes to a store that forgets them now: it settles nothing.
+      body_->core.take_back_lent(*body_->record);
       const auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
       meta.note_modified();
       body_->core.note_changed(*body_->record);

@@ -38,8 +38,7 @@ namespace tarn {
 /// What kind of flush begins.
 struct FlushKind {
   FlushUnit unit = FlushUnit::ranges;
-  bool promised = false;    // it ends as soon as the store answers: others may wait for the room it makes
-  bool consistent = false;  // no write is half in
+  bool promised = false;  // it ends as soon as the store answers: others may wait for the room it makes
 };
 
 /// What begin_flush took. Move-only. Must not outlive its pool.
@@ -138,7 +137,7 @@ class FlushJob {
     if (first >= last && !gap) return ByteRange::between(range.end(), range.end());
     auto at = first < last ? std::max(range.offset(), layout.chunk_range(first).offset()) : gap->offset();
     if (gap) at = std::min(at, gap->offset());
-    return range.intersect(layout.part_range(layout.part_of(at)));
+    return layout.part_range(layout.part_of(at)).intersect(ByteRange::between(0, meta.size()));
   }
 
   // The chunks from the first dirty one of the range to the end of its part: [first, last).
@@ -305,7 +304,7 @@ class FlushJob {
   std::vector<FlushRange> ranges_;
   std::vector<::iovec> data_;
   typename Traits::FileId file_;
-  std::uint64_t size_bytes_, bound_bytes_, version_, generation_ = 0, end_ = 0;
+  std::uint64_t size_bytes_, bound_bytes_, version_, size_sets_ = 0, generation_ = 0, end_ = 0;
   std::int64_t begun_ns_ = 0;  // if the observer hears how long it took
   ByteRange covers_;
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
@@ -327,7 +326,9 @@ template <class Traits, class File>
   // After entering: who abandons the file says so first and then looks for a flush in flight.
   if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
   job.sets_size_ = file.meta.store_lacks_size();
-  job.consistent_ = kind.consistent;
+  const bool nothing_half_in = file.long_writes == nullptr || file.long_writes->under_way == 0;
+  job.consistent_ = kind.unit == FlushUnit::file && nothing_half_in;
+  job.size_sets_ = file.meta.size_sets();
   try {
     job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())), kind.unit);
   } catch (const std::system_error& e) {
@@ -390,10 +391,13 @@ template <class Traits, class File>
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {
     meta.note_store_size(job.size_bytes_);
+    meta.note_size_stored(job.size_sets_);
     if (outcome.version()) meta.set_version(*outcome.version());
     note_clean_if_stored(file);
+    // Only what is durable: a sync that fails makes dirty again what the file holds, not what content does.
+    const bool is_durable = durable || outcome.status() == FlushStatus::durable;
     for (const auto& [part, id] : outcome.content()) {
-      detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
+      if (is_durable) detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
     }
   }
   file.record->flush_failed = static_cast<bool>(error);

@@ -276,8 +276,7 @@ class PoolCore {
       if (record.flush != nullptr) {
         record.flush->dropped = true;
         counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
-        record.flush->lent.clear();
-        record.flush = nullptr;
+        record.flush->lent.clear();  // it stays the one in flight: the store has not answered, and gets no second one
       }
       record.changed_since_ns = 0;
       lost_bytes = record.dirty_bytes.load();
@@ -353,6 +352,13 @@ class PoolCore {
   }
   void note_latch(bool waited) noexcept {
     if (waited) counters.latch_waits.fetch_add(1, std::memory_order_relaxed);
+  }
+  /// The flush in flight, if any, settles nothing any more.
+  void take_back_lent(Record& record) noexcept {
+    std::lock_guard table{record.table_mutex};
+    if (record.flush == nullptr) return;
+    counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
+    record.flush->lent.clear();
   }
   /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
   /// Returns: those that a flush had. Requires: the table mutex. Errors: as FileRecord::take_out.

@@ -102,7 +102,9 @@ class ReadLoop {
       if (wait_until_done(other_record_, *other_)) return Progress::waiting;
       const auto other = std::exchange(other_, nullptr);
       kept_.push_back(other);  // it has the chunks that we waited for
-      if (other->error) judge(other->error, other->untouched, other->version);
+      // Content's bytes may have been asked for in another file's name, whose error is not ours: look again.
+      const bool of_our_own = &*other_record_ == &*file_.record;
+      if (other->error && of_our_own) judge(other->error, other->untouched, other->version);
     }
     if (awaits_removal_) {
       const auto seen = file_.record->arrivals.load();
@@ -241,7 +243,7 @@ class ReadLoop {
     awaits_flush_ = file_.opens != nullptr && depth_in_store() == 0;
     if (!awaits_flush_) fail_unless_version_moved(error);
   }
-  // Whether the store is being asked to remove or rename the file: it may rightly not know it now. Look again then.
+  // Whether the store is being asked to remove the file: it may rightly not know it now. Look again then.
   [[nodiscard]] bool waits_for_removal() {
     if (file_.removing == nullptr || depth_in_store() != 0) return false;
     std::shared_lock lock{file_.lock};

@@ -14,7 +14,6 @@
 //
 // Thread safety: any thread. Lock order: shard, then table.
 
-#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstddef>
@@ -123,45 +122,17 @@ class Registry {
   }
   /// The owner goes; it is still a user.
   void disown(Record& record) noexcept {
-    auto lock = lock_shard_of(record);
-    record.owned = false;
-  }
-  /// Whether another owner has that key, who has not let go of it.
-  [[nodiscard]] bool is_taken(const Key& key) {
-    auto& shard = shard_of(key);
+    auto& shard = shard_of(record.key);
     std::lock_guard lock{shard.mutex};
-    const auto at = shard.records.find(key);
-    return at != shard.records.end() && at->second->owned && !at->second->abandoned.load();
-  }
-  /// From now on the record is found by another key. One that had that key retires, and is handed out: what it holds is
-  /// nobody's, unless it has an owner.
-  /// Requires: a use of the record, which is not retired. Errors: throws bad_alloc, and changes nothing.
-  void rekey(Record& record, const Key& key, RecordRef<Traits>& retired) {
-    Key mine{key};
-    const auto from = record.shard.load(), to = index_of(key);
-    std::unique_lock first{shards_[std::min(from, to)].mutex};
-    std::unique_lock<Mutex> second;
-    if (from != to) second = std::unique_lock{shards_[std::max(from, to)].mutex};
-    auto& there = shards_[to].records;
-    there.reserve(there.size() + 1);
-    if (const auto at = there.find(key); at != there.end()) {
-      if (at->second.get() == &record) return;
-      retire(*at->second, retired);
-      (void)at->second.release();  // the use that was handed out keeps it
-      there.erase(at);
-    }
-    auto node = shards_[from].records.extract(record.key);
-    node.key() = key;
-    record.key = std::move(mine);
-    record.shard = to;
-    there.insert(std::move(node));
+    record.owned = false;
   }
   void release(Record& record) noexcept {
     auto users = record.users.load();
     while (users > 1) {
       if (record.users.compare_exchange_weak(users, users - 1)) return;
     }
-    auto lock = lock_shard_of(record);
+    auto& shard = shard_of(record.key);
+    std::lock_guard lock{shard.mutex};
     if (record.users.fetch_sub(1) != 1) return;
     {
       std::lock_guard table{record.table_mutex};
@@ -171,8 +142,7 @@ class Registry {
     if (record.retired) {
       delete &record;
     } else {
-      auto& records = shards_[record.shard.load()].records;
-      records.erase(records.find(record.key));
+      shard.records.erase(shard.records.find(record.key));
     }
     budget_.release(record_bytes);
   }
@@ -231,9 +201,7 @@ class Registry {
   [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
     if (!budget_.try_charge(record_bytes)) return nullptr;
     try {
-      auto record = std::make_unique<Record>(key);
-      record->shard = index_of(key);
-      return record;
+      return std::make_unique<Record>(key);
     } catch (...) {
       budget_.release(record_bytes);
       throw;
@@ -249,16 +217,9 @@ class Registry {
       throw;
     }
   }
-  // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
-  [[nodiscard]] static std::size_t index_of(const Key& key) { return (Hash{}(key)*0x9E3779B97F4A7C15u) >> 60; }
-  Shard& shard_of(const Key& key) { return shards_[index_of(key)]; }
-  // A record may move to another shard until that one's mutex is held.
-  [[nodiscard]] std::unique_lock<Mutex> lock_shard_of(const Record& record) {
-    for (;;) {
-      const auto index = record.shard.load();
-      std::unique_lock lock{shards_[index].mutex};
-      if (record.shard.load() == index) return lock;
-    }
+  Shard& shard_of(const Key& key) {
+    // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
+    return shards_[(Hash{}(key)*0x9E3779B97F4A7C15u) >> 60];
   }
   // Requires: the shard's mutex. Nobody finds it any more; it goes with its last use.
   void retire(Record& record, RecordRef<Traits>& retired) {

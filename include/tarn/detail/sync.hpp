@@ -193,12 +193,6 @@ class FileLock {
   bool exclusive_ = false;
 };
 
-/// How deep this thread is in calls of a store that tarn made.
-inline unsigned& depth_in_store() {
-  thread_local unsigned depth = 0;
-  return depth;
-}
-
 /// Lives around a call of a store. A call of tarn from inside may evict and flush other files, but does not wait for
 /// room: what it would wait for may be the very call that it is inside of.
 class InsideStore {

@@ -10,6 +10,7 @@
 // Thread safety: a waiter is in one place at a time: running, parked, or in one thread's queue.
 
 #include <cassert>
+#include <utility>
 
 namespace tarn::detail {
 
@@ -31,6 +32,12 @@ class Waiter {
   const void* address_ = nullptr;  // where it is parked; guarded by the bucket's mutex
   Waiter* next_ = nullptr;         // in the bucket, then in a Resumer's queue
 };
+
+/// How deep this thread is in calls of a store that tarn made.
+inline unsigned& depth_in_store() {
+  thread_local unsigned depth = 0;
+  return depth;
+}
 
 /// Lets go on what this thread has woken, once it holds nothing: every public call of tarn that can wake somebody has
 /// one around it, and the outermost one resumes. What is resumed may make calls of its own; what these wake, and what
@@ -60,10 +67,12 @@ class Resumer {
     auto& queue = mine();
     if (queue.running) return;
     queue.running = true;
+    const auto depth = std::exchange(depth_in_store(), 0);  // what goes on is not inside the store that we may be in
     while (auto* const waiter = queue.first) {
       queue.first = waiter->next_;
       waiter->resume();
     }
+    depth_in_store() = depth;
     queue.running = false;
   }
 
