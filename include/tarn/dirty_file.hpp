@@ -297,7 +297,11 @@ class DirtyFile final : private detail::Flushable {
       detail::RecordRef<Traits> retired;
       auto record = core.registry.own(core.file_key(metadata.id()), retired);
       if (retired) detail::wait_for_flush(core, *retired);
-      if (record) return std::make_shared<Body>(core, std::move(metadata), *layout, std::move(record));
+      if (record) {
+        // A flush of the id's last file may yet leave bytes anywhere.
+        if (detail::flush_in_flight(*record, true)) metadata.note_store_size_unknown(max_offset);
+        return std::make_shared<Body>(core, std::move(metadata), *layout, std::move(record));
+      }
       while (room.step(reserve, {.chunks = 0, .bytes = core.record_and_table_bytes}) == detail::Progress::waiting) {
         (void)detail::block(core, room.wait(), {});
       }

@@ -310,7 +310,7 @@ TEST_CASE("a sync whose flush was under way when another sync failed stores anew
     }
   }
   CHECK(*second == std::error_code{});
-  CHECK(flushes == 2);
+  CHECK(flushes == 3);  // that of the second was in flight when the first failed: nobody knows what became of it
   CHECK_FALSE(file.is_dirty());
   CHECK_FALSE(file.needs_sync());
   store.at_once = true;

@@ -64,7 +64,7 @@ struct FileBody {
   /// What to wait for as long as the file may not be flushed; nothing if it may.
   [[nodiscard]] std::optional<WaitFor<Traits>> flush_or_removal() const {
     const auto arrivals = record->arrivals.load();
-    if (!flush_in_flight(*record) && !is_removing()) return std::nullopt;
+    if (!flush_in_flight(*record, true) && !is_removing()) return std::nullopt;
     return WaitFor<Traits>::arrival(record, arrivals);
   }
   /// Waits until no flush is in flight, without the lock; comes back with it, so that none begins.

@@ -135,7 +135,8 @@ class FileFlush {
         if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
       }
       if (const auto held = hold_back_writes(); !held) return Progress::waiting;
-      const FlushKind kind{.unit = flush_unit_of<Store>(), .promised = true};
+      constexpr bool owned = requires(Owner & owner) { owner.long_writes; };
+      const FlushKind kind{.unit = flush_unit_of<Store>(), .after_dropped = owned, .promised = true};
       auto job = begin_flush_of<Traits>(file, ByteRange::between(at_, end_), kind);
       let_writes_go();
       if (!job) {
@@ -157,7 +158,7 @@ class FileFlush {
     std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
     note_clean_if_stored(file);
     return Progress::done;
-  }
+  }  // namespace tarn::detail
   [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
   [[nodiscard]] Result<std::uint64_t> give_up(std::error_code why) const { return fail(why); }
   /// The bytes that the store has now and had not.

@@ -98,6 +98,7 @@ struct FileRecord {
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;
   FlushInFlight* flush = nullptr;
+  std::uint32_t dropped_flushes = 0;  // in flight still, of a file that has gone: they settle nothing
   Atomic<std::uint64_t> arrivals{0};  // rises when a load or the flush ends; who waits for one parks here
   Atomic<std::uint64_t> dirty_bytes{
       0};  // of the attached chunks; changes under their exclusive latch or the table mutex
@@ -136,6 +137,10 @@ struct FileRecord {
   }
   void forget(FlushInFlight& job) {
     arrivals.fetch_add(1);
+    if (job.dropped) {
+      --dropped_flushes;
+      return;
+    }
     assert(flush == &job);
     flush = nullptr;
   }

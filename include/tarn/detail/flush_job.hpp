@@ -38,7 +38,8 @@ namespace tarn {
 /// What kind of flush begins.
 struct FlushKind {
   FlushUnit unit = FlushUnit::ranges;
-  bool promised = false;  // it ends as soon as the store answers: others may wait for the room it makes
+  bool after_dropped = false;  // not while a flush of the id's last file is in flight
+  bool promised = false;       // it ends as soon as the store answers: others may wait for the room it makes
 };
 
 /// What begin_flush took. Move-only. Must not outlive its pool.
@@ -94,9 +95,9 @@ class FlushJob {
 
   // Registers first, so that there is one job a file at a time.
   // Returns: false if there is one.
-  [[nodiscard]] bool enter(bool promised) {
+  [[nodiscard]] bool enter(bool promised, bool after_dropped) {
     std::lock_guard table{record_->table_mutex};
-    if (record_->flush != nullptr) return false;
+    if (record_->flush != nullptr || (after_dropped && record_->dropped_flushes != 0)) return false;
     record_->flush = flight_.get();
     promised_ = promised;
     if (promised) core_->flying.fetch_add(1);
@@ -322,7 +323,7 @@ template <class Traits, class File>
   FlushJob<Traits> job{file.core, file.record, file.meta};
   if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
-  if (!job.enter(kind.promised)) return fail(std::errc::device_or_resource_busy);
+  if (!job.enter(kind.promised, kind.after_dropped)) return fail(std::errc::device_or_resource_busy);
   // After entering: who abandons the file says so first and then looks for a flush in flight.
   if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
   job.sets_size_ = file.meta.store_lacks_size();

@@ -276,7 +276,9 @@ class PoolCore {
       if (record.flush != nullptr) {
         record.flush->dropped = true;
         counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
-        record.flush->lent.clear();  // it stays the one in flight: the store has not answered, and gets no second one
+        record.flush->lent.clear();
+        record.flush = nullptr;
+        ++record.dropped_flushes;
       }
       record.changed_since_ns = 0;
       lost_bytes = record.dirty_bytes.load();
@@ -432,11 +434,11 @@ class PoolCore {
   RoomWait* last_waiter_ = nullptr;
 };
 
-/// Returns: the record's arrivals if a flush is in flight: what to wait on.
+/// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.
 template <class Traits>
-[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record) {
+[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {
   std::lock_guard table{record.table_mutex};
-  if (record.flush == nullptr) return std::nullopt;
+  if (record.flush == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
   return record.arrivals.load();
 }
 /// Waits until no flush of the file is in flight. Requires: the caller holds nothing.
