@@ -7,6 +7,7 @@ Called by run.sh, which builds the programs; README.md says what is measured and
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -37,11 +38,21 @@ CPU = 0
 SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
 GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
 
+CHUNKS = (4 * KiB, 64 * KiB, 2 * MiB)
 FORMS = {
     # large: bytes of one large file. pairs: of each figure. mounts: that make up one side of a pair. passes: in each.
-    # length: how much of the file one pass reads or writes, if less.
+    # length: how much of the file one pass reads or writes, if less. settings: whether bytes are compared with every chunk
+    # and part size, too.
     "quick": dict(
-        large=32 * MiB, pairs=5, mounts=1, passes=2, sizes=["128KiB", "1MiB"], cached=["128KiB"], free=[], length={}
+        large=32 * MiB,
+        pairs=5,
+        mounts=1,
+        passes=2,
+        sizes=["128KiB", "1MiB"],
+        cached=["128KiB"],
+        free=[],
+        length={},
+        settings=False,
     ),
     "default": dict(
         large=64 * MiB,
@@ -52,6 +63,7 @@ FORMS = {
         cached=["128KiB"],
         free=["128KiB"],
         length={"4KiB": 8 * MiB},
+        settings=False,
     ),
     "full": dict(
         large=300_000_000,
@@ -62,6 +74,7 @@ FORMS = {
         cached=list(SIZES),
         free=list(SIZES),
         length={"4KiB": 16 * MiB},
+        settings=True,
     ),
 }
 
@@ -157,10 +170,10 @@ class Mounts:
         self._daemons = {}
 
     @contextlib.contextmanager
-    def mounted(self, name, path, source, *options, environment=None):
+    def mounted(self, name, path, source, *options, environment=None, budget=None, part_bytes=PART_BYTES):
         """The folder where the files of `source` are read by this path."""
         at = self.scratch / f"mount-{name}"
-        command = [f"--read-path={path}", f"--budget={self._budget}", f"--part-size={PART_BYTES}", *options]
+        command = [f"--read-path={path}", f"--budget={budget or self._budget}", f"--part-size={part_bytes}", *options]
         with mounting.Tarnfs(self._program, source, at, *command, environment=environment) as tarnfs:
             self._daemons[name] = tarnfs
             try:
@@ -264,8 +277,8 @@ def verify(session, folder, copy, progress, what, blocks):
                 session.must_be_equal("a", "b", block, f"{what}, {name}")
 
 
-def check_workload(session, form, mounts, copy, progress):
-    """The workload on each read path, verified in the mount and in what is stored. One at a time: it needs memory."""
+def write_copy(session, form, mounts, copy, progress):
+    """The workload in a plain directory. Returns the file that lay there before it."""
     for name in ("large0", "large1", "large2", "border", "small", "stored"):
         path = copy / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -274,6 +287,12 @@ def check_workload(session, form, mounts, copy, progress):
     stored = mounts.scratch / "stored"
     shutil.copyfile(copy / "stored", stored)
     workload(session, form, copy, progress, "the workload on a plain directory, to compare with")
+    return stored
+
+
+def check_workload(session, form, mounts, copy, progress):
+    """The workload on each read path, verified in the mount and in what is stored. One at a time: it needs memory."""
+    stored = write_copy(session, form, mounts, copy, progress)
     for path in PATHS:
         source = mounts.scratch / f"source-{path}"
         source.mkdir()
@@ -282,6 +301,26 @@ def check_workload(session, form, mounts, copy, progress):
         with mounts.mounted(path, path, source, "--direct-io") as at:
             workload(session, form, at, progress, what)
             verify(session, at, copy, progress, f"{what}, in the mount", [MiB, 123_457])  # read back, and re-read
+        verify(session, source, copy, progress, f"{what}, stored", [MiB])
+        shutil.rmtree(source)
+    stored.unlink()
+
+
+def check_settings(session, form, mounts, copy, progress):
+    """The same, smaller, on each read path with every chunk and part size, in ample memory and in an eighth of it."""
+    form = {**form, "large": 32 * MiB}
+    stored = write_copy(session, form, mounts, copy, progress)
+    data_bytes = sum(path.stat().st_blocks * 512 for path in copy.rglob("*") if path.is_file())
+    for path, chunk, part, share in itertools.product(PATHS, CHUNKS, (None, 4 * MiB, PART_BYTES), (1, 8)):
+        source = mounts.scratch / "source-settings"
+        source.mkdir()
+        shutil.copyfile(stored, source / "stored")
+        budget = (2 if share == 1 else 1) * data_bytes // share
+        what = f"'{path}', chunks of {chunk}, parts of {part or chunk}, a budget of {budget}"
+        options = ["--direct-io", f"--chunk-size={chunk}"]
+        with mounts.mounted("settings", path, source, *options, budget=budget, part_bytes=part or chunk) as at:
+            workload(session, form, at, progress, what)
+            verify(session, at, copy, progress, f"{what}, in the mount", [MiB])
         verify(session, source, copy, progress, f"{what}, stored", [MiB])
         shutil.rmtree(source)
     stored.unlink()
@@ -579,6 +618,8 @@ def run(arguments, form):
             measure_keep_cache(session, mounts, form, figures, copy, progress)
         (copy / "measured").unlink()
         check_workload(session, form, mounts, copy, progress)
+        if form["settings"] and not reason:
+            check_settings(session, form, mounts, copy, progress)
     progress.end()
     return figures
 
