@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <system_error>
@@ -235,6 +236,33 @@ TEMPLATE_TEST_CASE("operations that miss the same bytes cause one load and share
     for (const auto& each : read) CHECK(each.was(file.C));
     CHECK(into[2] == pattern(0, file.C));
   }
+}
+
+TEMPLATE_TEST_CASE("a load of shared content that fails in one file's name fails no other file", "[async]", Heap,
+                   Arena) {
+  using Metadata = tarn::MetadataFor<TestType>;
+  LaterFile<TestType> file{{4096, 1}};
+  tarn::Digest<16> content;
+  content.bytes[3] = std::byte{7};
+  file.store.memory.put_content(content, pattern(0, file.C));
+  typename LaterFile<TestType>::File one{
+      file.pool, Metadata::from_content(1, file.C, std::span{&content, 1}, {.part_bytes = file.P}), file.store};
+  typename LaterFile<TestType>::File two{
+      file.pool, Metadata::from_content(2, file.C, std::span{&content, 1}, {.part_bytes = file.P}), file.store};
+  std::string into[2] = {std::string(file.C, '?'), std::string(file.C, '?')};
+  Bytes read[2];
+  auto first = tarn::read_operation(one, 0, writable(into[0]), read[0].done());
+  auto second = tarn::read_operation(two, 0, writable(into[1]), read[1].done());
+  first.start();
+  second.start();
+  REQUIRE(file.store.open_loads() == 1);
+  file.store.take_load().complete(tarn::fail(std::errc::no_such_file_or_directory));
+  CHECK(read[0].failed_with(std::errc::no_such_file_or_directory));
+  REQUIRE(read[1].times == 0);
+  REQUIRE(file.store.open_loads() == 1);
+  file.store.finish_load();
+  CHECK(read[1].was(file.C));
+  CHECK(into[1] == pattern(0, file.C));
 }
 
 TEMPLATE_TEST_CASE("cancelling one waiter does not cancel the load of the others", "[async]", Heap, Arena) {

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/flush.hpp>
+#include <tarn/write_range.hpp>
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
@@ -159,6 +161,22 @@ TEMPLATE_TEST_CASE("a store of whole parts is brought each changed part without 
   CHECK(again == expected);
 }
 
+TEMPLATE_TEST_CASE("a flush of a range smaller than a part brings the part whole", "[file_flush]", Heap, Arena) {
+  constexpr std::uint64_t C = 16, P = 4 * C;
+  ObjectStore<TestType> store{P};
+  tarn::ChunkPool<TestType> pool{pool_options<TestType>(C, 16 * MiB)};
+  auto expected = pattern(0, 2 * P);
+  store.objects = {pattern(0, P), pattern(P, P)};
+  auto meta = tarn::MetadataFor<TestType>::from_store(id, 2 * P, {.part_bytes = P});
+  REQUIRE(tarn::write_range(pool, meta, P + C, bytes_of("x")));
+  expected[static_cast<std::size_t>(P + C)] = 'x';
+  REQUIRE(tarn::flush(pool, meta, store, range(P + C, P + 2 * C)));
+  CHECK(store.all() == expected);
+  CHECK(store.puts == 1);
+  CHECK_FALSE(store.gaps);
+  pool.drop(meta);
+}
+
 TEMPLATE_TEST_CASE("a file of one moment never has half of a write", "[file_flush]", Heap, Arena) {
   // Windows of two chunks; the write is of six, and is held inside its second window.
   constexpr std::uint64_t C = 4096;
@@ -298,4 +316,16 @@ TEST_CASE("a write that needs the flush of its own file finishes while a flush o
   CHECK(*flushed);
   CHECK(store.inconsistent != 0);  // it made room, and said so
   CHECK(store.memory.text(id) == std::string(size, 'w'));
+}
+
+TEST_CASE("a flush that makes room is of one moment, too, if no write is under way", "[file_flush]") {
+  constexpr std::uint64_t C = 4096;
+  using Store = MomentStore<Heap>;
+  Store store;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::DirtyFile<Heap, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+  REQUIRE(file.write(0, bytes_of("x")));
+  CHECK(pool.core().pressure.flush_one() == tarn::detail::Flushed::some);
+  CHECK(store.consistent == 1);
+  CHECK(store.inconsistent == 0);
 }
