@@ -18,6 +18,7 @@
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
+#include "support/later_store.hpp"
 #include "support/memory_store.hpp"
 #include "support/one_file.hpp"
 
@@ -108,6 +109,12 @@ class MomentStore {
   MemoryStore<Traits> memory;
   std::mutex mutex;
   std::size_t consistent = 0, inconsistent = 0;
+};
+
+/// The same, answering when told.
+class LaterMomentStore : public LaterStore<Heap> {
+ public:
+  static constexpr auto flush_unit = tarn::FlushUnit::file;
 };
 
 constexpr std::uint64_t id = 7;
@@ -328,4 +335,20 @@ TEST_CASE("a flush that makes room is of one moment, too, if no write is under w
   CHECK(pool.core().pressure.flush_one() == tarn::detail::Flushed::some);
   CHECK(store.consistent == 1);
   CHECK(store.inconsistent == 0);
+}
+
+TEST_CASE("flushes of one moment that wait for one in flight do not wake each other for ever", "[file_flush]") {
+  LaterMomentStore store;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(4096, 16 * MiB)};
+  tarn::DirtyFile<Heap, LaterMomentStore> file{pool, tarn::DirtyFileMetadata::created(id), store};
+  REQUIRE(file.write(0, bytes_of("x")));
+  int ended = 0;
+  const auto count = [&](const tarn::Result<std::uint64_t>& flushed) { ended += flushed ? 1 : 100; };
+  for (int i = 0; i < 3; ++i) tarn::start_flush(file, count);
+  CHECK(ended == 0);
+  REQUIRE(store.open_flushes() == 1);
+  store.finish_flush();
+  CHECK(ended == 3);
+  CHECK(store.open_flushes() == 0);
+  CHECK(store.memory.text(id) == "x");
 }

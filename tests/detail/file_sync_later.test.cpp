@@ -132,3 +132,22 @@ TEST_CASE("a sync that fails after its file has gone makes nothing dirty of the 
   CHECK(file.pool.stats().dirty_bytes == 0);
   CHECK_FALSE(file.file->is_dirty());
 }
+
+TEST_CASE("a flush that was in flight when a sync failed leaves its bytes dirty: the store may have forgotten them",
+          "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> synced;
+  auto sync = file.sync(synced);
+  sync.start();
+  file.store.store_one();
+  REQUIRE_FALSE(synced);
+  file.write(0, "b");
+  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
+  REQUIRE(file.store.open_flushes() == 1);
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(synced);
+  file.store.store_one();
+  CHECK(file.pool.stats().dirty_bytes == 1);
+  CHECK(file.file->is_dirty());
+}
