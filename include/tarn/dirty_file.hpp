@@ -79,8 +79,8 @@ class DirtyFile final : private detail::Flushable {
 
   // ---- reading
 
-  /// As read_range; with no chunk to be had, a store that answers at once fills `into` directly, and for one that
-  /// answers later, some file is flushed for room.
+  /// As read_range; with no chunk to be had, a store that answers at once fills `into` directly. For one that answers
+  /// later some file is flushed for room, and if that makes none, the load has memory of its own for the while.
   [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
                                          const CallOptions& options = {}) {
     return guarded([&] {
