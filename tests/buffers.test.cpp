@@ -2,6 +2,7 @@
 #include <tarn/buffers.hpp>
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,22 @@ TEST_CASE("a copy out stops at the shorter end, inside a piece if need be", "[bu
   CHECK(copied == std::min<std::size_t>(size, 12));
   CHECK(into.substr(0, copied) == whole.substr(0, copied));
   CHECK(into.substr(copied) == std::string(size - copied, '?'));
+}
+
+TEST_CASE("a copy is the same bytes however the two lie in their pages, and touches no byte beside them", "[buffers]") {
+  const std::size_t size = GENERATE(1u, 511u, 512u, 513u, 1024u, 5000u);
+  std::string from(3 * 4096 + size, ' '), to(4 * 4096 + size, '?');
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<char>('a' + i % 23);
+  const auto in_page = [](const std::string& text) { return reinterpret_cast<std::uintptr_t>(text.data()) % 4096; };
+  const auto untouched = to;
+  // Every distance within a page that matters, and both sides of each border.
+  for (const std::size_t past : {0u, 1u, 15u, 16u, 31u, 32u, 33u, 100u, 4095u}) {
+    const std::size_t start = 4096 - in_page(from);
+    const std::size_t at = 4096 - in_page(to) + past;
+    to = untouched;
+    tarn::detail::copy_bytes(writable(to).data() + at, bytes_of(from).data() + start, size);
+    CHECK(to == untouched.substr(0, at) + from.substr(start, size) + untouched.substr(at + size));
+  }
 }
 
 TEST_CASE("a copy in fills the pieces in order and touches nothing past what it has", "[buffers]") {

@@ -105,9 +105,10 @@ class TarnContent final : public Content {
         tarn::fuse::reply_read_later(request, ref(keep), size_bytes, at);
         return replied;
       case ReadPath::copy: {
-        static thread_local Bytes kept;  // of the thread, so that it is faulted in once
-        const auto n = read_copy(file_, offset, size_bytes, kept, tarn::fuse::waiting_for_nothing());
-        if (n) return reply_bytes(request, kept.data(), *n);
+        static thread_local KeptBuffer kept;  // of the thread, so that it is faulted in once
+        const auto into = kept.first(size_bytes);
+        const auto n = file_.read(offset, into, tarn::fuse::waiting_for_nothing());
+        if (n) return reply_bytes(request, into.data(), *n);
         if (!tarn::fuse::would_wait(n.error())) return errno_of(n);
         tarn::fuse::reply_copy_later(request, ref(keep), size_bytes, at);
         return replied;

@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
-#include <tarn/call_options.hpp>
 #include <tarn/chunk_pool.hpp>
 
 namespace tarnfs {
@@ -97,13 +98,28 @@ tarn::Result<Bytes> read_after(Pool& pool, const Metadata& meta, File& file, std
   return answer;
 }
 
-/// A buffer that is kept and grows, in place of a fresh one for each read.
-/// Returns: the bytes read, at the start of `kept`.
-template <class File>
-tarn::Result<std::size_t> read_copy(File& file, std::uint64_t offset, std::size_t size_bytes, Bytes& kept,
-                                    const tarn::CallOptions& options) {
-  if (kept.size() < size_bytes) kept.resize(size_bytes);
-  return file.read(offset, std::span{kept}.first(size_bytes), options);
-}
+/// A buffer that is kept and grows, in place of a fresh one for each read. It begins at a page, so that the kernel takes
+/// each page of it in one piece.
+class KeptBuffer {
+ public:
+  [[nodiscard]] std::span<std::byte> first(std::size_t size_bytes) {
+    if (size_bytes > size_bytes_) {
+      size_bytes_ = 0;
+      memory_.reset();
+      memory_.reset(new (page) std::byte[size_bytes]);
+      size_bytes_ = size_bytes;
+    }
+    return {memory_.get(), size_bytes};
+  }
+
+ private:
+  static constexpr std::align_val_t page{4096};
+  struct Free {
+    void operator()(std::byte* memory) const { ::operator delete[](memory, page); }
+  };
+
+  std::unique_ptr<std::byte[], Free> memory_;
+  std::size_t size_bytes_ = 0;
+};
 
 }  // namespace tarnfs

@@ -19,6 +19,8 @@
 #include <functional>
 #include <span>
 
+#include <tarn/detail/copy_bytes.hpp>
+
 namespace tarn {
 namespace detail {
 
@@ -76,7 +78,7 @@ class ConstBuffers : public detail::Buffers<const std::byte> {
       if (is_zero(i)) {
         std::memset(into.data() + done, 0, n);  // reads no zero area: half the memory traffic
       } else {
-        std::memcpy(into.data() + done, piece.data(), n);
+        detail::copy_bytes(into.data() + done, piece.data(), n);
       }
       done += n;
     }
@@ -95,7 +97,7 @@ class MutableBuffers : public detail::Buffers<std::byte> {
     for (std::size_t i = 0; i < count() && done < from.size(); ++i) {
       const auto piece = (*this)[i];
       const auto n = std::min(piece.size(), from.size() - done);
-      std::memcpy(piece.data(), from.data() + done, n);
+      detail::copy_bytes(piece.data(), from.data() + done, n);
       done += n;
     }
     return done;

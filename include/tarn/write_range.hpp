@@ -9,13 +9,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
 
 #include <tarn/chunk_pool.hpp>
+#include <tarn/detail/copy_bytes.hpp>
 #include <tarn/detail/write_window.hpp>
 #include <tarn/read_range.hpp>
 
@@ -188,7 +188,7 @@ struct FillFrom {
     if (from.data() == nullptr) return fail(std::errc::invalid_argument);
     auto* next = from.data() + done;
     window.for_each_target([&](std::byte* memory, std::size_t n) {
-      std::memcpy(memory, next, n);
+      copy_bytes(memory, next, n);
       next += n;
     });
     return size;
