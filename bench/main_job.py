@@ -34,6 +34,7 @@ PATHS = ["before", "after", "copy", "gather"]
 # undo the keeping.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 REFERENCE = "after"
+PLAN_WRITES = "plan_writes"  # no path of tarnfs: the program that keeps what is written as the plan did
 CPU = 0
 SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
 GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
@@ -165,7 +166,8 @@ class Mounts:
     times = 1
 
     def __init__(self, arguments, form, session, scratch):
-        self._program, self._session, self.scratch = arguments.tarnfs, session, scratch
+        self._tarnfs, self._plan_writes = arguments.tarnfs, arguments.plan_writes
+        self._session, self.scratch = session, scratch
         self._budget = form["large"] * 5 + 512 * MiB
         self._daemons = {}
 
@@ -174,7 +176,8 @@ class Mounts:
         """The folder where the files of `source` are read by this path."""
         at = self.scratch / f"mount-{name}"
         command = [f"--read-path={path}", f"--budget={budget or self._budget}", f"--part-size={part_bytes}", *options]
-        with mounting.Tarnfs(self._program, source, at, *command, environment=environment) as tarnfs:
+        program = self._plan_writes if path == PLAN_WRITES else self._tarnfs
+        with mounting.Tarnfs(program, source, at, *command, environment=environment) as tarnfs:
             self._daemons[name] = tarnfs
             try:
                 yield at
@@ -414,8 +417,9 @@ class Rounds:
             for arm, sections in arms.items():
                 name, _, suffix = arm.partition("/")
                 reference = None
-                if figure.startswith("read/") and name != "tmpfs":
-                    reference = arms[f"{REFERENCE}/{suffix}" if suffix else REFERENCE]
+                if name != "tmpfs":
+                    by = REFERENCE if figure.startswith("read/") else PLAN_WRITES
+                    reference = arms.get(f"{by}/{suffix}" if suffix else by)
                 self._figures.add(
                     f"{figure}/{arm}".rstrip("/") + self._mounts.suffix,
                     self._pairs(sections),
@@ -435,6 +439,9 @@ def measure_direct(session, mounts, form, figures, copy, progress):
         arms["after_fixed_threshold"] = ("after", FIXED_THRESHOLD)
     plain = mounts.scratch / "tmpfs"
     plain.mkdir()
+    # Reading has four paths, writing has one. Beside it: how the plan kept what is written, and tmpfs.
+    writers = ["gather", "tmpfs"] if mounts.suffix else ["gather", PLAN_WRITES, "tmpfs"]
+    write_orders = orders(writers, form["pairs"] * form["mounts"])
 
     def write(size, arm, folder):
         # A new file each time; the first is not timed and warms the pool up.
@@ -443,6 +450,16 @@ def measure_direct(session, mounts, form, figures, copy, progress):
             with session.open(folder / "written", "create", "written"):
                 section = session("write", "written", 0, rounds.length(size), SIZES[size], 70)
         rounds.keep(f"write/{size}", "" if arm == "gather" else arm, section)
+
+    @contextlib.contextmanager
+    def writers_folders(folders):
+        beside = {"gather": folders["gather"], "tmpfs": plain}
+        if PLAN_WRITES not in writers:
+            yield beside
+            return
+        with mounts.mounted(PLAN_WRITES, PLAN_WRITES, plain, "--direct-io") as at:
+            mounts.pin(True)
+            yield {**beside, PLAN_WRITES: at}
 
     def visit(order, folders):
         for size in form["sizes"]:
@@ -454,14 +471,17 @@ def measure_direct(session, mounts, form, figures, copy, progress):
         mounts.pin(True)
         for arm in order:
             session.must_be_equal(arm, "wanted", MiB, f"{arm}, after it was timed")
-        # Reading has four paths, writing has one: beside it the same on tmpfs.
-        for size in form["sizes"]:
-            for arm in ("gather", "tmpfs") if order.index("gather") % 2 else ("tmpfs", "gather"):
-                write(size, arm, plain if arm == "tmpfs" else folders[arm])
-            with session.open(plain / "written", "r", "a"), session.open(folders["gather"] / "written", "r", "b"):
-                session.must_be_equal("a", "b", MiB, f"write {size}")
-        mounts.unlink(folders["gather"] / "written")
-        os.unlink(plain / "written")
+        with writers_folders(folders) as written:
+            _, turn = next(write_orders)
+            for size in form["sizes"]:
+                for arm in turn:
+                    write(size, arm, written[arm])
+                for arm in writers[:-1]:
+                    with session.open(plain / "written", "r", "a"), session.open(written[arm] / "written", "r", "b"):
+                        session.must_be_equal("a", "b", MiB, f"write {size}, {arm}")
+            for arm in writers[:-1]:
+                mounts.unlink(written[arm] / "written")
+            os.unlink(plain / "written")
 
     rounds.run("reads and writes, direct", arms, visit, ["--direct-io"], stored=False)
     rounds.add_to_figures()
@@ -532,6 +552,7 @@ class Figures:
             "read/SIZE/PATH and write/SIZE: --direct-io, daemon and reader on one CPU. /free: on any CPU. /cached: "
             "through the page cache, dropped before each read, of clean bytes in the pool. /keep_cache: read again "
             "after a close and an open, from pages that were kept. tmpfs: the same on tmpfs itself.",
+            "write/SIZE: the reference keeps what is written as the plan did, in buffers that grow (a reconstruction).",
             "after_fixed_threshold: plan/after with MALLOC_MMAP_THRESHOLD_=65536, so that its vectors go back to the "
             "system after each read. Without it glibc comes to keep them, and their page faults do not show.",
         ]
@@ -650,6 +671,7 @@ def main():
         "--quick", dest="form", action="store_const", const="quick", help="about a minute: fewer sizes, 5 pairs"
     )
     parser.add_argument("--tarnfs", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--plan-writes", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--io", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--in-process", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--report", required=True, type=pathlib.Path, help=argparse.SUPPRESS)

@@ -38,7 +38,7 @@ quietly() {
 cmake/dependencies.sh
 # No warnings as errors: a newer compiler's new warning is no reason not to measure.
 quietly "configuring" cmake --preset release -B "$build" -D TARN_BUILD_TESTS=OFF -D TARN_DEV_WARNINGS=OFF
-quietly "building" cmake --build "$build" --target tarnfs main_job_io main_job_in_process
+quietly "building" cmake --build "$build" --target tarnfs main_job_io main_job_in_process plan_writes_mount
 
 exec python3 bench/main_job.py "$@" --tarnfs "$build/examples/tarnfs/tarnfs" --io "$build/bench/main_job_io" \
-  --in-process "$build/bench/main_job_in_process" --report "$report"
+  --in-process "$build/bench/main_job_in_process" --plan-writes "$build/bench/plan_writes_mount" --report "$report"

@@ -14,10 +14,10 @@ namespace tarn::detail {
 
 /// As memcpy, and about as quick wherever the two lie.
 ///
-/// A large memcpy is one `rep movsb` on current x86. On AMD's Zen 3 and 4 that drops to a half where `to` lies 16 to 31
-/// bytes past `from` within a page, and to a fifth at 1 to 15 (glibc's bug 30994). It is the common case: chunks begin at
-/// a page, and a large buffer from malloc begins 16 bytes into one. Pieces too small for that instruction have no such
-/// holes; bench/copy_bytes.bench.cpp shows both.
+/// A large memcpy is one `rep movsb` on current x86. On AMD's Zen 3 and 4 that drops to a half where `to` lies 16 to
+/// 31 bytes past `from` within a page, and to a fifth at 1 to 15 (glibc's bug 30994). It is the common case: chunks
+/// begin at a page, and a large buffer from malloc begins 16 bytes into one. Pieces too small for that instruction
+/// have no such holes; bench/copy_bytes.bench.cpp shows both.
 inline void copy_bytes(std::byte* to, const std::byte* from, std::size_t size_bytes) noexcept {
   constexpr std::size_t page_bytes = 4096, slow_below = 32, slow_from_bytes = 1024;
   const auto past = (reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from)) % page_bytes;
