@@ -888,6 +888,7 @@ TEMPLATE_TEST_CASE("reads race writes, flushes, truncates and evictions: each wi
                    EVERY_STORAGE) {
   // Every write fills a window with one letter: a read of it sees one letter, or zeros where it was cut off.
   SharedFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
+  file.store.let_flushes_overtake_loads();
   const auto window = static_cast<std::size_t>(file.pool.window_bytes());
   REQUIRE(file.write(0, std::string(window, 'a')));
   std::atomic<bool> stop{false};

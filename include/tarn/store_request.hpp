@@ -21,7 +21,8 @@
 
 namespace tarn {
 
-/// "Give me these bytes." One request never leaves one part.
+/// "Give me these bytes." One request never leaves one part. A flush or a removal may overtake it: where the store then
+/// has the bytes no more, any error will do, for nobody waits for them as they were.
 template <class Traits>
 struct LoadRequest {
   const typename Traits::FileId* file;        ///< null when the bytes were asked for by content id alone
