@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <stop_token>
@@ -73,6 +74,9 @@ enum class Came : std::uint8_t {
   load_stale,
   load_for_nobody,
   load_shared,
+  load_ahead,
+  load_ahead_waited_for,
+  load_ahead_failed_with_a_reader,
   loads_out_of_order,
   read_of_many_moments,
   flush_ok_after_write,
@@ -123,6 +127,9 @@ constexpr std::array<const char*, static_cast<std::size_t>(Came::count)> came_na
     "a load answered ESTALE",
     "a load that landed when its reader was cancelled",
     "a load shared",
+    "a load ahead",
+    "a load ahead that a reader waited for",
+    "a load ahead that failed with a reader waiting",
     "a load that overtook another",
     "a read of several moments",
     "a flush that ended well after a write in it",
@@ -312,7 +319,8 @@ class World {
             {1, &World::remove},         {3, &World::invalidate},
             {2, &World::discard},        {2, &World::reuse},
             {3, &World::take_over},      {2, &World::use_replaced},
-            {5, &World::set_budget},     {1, &World::settle}},
+            {5, &World::set_budget},     {1, &World::settle},
+            {8, &World::load_ahead}},
            file);
   }
   // From inside the store, or from a completion: what another thread, or the same one, may do there. Nothing that waits
@@ -329,6 +337,7 @@ class World {
             {1, &World::evict},
             {2, &World::answer_some},
             {2, &World::start_read},
+            {1, &World::load_ahead},
             {1, &World::start_view},
             {2, &World::start_write},
             {1, &World::start_flush},
@@ -365,7 +374,8 @@ class World {
                                                  .operation = {}}));
     auto& call = *calls_.back();
     // A load under way may have failed already, in another of its requests, and its error is shared.
-    const bool loading = depth_ != 0 || std::ranges::any_of(loads_, [&](auto& load) { return load.file == call.file; });
+    const bool loading =
+        depth_ != 0 || std::ranges::any_of(loads_, [&](auto& load) { return load.file == call.file && !load.ahead; });
     if (loading) --call.failed_loads;
     if (kind == Kind::read) call.since = file.bytes.watch();
     call.without_room_before = times_without_room();
@@ -592,6 +602,21 @@ class World {
       require(meta.stored().contains(extent) && range.intersect(extent) == extent, "a try misses what is not stored");
       if (!file.replaced) require(!pool_.held_extents(meta).intersects(extent), "a try misses what is held");
     }
+  }
+  void load_ahead(File& file) {
+    const auto range = pick(most_bytes_ + 2 * config_.chunk_bytes);
+    auto& result = note("load_ahead", file, range);
+    const bool waited_for = pool_.core().has_room_waiters();
+    const auto asked_bytes = file.it->load_ahead(range);
+    result = static_cast<std::int64_t>(asked_bytes);
+    require(asked_bytes == 0 || !waited_for, "a load ahead took what somebody waits for");
+  }
+  // Whether nobody has asked for it yet. Its error is then nobody's.
+  [[nodiscard]] static bool is_ahead(const File& file, ByteRange range) {
+    auto& record = *file.it->body()->record;
+    const std::lock_guard table{record.table_mutex};
+    const auto* const load = record.load_of(range);
+    return load != nullptr && load->ahead;
   }
   void try_write(File& file) {
     const auto range = pick(most_bytes_);
@@ -1094,12 +1119,14 @@ class World {
     }
     LoadAsked asked{file.shared_from_this(), std::move(token)};
     asked.gone = file.replaced;
+    asked.ahead = is_ahead(file, request.range);
+    if (asked.ahead) came(Came::load_ahead);
     asked.early = bytes_for(file, request);
     aim(file, request.range);
     nested(file, Came::from_inside_the_store, 8);
     if (calm_ || random_.one_in(4)) return answer(std::move(asked));
     if (!random_.one_in(24)) return loads_.push_back(std::move(asked));
-    ++file.failed_loads;
+    if (!asked.ahead) ++file.failed_loads;
     throw std::system_error{std::make_error_code(std::errc::io_error)};
   }
   // What the store no longer has reads as rubbish: tarn must not show it.
@@ -1123,6 +1150,11 @@ class World {
                                     : "load answered badly",
                 file.id, request.range.offset(), request.range.end(), depth_) = static_cast<int>(how);
     const auto size = request.into.size_bytes();
+    const bool has_reader = asked.ahead && std::ranges::any_of(calls_, [&](const auto& call) {
+                              return !call->over && call->kind <= Kind::view && call->file == asked.file &&
+                                     !call->range.intersect(request.range).empty();
+                            });
+    if (has_reader) came(how == How::well ? Came::load_ahead_waited_for : Came::load_ahead_failed_with_a_reader);
     if (how == How::well && !asked.gone) {
       request.into.copy_from(random_.one_in(4) ? bytes_for(file, request) : asked.early);
       const auto& since = asked.since;
@@ -1138,7 +1170,7 @@ class World {
     if (how == How::stale) came(Came::load_stale);
     if (how != How::well && how != How::stale) {
       came(Came::load_failed);
-      ++file.failed_loads;
+      if (!asked.ahead) ++file.failed_loads;
     }
     switch (how) {
       case How::well:
@@ -1539,6 +1571,7 @@ class World {
     drain();
     pool_.evict_clean();
     const auto stats = pool_.stats();
+    require(pool_.core().counters.ahead_charge_bytes == 0, "a load ahead counts when all is dropped");
     require(stats.charged_bytes == 0, "charged when all is dropped: " + std::to_string(stats.charged_bytes));
     require(stats.chunks_held == 0 && stats.chunks_dirty == 0 && stats.dirty_bytes == 0, "held when all is dropped");
     reach[static_cast<std::size_t>(Came::load_shared)] += stats.load_waits;

@@ -274,6 +274,7 @@ class ChunkPool {
             .loads_uncached = c.loads_uncached,
             .load_waits = c.load_waits,
             .load_redundant_bytes = c.load_redundant_bytes,
+            .load_ahead_bytes = c.load_ahead_bytes,
             .flushes = c.flushes,
             .flush_bytes = c.flush_bytes,
             .flush_failures = c.flush_failures,

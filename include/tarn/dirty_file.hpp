@@ -29,6 +29,7 @@
 #include <tarn/detail/file_flush.hpp>
 #include <tarn/detail/file_sync.hpp>
 #include <tarn/detail/list_extents.hpp>
+#include <tarn/detail/load_ahead.hpp>
 #include <tarn/detail/room.hpp>
 #include <tarn/flush.hpp>
 #include <tarn/open_file.hpp>
@@ -108,6 +109,17 @@ class DirtyFile final : private detail::Flushable {
     } catch (const std::bad_alloc&) {
       return ReadOutcome<std::size_t>::failed(std::make_error_code(std::errc::not_enough_memory));
     }
+  }
+
+  /// Asks the store for what is missing of the chunks that hold a byte of `range`, up to the file's end, so that a read
+  /// finds it held or in flight. Waits for nothing: it stops at what would have to be waited for. Takes free memory and
+  /// evicts clean chunks, but not while somebody waits for room; all loads ahead have a quarter of the budget at most.
+  /// Returns: the bytes asked for. What becomes of them is told to nobody; what fails is missing, as before.
+  /// Blocks:  on a store that answers at once: call it from a thread of yours then.
+  std::uint64_t load_ahead(ByteRange range) {
+    const detail::Resumer resumer;
+    auto file = body_->access();
+    return detail::load_ahead(file, range, store_);
   }
 
   // ---- changing; ENOBUFS only if no flush makes room and nobody else will
@@ -275,7 +287,9 @@ class DirtyFile final : private detail::Flushable {
   }
 
   /// Opens the file. Requires: the OpenFile does not outlive the file.
-  [[nodiscard]] OpenFile<Traits, Store> open() { return OpenFile<Traits, Store>{*this}; }
+  [[nodiscard]] OpenFile<Traits, Store> open(const ReadAheadOptions& ahead = {}) {
+    return OpenFile<Traits, Store>{*this, ahead};
+  }
   [[nodiscard]] ChunkPool<Traits>& pool() const { return pool_; }
 
   /// The inside, for tarn's own operations.

@@ -7,8 +7,10 @@
 #include <mutex>
 #include <utility>
 
+#include <tarn/byte_range.hpp>
 #include <tarn/call_options.hpp>
 #include <tarn/detail/sync.hpp>
+#include <tarn/read_ahead.hpp>
 #include <tarn/result.hpp>
 #include <tarn/store.hpp>
 
@@ -17,16 +19,19 @@ namespace tarn {
 template <class Traits, ChunkStore<Traits> Store>
 class DirtyFile;
 
-/// One opener's view of a file: it keeps a deleted file's bytes, and is told of background errors of its time.
+/// One opener's view of a file: it keeps a deleted file's bytes, is told of background errors of its time,
+/// and knows how far it has read.
 ///
 /// Move-only. Thread safety: as the file's, except that it is closed and moved by one thread.
 template <class Traits, ChunkStore<Traits> Store>
 class OpenFile {
  public:
-  OpenFile(OpenFile&& other) noexcept : file_{std::exchange(other.file_, nullptr)}, told_{other.told_.load()} {}
+  OpenFile(OpenFile&& other) noexcept
+      : file_{std::exchange(other.file_, nullptr)}, told_{other.told_.load()}, ahead_{other.ahead_} {}
   OpenFile& operator=(OpenFile&& other) noexcept {
     std::swap(file_, other.file_);
     told_.store(other.told_.exchange(told_.load()));
+    std::swap(ahead_, other.ahead_);
     return *this;
   }
   ~OpenFile() {
@@ -35,6 +40,15 @@ class OpenFile {
 
   [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }
   [[nodiscard]] DirtyFile<Traits, Store>* operator->() const { return file_; }
+
+  /// Takes note of a read of this opener's, once that has been asked for, by whichever call. Where reads come in order,
+  /// starts to load what comes next: see ReadAhead, and DirtyFile::load_ahead.
+  /// Returns: the bytes asked for.
+  std::uint64_t read_ahead(std::uint64_t offset,
+                           std::uint64_t size_bytes) requires detail::AnswersLoadLater<Store, Traits> {
+    const auto read = ByteRange::at(offset, size_bytes);
+    return read ? file_->load_ahead(ahead_.after(*read)) : 0;
+  }
 
   /// fsync: the file's sync, and the error of a background flush that this opener has not been told of.
   [[nodiscard]] Result<> sync(const CallOptions& options = {}) {
@@ -63,7 +77,7 @@ class OpenFile {
 
  private:
   friend class DirtyFile<Traits, Store>;
-  explicit OpenFile(DirtyFile<Traits, Store>& file) : file_{&file} {
+  OpenFile(DirtyFile<Traits, Store>& file, const ReadAheadOptions& ahead) : file_{&file}, ahead_{ahead} {
     auto& body = *file.body_;
     body.opens.fetch_add(1);
     std::lock_guard lock{body.errors_mutex};
@@ -73,6 +87,7 @@ class OpenFile {
 
   DirtyFile<Traits, Store>* file_;
   detail::Atomic<std::uint64_t> told_{0};
+  ReadAhead ahead_;
 };
 
 }  // namespace tarn

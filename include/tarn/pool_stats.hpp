@@ -31,6 +31,7 @@ struct PoolStats {
   std::uint64_t loads_uncached = 0;
   std::uint64_t load_waits = 0;
   std::uint64_t load_redundant_bytes = 0;
+  std::uint64_t load_ahead_bytes = 0;
   std::uint64_t flushes = 0;
   std::uint64_t flush_bytes = 0;
   std::uint64_t flush_failures = 0;
@@ -91,6 +92,8 @@ inline constexpr PoolValue pool_values[] = {
     {"load_redundant_bytes", PoolValueKind::counter,
      "bytes loaded for nothing: changed meanwhile, there already, or beside a load that failed",
      &PoolStats::load_redundant_bytes},
+    {"load_ahead_bytes", PoolValueKind::counter, "bytes that stores were asked for before anybody read them",
+     &PoolStats::load_ahead_bytes},
     {"flushes", PoolValueKind::counter, "flushes that a store was asked for and that have ended", &PoolStats::flushes},
     {"flush_bytes", PoolValueKind::counter, "bytes that stores were given, zeros not counted", &PoolStats::flush_bytes},
     {"flush_failures", PoolValueKind::counter, "flushes that failed", &PoolStats::flush_failures},

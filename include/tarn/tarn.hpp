@@ -21,6 +21,7 @@
 #include <tarn/policies.hpp>
 #include <tarn/pool_options.hpp>
 #include <tarn/pool_stats.hpp>
+#include <tarn/read_ahead.hpp>
 #include <tarn/read_range.hpp>
 #include <tarn/result.hpp>
 #include <tarn/storage/arena.hpp>

@@ -68,7 +68,7 @@ struct ModelLoadAsked : ModelAsked<File, tarn::LoadToken<Traits>> {
   using ModelAsked<File, tarn::LoadToken<Traits>>::ModelAsked;
 
   ModelBytes early;  // what the store had when it was asked
-  bool cancelled = false;
+  bool cancelled = false, ahead = false;
 };
 template <class Traits, class File>
 struct ModelFlushAsked : ModelAsked<File, tarn::FlushToken<Traits>> {

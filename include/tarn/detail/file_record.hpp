@@ -63,6 +63,7 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
 
   ExtentSet loading;
   LoadInFlight* next = nullptr;
+  bool ahead = false;    // of any read: what becomes of it is nobody's to hear
   bool dropped = false;  // the file was dropped: the record forgot this load
 
   Atomic<bool> done{false};  // what follows is read only after it, and changes only before

@@ -62,6 +62,13 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
 
   enum class Begun : std::uint8_t { yes, need_room, elsewhere, again };
 
+  /// Makes it one ahead of a read: what others are loading is left to them. Requires: not begun.
+  void go_ahead() {
+    ahead = true;
+    std::lock_guard table{record_->table_mutex};
+    for (const auto* other = record_->loads; other != nullptr; other = other->next) wanted.subtract(other->loading);
+  }
+
   /// Enters `wanted` in `loading`. With a reserve, places are made for every chunk; without, the caller's buffer is
   /// used. Errors: throws bad_alloc.
   [[nodiscard]] Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
@@ -107,13 +114,13 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
   /// Asks the store for `wanted`, of a file or of content alone. `into` is a buffer for the first extent, or null;
-  /// `kept` keeps it until the store has answered, unless the store does so at once. Requires: begun; once.
+  /// `kept` is what goes with the load: that buffer, unless the store answers at once. Requires: begun; once.
   template <class Store>
   void start(Store& store, const std::optional<FileId>& file, std::uint64_t version_asked,
              const std::optional<ContentId>& content, const ChunkLayout& layout, std::byte* into,
-             std::shared_ptr<std::byte[]> kept) noexcept {
+             std::shared_ptr<const void> kept) noexcept {
     version = version_asked;
-    kept_memory_ = std::move(kept);
+    goes_with_it_ = std::move(kept);
     try {
       file_ = file;
       content_ = content;
@@ -386,8 +393,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   Core& core_;
   RecordRef<Traits> record_;
   const std::uint64_t shift_;
-  LatchedChunks<Traits> kept_;                // what has landed
-  std::shared_ptr<std::byte[]> kept_memory_;  // of `into`, unless it is the caller's
+  LatchedChunks<Traits> kept_;  // what has landed
+  std::shared_ptr<const void> goes_with_it_;
   std::optional<FileId> file_;
   std::optional<ContentId> content_;
   std::vector<Place> places_;

@@ -57,9 +57,10 @@ class PoolCore {
 
   struct Counters {
     Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, chunks_reserved{0}, dirty_bytes{0}, lent_bytes{0}, loads{0},
-        load_bytes{0}, loads_uncached{0}, load_waits{0}, load_redundant_bytes{0}, flushes{0}, flushes_settled{0},
-        flush_bytes{0}, flush_failures{0}, flush_retries{0}, flush_redirtied_bytes{0}, swaps{0}, syncs{0},
-        sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0}, throttled{0}, room_waits{0}, latch_waits{0};
+        load_bytes{0}, loads_uncached{0}, load_waits{0}, load_redundant_bytes{0}, load_ahead_bytes{0},
+        ahead_charge_bytes{0}, flushes{0}, flushes_settled{0}, flush_bytes{0}, flush_failures{0}, flush_retries{0},
+        flush_redirtied_bytes{0}, swaps{0}, syncs{0}, sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0},
+        throttled{0}, room_waits{0}, latch_waits{0};
     Atomic<std::uint64_t> valid_bytes{0};  // of every chunk, attached or not: what is dirty is among them
     StripedCount view_bytes, copy_bytes;   // by the record, or the chunk, that is read
   };
@@ -107,8 +108,7 @@ class PoolCore {
 
   // ---- memory
 
-  /// A reserved chunk, if that needs no eviction.
-  /// Pinned and exclusively latched by the caller.
+  /// A reserved chunk, pinned and exclusively latched by the caller, if that needs no eviction.
   [[nodiscard]] PoolChunk* make_chunk() noexcept {
     if (!budget.try_charge(sizeof(PoolChunk))) return nullptr;  // before the memory: see fill in chunk_reserve.hpp
     auto* const memory = storage.allocate(budget);

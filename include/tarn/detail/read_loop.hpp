@@ -104,7 +104,7 @@ class ReadLoop {
       kept_.push_back(other);  // it has the chunks that we waited for
       // Content's bytes may have been asked for in another file's name, whose error is not ours: look again.
       const bool of_our_own = &*other_record_ == &*file_.record;
-      if (other->error && of_our_own) judge(other->error, other->untouched, other->version);
+      if (other->error && of_our_own && !other->ahead) judge(other->error, other->untouched, other->version);
     }
     if (awaits_removal_) {
       const auto seen = file_.record->arrivals.load();

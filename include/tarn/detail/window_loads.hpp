@@ -50,6 +50,15 @@ class WindowLoads {
     }
     return true;
   }
+  /// Makes them loads ahead of a read: what others are loading is left to them. Returns: the bytes that are left.
+  [[nodiscard]] std::uint64_t go_ahead() {
+    std::uint64_t bytes = 0;
+    for (auto& share : shares_) {
+      share.load->go_ahead();
+      bytes += share.load->wanted.size_bytes();
+    }
+    return bytes;
+  }
   [[nodiscard]] std::size_t chunks_needed() {
     std::size_t sum = 0;
     for (auto& share : shares_) sum += share.load->chunks_needed();
@@ -71,9 +80,9 @@ class WindowLoads {
   [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return stopped_at_->take_other(); }
   [[nodiscard]] const RecordRef<Traits>& record_of_other() const { return stopped_at_->record(); }
 
-  /// Asks the store for all. Requires: begun; nothing is held. `into`: see Load.
+  /// Asks the store for all. Requires: begun; nothing is held. `into`, `kept`: see Load.
   template <class Store>
-  void start(Store& store, const ChunkLayout& layout, std::byte* into, std::shared_ptr<std::byte[]> kept) noexcept {
+  void start(Store& store, const ChunkLayout& layout, std::byte* into, std::shared_ptr<const void> kept) noexcept {
     Resumer::run();  // whom the look woke: a store that answers at once may take long
     for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into, kept);
     started_ = true;
