@@ -125,6 +125,15 @@ class TarnContent final : public Content {
     }
     return EINVAL;
   }
+  void load_ahead(tarn::ByteRange range, const Keep& keep) noexcept override {
+    if (range.empty()) return;
+    try {
+      const typename SourceStore<Traits>::LoadsKeep kept{std::make_shared<Ref>(ref(keep))};
+      file_.load_ahead(range);
+    } catch (const std::bad_alloc&) {
+      // Whoever reads it loads it.
+    }
+  }
   int read_at_rest(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) override {
     const auto read = file_.read(offset, into);
     if (read) done = *read;

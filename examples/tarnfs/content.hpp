@@ -2,7 +2,7 @@
 #pragma once
 
 // The bytes of files: all that tarnfs uses tarn for is behind this page, in content.cpp and the two headers it
-// includes.
+// includes; but for when to load ahead, which an open file knows.
 //
 // Everything answers 0 or an errno, as the rest of tarnfs does. What may wait for SOURCE or for memory comes in two
 // kinds: one that waits, for threads that serve no request, and one that answers `would_wait`, or goes on later and says
@@ -11,6 +11,8 @@
 // Thread safety: any thread.
 
 #include <fuse_lowlevel.h>
+
+#include <tarn/byte_range.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +44,8 @@ class Content {
 
   /// Replies to a read, now or later. Returns: `replied`, or an errno that is yet to be sent.
   virtual int reply_read(fuse_req_t request, std::size_t size_bytes, std::uint64_t offset, const Keep& keep) = 0;
+  /// Starts to load what is missing of a range, as far as that takes no wait.
+  virtual void load_ahead(tarn::ByteRange range, const Keep& keep) noexcept = 0;
   /// Reads also where memory is full. Waits; called where nothing is changed or stored meanwhile.
   virtual int read_at_rest(std::span<std::byte> into, std::uint64_t offset, std::size_t& done) = 0;
   /// Returns: 0 if all was written; an errno; or would_wait, with what was written: write_later writes the rest.

@@ -6,6 +6,9 @@
 #include <linux/falloc.h>
 #include <sys/xattr.h>
 
+#include <tarn/byte_range.hpp>
+#include <tarn/read_ahead.hpp>
+
 #include <algorithm>
 #include <climits>
 #include <memory>
@@ -25,6 +28,7 @@ struct OpenHandle {
   InodeRef inode;
   std::shared_ptr<Content> content;
   bool writes;
+  mutable tarn::ReadAhead ahead;
 };
 
 using SharedHandle = std::shared_ptr<const OpenHandle>;
@@ -48,7 +52,11 @@ int do_read(Filesystem& fs, fuse_req_t request, fuse_ino_t, std::size_t size_byt
   count(fs.served.reads);
   count(fs.served.read_bytes, size_bytes);
   if (open->inode->source.is_stale()) return ESTALE;
-  return open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset), open);
+  const int error = open->content->reply_read(request, size_bytes, static_cast<std::uint64_t>(offset), open);
+  if (const auto read = tarn::ByteRange::at(static_cast<std::uint64_t>(offset), size_bytes); read && error == replied) {
+    open->content->load_ahead(open->ahead.after(*read), open);
+  }
+  return error;
 }
 
 /// Whether who asks is in a group; no, if that cannot be told.
@@ -186,8 +194,9 @@ int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
   if ((error = inode.source.check_unchanged()) != 0) return error;
   const bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
   if (writes && (error = inode.source.check_writable()) != 0) return error;
+  const tarn::ReadAhead ahead{{.max_bytes = fs.options.read_ahead_bytes}};
   auto opened = std::make_unique<SharedHandle>(
-      std::make_shared<const OpenHandle>(OpenHandle{fs.inodes.ref(inode), std::move(content), writes}));
+      std::make_shared<const OpenHandle>(OpenHandle{fs.inodes.ref(inode), std::move(content), writes, ahead}));
   ++inode.opens;
   file.fh = reinterpret_cast<std::uint64_t>(opened.release());
   file.direct_io = fs.options.direct_io;

@@ -28,6 +28,8 @@ options (sizes take K, M or G, powers of 1024; --x=v and --x v are the same):
   --direct-io           keep no file bytes in the kernel's page cache; shared
                         mappings are then not possible                            [off]
   --keep-cache          keep the kernel's page cache of a file across opens       [off]
+  --read-ahead=SIZE     the most to load ahead of a program that reads in order;
+                        the kernel reads ahead itself, but for --direct-io        [0: nothing]
   --threads=N           threads that serve requests                               [one a CPU, at least 2]
   --loaders=N           threads that load from SOURCE and store to it             [4]
   --cpu=LIST            run on these CPUs only, as in 0,2-3                        [all]
@@ -95,6 +97,7 @@ constexpr std::array options_known{
            }},
     Option{"direct-io", false, [](Options& o, Value) { return o.direct_io = true; }},
     Option{"keep-cache", false, [](Options& o, Value) { return o.keep_cache = true; }},
+    Option{"read-ahead", true, [](Options& o, Value v) { return set_size(o.read_ahead_bytes, v); }},
     Option{"threads", true, [](Options& o, Value v) { return set_count(o.threads, v); }},
     Option{"loaders", true, [](Options& o, Value v) { return set_count(o.content.loaders, v); }},
     Option{"cpu", true,

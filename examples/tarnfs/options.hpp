@@ -34,6 +34,7 @@ struct Options {
   ContentOptions content;
   bool direct_io = false;
   bool keep_cache = false;
+  std::uint64_t read_ahead_bytes = 0;  ///< the most that is loaded ahead of a program that reads in order
   bool foreground = false;
   bool stats = false;
   unsigned threads = 0;   ///< 0: one a CPU, at least two

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <memory>
 #include <system_error>
 #include <utility>
 
@@ -33,12 +34,22 @@ class SourceStore {
   SourceStore& operator=(const SourceStore&) = delete;
 
   void load(const tarn::LoadRequest<Traits>&, tarn::LoadToken<Traits> token) {
-    later(std::move(token), [this](const tarn::LoadRequest<Traits>& request) -> tarn::Result<std::size_t> {
-      const int error = source_.load(request.into.iovecs(), request.range.offset());
-      if (error) return tarn::fail(error_code_of(error));
-      return static_cast<std::size_t>(request.range.size_bytes());
-    });
+    later(std::move(token),
+          [this, kept = kept_](const tarn::LoadRequest<Traits>& request) -> tarn::Result<std::size_t> {
+            const int error = source_.load(request.into.iovecs(), request.range.offset());
+            if (error) return tarn::fail(error_code_of(error));
+            return static_cast<std::size_t>(request.range.size_bytes());
+          });
   }
+
+  /// While it lives, loads that this thread begins keep what it keeps until they have ended: those that nobody waits for.
+  class LoadsKeep {
+   public:
+    explicit LoadsKeep(std::shared_ptr<const void> keep) { kept_ = std::move(keep); }
+    LoadsKeep(const LoadsKeep&) = delete;
+    LoadsKeep& operator=(const LoadsKeep&) = delete;
+    ~LoadsKeep() { kept_ = nullptr; }
+  };
 
   /// tarn calls for a close or an fsync, or because memory is short: then nobody else could say that it failed.
   void flush(const tarn::FlushRequest<Traits>&, tarn::FlushToken<Traits> token) {
@@ -89,6 +100,8 @@ class SourceStore {
   [[nodiscard]] bool has_told(int error) const { return error == last_error_ || error == last_sync_error_; }
 
  private:
+  inline static thread_local std::shared_ptr<const void> kept_;  // see LoadsKeep
+
   template <class Token, class Answer>
   void later(Token token, Answer answer) {
     // The token first, to go last: that it is dropped is an answer, too.

@@ -416,6 +416,28 @@ def a_file_across_the_border_of_two_256m_parts_is_whole():
             pair.finish()
 
 
+@case()
+def what_is_read_in_order_is_loaded_ahead_if_that_was_asked_for():
+    data = noise(24 * MiB, 1)
+    for path in READ_PATHS:
+        for options in (["--read-ahead=1M", "--budget=16M"], ["--read-ahead=1M", *TIGHT], []):
+            with Pair("--direct-io", f"--read-path={path}", *options, prepare=lambda top: (top / "f").write_bytes(data)) as pair:
+                with open(pair.at / "f", "rb", buffering=0) as file:
+                    read = b"".join(iter(lambda: file.read(64 * KiB), b""))
+                expect(read == data, f"{path}, {options}: the bytes")
+                stats = pair.mounted.tarnfs.stats()
+                if not options:
+                    expect_equal(stats["load_ahead_bytes"], 0, f"{path}: bytes loaded ahead")
+                    continue
+                # Nearly all of it, but for what a busy machine does to who comes first.
+                expect(stats["load_ahead_bytes"] > len(data) // 2, f"{path}, {options}: ahead {stats['load_ahead_bytes']}")
+                before = stats["load_ahead_bytes"]
+                with open(pair.at / "f", "rb", buffering=0) as file:
+                    for mib in (20, 4, 16, 8, 1):
+                        expect_equal(os.pread(file.fileno(), KiB, mib * MiB), data[mib * MiB :][:KiB], "bytes anywhere")
+                expect_equal(pair.mounted.tarnfs.stats()["load_ahead_bytes"], before, f"{path}: ahead of a random read")
+
+
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 

@@ -207,6 +207,37 @@ def more_writes_than_there_are_threads_that_wait_for_memory_hold_up_nothing_else
             expect((mount.source / name).read_bytes() == data[:size], f"what is stored in {name}")
 
 
+@case(measures=True)
+def a_file_that_goes_while_it_is_loaded_ahead_holds_up_nothing_else():
+    data = {"slow": noise(4 * MiB, 1), "quick": noise(MiB, 2)}
+    options = ["--threads=1", "--loaders=1", "--part-size=64K", "--direct-io", "--read-ahead=1M"]
+    with SlowSource(*options, files=data) as mount:
+        slow, quick = (os.open(mount.at / name, os.O_RDONLY) for name in ("slow", "quick"))
+        try:
+            expect(os.pread(quick, MiB, 0) == data["quick"], "the bytes of quick")
+            expect(os.pread(slow, 64 * KiB, 0) == data["slow"][: 64 * KiB], "the first bytes of slow")
+            mount.wait_for_loads(16 + 3)
+            mount.become_slow()
+            for at in (64 * KiB, 128 * KiB):
+                expect(os.pread(slow, 64 * KiB, at) == data["slow"][at : at + 64 * KiB], f"the bytes of slow at {at}")
+            mount.wait_for_loads(16 + 7)
+        finally:
+            os.close(slow)
+        os.unlink(mount.at / "slow")  # the kernel forgets it
+
+        took = []
+        try:
+            for _ in range(500):
+                started = time.monotonic()
+                expect(os.pread(quick, MiB, 0) == data["quick"], "the bytes of quick")
+                took.append(time.monotonic() - started)
+            expect(max(took) < 0.5, f"one of {len(took)} reads took {max(took):.3f} s")
+        finally:
+            os.close(quick)
+            mount.become_fast()
+        mount.tarnfs.unmount()
+
+
 @case()
 def a_term_signal_waits_for_what_was_asked_before():
     data = {"slow": noise(MiB, 1)}
