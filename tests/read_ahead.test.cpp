@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/read_ahead.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -113,7 +114,7 @@ TEST_CASE("what is loaded ahead follows from where the reads were", "[read_ahead
 }
 
 TEST_CASE("no byte is wanted ahead twice, none is left out between, and none was read before", "[read_ahead]") {
-  const std::uint64_t step = GENERATE(1, 3, 7, 16, 50);
+  const std::uint64_t step = GENERATE(as<std::uint64_t>{}, 1, 3, 7, 16, 50);
   tarn::ReadAhead ahead{{.min_bytes = 4, .max_bytes = 32}};
   std::uint64_t loaded = 0, wanted_ahead = 0;
   for (std::uint64_t at = 0; at < 10'000; at += step) {

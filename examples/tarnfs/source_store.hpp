@@ -42,7 +42,8 @@ class SourceStore {
           });
   }
 
-  /// While it lives, loads that this thread begins keep what it keeps until they have ended: those that nobody waits for.
+  /// While it lives, loads that this thread begins keep what it keeps until they have ended: for those that nobody
+  /// waits for.
   class LoadsKeep {
    public:
     explicit LoadsKeep(std::shared_ptr<const void> keep) { kept_ = std::move(keep); }

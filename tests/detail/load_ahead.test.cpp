@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -185,7 +184,7 @@ TEMPLATE_TEST_CASE("a read of what is being loaded ahead waits for that, and ask
 TEMPLATE_TEST_CASE("what a read is loading is not asked for ahead", "[load_ahead]", Heap, Arena) {
   World<TestType> world{GENERATE(any_sizes()), 8};
   const auto C = world.C;
-  Reading<TestType> reading{world, C, 2 * C};  // of two windows: the first is asked for
+  Reading<TestType> reading{world, C, 2 * C};
   REQUIRE(world.open_loads() == Extents{{C, 3 * C}});
   CHECK(world.load_ahead(0, 4 * C) == 2 * C);
   CHECK(world.open_loads() == Extents{{0, 4 * C}});
@@ -233,7 +232,7 @@ TEMPLATE_TEST_CASE("an error of a load ahead is told to nobody", "[load_ahead]",
     { const auto dropped = world.store.take_load(); }
     CHECK(world.read_held(0, C) == "not held");
     CHECK(world.load_ahead(0, C) == C);
-    world.store.memory.fail_next(Call::load, 0, std::errc::io_error);
+    world.store.memory.fail_next(Call::load, 0, std::errc::io_error);  // no more of them
   }
   CHECK(open.take_error());
 }
@@ -270,8 +269,7 @@ TEMPLATE_TEST_CASE("a load ahead that ends after a change of its bytes covers no
                    "[load_ahead]", Heap, Arena) {
   World<TestType> world{GENERATE(any_sizes()), 4};
   const auto C = world.C;
-  const auto opened = [&] { return world.file->open(); };
-  std::optional<std::invoke_result_t<decltype(opened)>> open{opened()};
+  std::optional open{world.file->open()};
   REQUIRE(world.load_ahead(0, 4 * C) == 4 * C);
   SECTION("a truncate, and growth") {
     REQUIRE(world.file->truncate(C));
