@@ -114,6 +114,13 @@ class BasicDirtyFileMetadata {
     size_set_ = false;
   }
   void set_version(std::uint64_t version) { version_ = version; }
+  /// The store has another version, by no content id: what was stored of the last one will not be stored anew. A sync
+  /// is asked for all the same.
+  void note_replaced(std::uint64_t version) {
+    version_ = version;
+    content_.clear();
+    unsynced_.clear();
+  }
 
   /// Errors: throws bad_alloc, and changes nothing.
   void set_size(std::uint64_t size_bytes) {
@@ -143,11 +150,13 @@ class BasicDirtyFileMetadata {
     needs_sync_ = false;
     return std::exchange(unsynced_, {});
   }
-  /// The sync failed: what of `extents` is still stored is unsynced again, and the size is not sure to be there.
-  void note_sync_failed(const ExtentSet& extents) {
+  /// The sync failed: what of `asked` is still stored is unsynced again, and the size is not sure to be there. Null:
+  /// the store was given other bytes since the sync began, and only what was stored after it matters.
+  void note_sync_failed(const ExtentSet* asked) {
+    if (asked != nullptr || needs_sync_) note_store_size_unknown(size_bytes_);
     needs_sync_ = true;
-    note_store_size_unknown(size_bytes_);
-    for (const auto& extent : extents.extents()) {
+    if (asked == nullptr) return;
+    for (const auto& extent : asked->extents()) {
       stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
     }
   }
@@ -184,18 +193,14 @@ class BasicDirtyFileMetadata {
     shown.subtract(holes);
     stored_ = std::move(shown);
     size_bytes_ = size;
-    version_ = version;
-    content_.clear();
-    unsynced_.clear();  // of a version that is the store's no more
+    note_replaced(version);
     note_store_size(size_bytes);
   }
   /// As the store has it: `size_bytes` bytes, all stored, by no content id.
   void reset_to_store(std::uint64_t size_bytes, std::uint64_t version) {
     stored_ = ExtentSet{ByteRange::between(0, size_bytes)};
-    unsynced_.subtract(ByteRange::between(size_bytes, max_offset));
     size_bytes_ = size_bytes;
-    version_ = version;
-    content_.clear();
+    note_replaced(version);
     note_store_size(size_bytes);
     if (state_ != FileState::deleted) state_ = FileState::clean;
   }

@@ -53,6 +53,25 @@ struct LaterSyncedFile {
   [[nodiscard]] auto sync(std::optional<tarn::Result<>>& ended) {
     return tarn::sync_operation(*file, [&ended](tarn::Result<> result) { ended.emplace(result); });
   }
+  [[nodiscard]] std::string read_all() {
+    std::string into(static_cast<std::size_t>(file->size()), '?');
+    file->store().answer_at_once();
+    const auto n = file->read(0, writable(into));
+    file->store().answer_at_once(false);
+    return n ? into : "error: " + n.error().message();
+  }
+  /// The store has `text` now, by somebody else's hand, and the file is told so.
+  void replace(const std::string& how, const std::string& text) {
+    store.memory.put(id, text);
+    tarn::Result<> told;
+    if (how == "invalidate") told = file->invalidate(2);
+    if (how == "rebase") told = file->rebase(text.size(), 2);
+    if (how == "discard_dirty") {
+      const auto gone_bytes = file->discard_dirty(text.size(), 2);
+      if (!gone_bytes) told = tarn::fail(gone_bytes.error());
+    }
+    REQUIRE(told);
+  }
 
   tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
   LaterSyncStore store;
@@ -150,4 +169,105 @@ TEST_CASE("a flush that was in flight when a sync failed leaves its bytes dirty:
   file.store.store_one();
   CHECK(file.pool.stats().dirty_bytes == 1);
   CHECK(file.file->is_dirty());
+}
+
+TEST_CASE("a sync that fails after the store's bytes were replaced makes none of the new ones dirty", "[sync]") {
+  const std::string how = GENERATE("invalidate", "rebase", "discard_dirty");
+  CAPTURE(how);
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended;
+  auto first = file.sync(ended);
+  first.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.replace(how, "news");
+  CHECK(file.read_all() == "news");  // held from here on
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended);
+  CHECK(ended->error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == 0);
+  CHECK_FALSE(file.file->is_dirty());
+  CHECK(file.file->metadata().state() == tarn::FileState::clean);
+  CHECK(file.file->needs_sync());  // what the store has now may be no more durable than what was
+
+  std::optional<tarn::Result<>> again;
+  auto second = file.sync(again);
+  second.start();
+  CHECK(file.store.open_flushes() == 0);
+  REQUIRE(file.store.open_syncs() == 1);
+  file.store.finish_sync();
+  REQUIRE(again);
+  CHECK(*again);
+  CHECK(file.store.memory.text(file.id) == "news");
+}
+
+TEST_CASE("what was stored before the store's bytes were replaced is not made dirty by a sync that fails later",
+          "[sync]") {
+  const std::string how = GENERATE("invalidate", "rebase", "discard_dirty");
+  CAPTURE(how);
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended[2];
+  if (GENERATE(false, true)) {  // it failed once before: dirty again, and stored anew
+    auto first = file.sync(ended[0]);
+    first.start();
+    file.store.store_one();
+    file.store.finish_sync(tarn::fail(std::errc::io_error));
+    REQUIRE(ended[0]);
+    REQUIRE(file.file->is_dirty());
+  }
+  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
+  file.store.store_one();
+  REQUIRE_FALSE(file.file->is_dirty());
+  file.replace(how, "news");
+  CHECK(file.read_all() == "news");
+  auto second = file.sync(ended[1]);
+  second.start();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended[1]);
+  CHECK(ended[1]->error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == 0);
+}
+
+TEST_CASE("bytes that a failed sync made dirty again are given up by a discard, and stay changes by a rebase",
+          "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended;
+  auto first = file.sync(ended);
+  first.start();
+  file.store.store_one();
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended);
+  SECTION("discard_dirty") {
+    file.replace("discard_dirty", "news");
+    CHECK_FALSE(file.file->is_dirty());
+    CHECK(file.read_all() == "news");
+  }
+  SECTION("rebase") {
+    file.replace("rebase", "newer");
+    CHECK(file.pool.stats().dirty_bytes == 4);
+    CHECK(file.read_all() == "miner");
+  }
+}
+
+TEST_CASE("what is stored after the store's bytes were replaced is dirty again if the sync before that fails",
+          "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended;
+  auto first = file.sync(ended);
+  first.start();
+  file.store.store_one();
+  file.replace(GENERATE("invalidate", "rebase", "discard_dirty"), "news");
+  file.write(1, "ai");
+  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
+  file.store.store_one();
+  CHECK(file.read_all() == "nais");
+  REQUIRE_FALSE(file.file->is_dirty());
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended);
+  CHECK(extents_of(file.pool.dirty_extents(file.file->metadata())) == Extents{{1, 3}});
 }

@@ -39,6 +39,7 @@ struct FileBody {
   bool removing = false;                              // the store is being asked to remove it
   bool removed = meta.state() == FileState::deleted;  // the store has it no more
   bool syncing = false;                               // the store is being asked to make it durable
+  std::optional<ExtentSet> syncing_extents;           // and what; nothing once it has other bytes than those
   bool gone = false;                                  // the DirtyFile: the record may be another one's by now
   std::uint64_t syncs_failed = 0;                     // each made dirty again what was stored before
 

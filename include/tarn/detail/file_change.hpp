@@ -2,7 +2,8 @@
 #pragma once
 
 // What happens to a DirtyFile from outside: the store has other bytes now, or the embedder gives up what is dirty. None
-// of it happens while a flush of the file is in flight.
+// of it happens while a flush of the file is in flight. A sync may be: it was asked for bytes that are the store's no
+// more, so if it fails, it makes none of them dirty again.
 //
 // Thread safety: any thread. Nothing is held while the embedder's code runs.
 
@@ -23,8 +24,8 @@ template <class Traits>
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
   const auto cleaned = drop_clean(body.core, *body.record);
   if (!cleaned) return cleaned;
-  body.meta.clear_content_ids(0, UINT64_MAX);
-  body.meta.set_version(version);
+  body.syncing_extents.reset();
+  body.meta.note_replaced(version);
   return {};
 }
 
@@ -42,6 +43,7 @@ template <class Traits>
   const auto cleaned = drop_clean(body.core, *body.record);
   if (!cleaned) return cleaned;
   body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
+  body.syncing_extents.reset();
   if (!dirty.empty() || body.lacks_store()) {
     body.meta.note_modified();
     body.core.note_changed(*body.record);
@@ -56,6 +58,7 @@ template <class Traits>
   std::unique_lock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
   body.meta.reset_to_store(size_bytes, version);
+  body.syncing_extents.reset();
   return body.core.drop(*body.record);
 }
 

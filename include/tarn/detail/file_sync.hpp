@@ -69,9 +69,9 @@ template <class Traits>
 class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
                          public std::enable_shared_from_this<SyncFlight<Traits>> {
  public:
-  SyncFlight(std::shared_ptr<FileBody<Traits>> body, ExtentSet extents)
+  /// Requires: the lock, for this alone.
+  explicit SyncFlight(std::shared_ptr<FileBody<Traits>> body)
       : body_{std::move(body)},
-        extents_{std::move(extents)},
         file_{body_->meta.id()},
         request_{.file = &file_, .generation = body_->core.flush_generation.load()} {}
 
@@ -99,8 +99,9 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     {
       std::lock_guard lock{body_->lock};
       body_->syncing = false;
+      auto asked = std::exchange(body_->syncing_extents, std::nullopt);
       if (!answer) ++body_->syncs_failed;
-      if (!answer && !body_->gone && body_->meta.state() != FileState::deleted) evicted = take_back();
+      if (!answer && !body_->gone && body_->meta.state() != FileState::deleted) evicted = take_back(std::move(asked));
     }
     auto& counters = body_->core.counters;
     counters.syncs.fetch_add(1, std::memory_order_relaxed);
@@ -125,19 +126,22 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
   }
 
  private:
-  // What was to become durable is unsynced again, and what of it is held is dirty. Requires: the lock.
-  [[nodiscard]] ExtentSet take_back() noexcept {
+  // What was to become durable is unsynced again, and what of it is held is dirty; so is what was stored since, which
+  // the store may have forgotten with it. Requires: the lock.
+  [[nodiscard]] ExtentSet take_back(std::optional<ExtentSet> asked) noexcept {
     auto& meta = body_->meta;
     try {
-      meta.note_sync_failed(extents_);
+      meta.note_sync_failed(asked ? &*asked : nullptr);
       // A flush in flight may have given its bytes to a store that forgets them now: it settles nothing.
       body_->core.take_back_lent(*body_->record);
-      const auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
-      meta.note_modified();
-      body_->core.note_changed(*body_->record);
+      auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
+      if (body_->record->dirty_bytes.load() != 0 || body_->lacks_store()) {
+        meta.note_modified();
+        body_->core.note_changed(*body_->record);
+      }
       return evicted;
     } catch (const std::bad_alloc&) {
-      return extents_;  // none the better, but named
+      return asked ? std::move(*asked) : ExtentSet{};  // none the better, but named
     }
   }
   void note_error() noexcept {
@@ -145,7 +149,6 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
   }
 
   const std::shared_ptr<FileBody<Traits>> body_;
-  const ExtentSet extents_;
   const typename Traits::FileId file_;
   const SyncRequest<Traits> request_;
   std::int64_t asked_ns_ = 0;  // if the observer hears how long it took
@@ -228,8 +231,8 @@ class FileSync {
         return std::nullopt;
       }
       if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync()) return Progress::done;
-      flight = std::make_shared<SyncFlight<Traits>>(body_, body_->meta.unsynced());
-      (void)body_->meta.take_unsynced();
+      flight = std::make_shared<SyncFlight<Traits>>(body_);
+      body_->syncing_extents = body_->meta.take_unsynced();
       body_->syncing = true;
     }
     flight_ = std::move(flight);
