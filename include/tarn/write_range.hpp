@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -107,8 +108,8 @@ class Write {
         const auto at = offset_ || done != 0 ? std::optional{written_.offset + done} : std::nullopt;
         window_.emplace(file_, at, n, fresh_over_valid_, room_, mtime_ns_);
       }
-      const auto fill = [&](auto& window) { return fill_(window, done, static_cast<std::size_t>(n)); };
-      if (window_->step(fill) == Progress::waiting) return Progress::waiting;
+      if (step_window(done, n) == Progress::waiting) return Progress::waiting;
+      if (!window_) break;  // no memory, and the prefix is in
       const auto taken = window_->result();
       window_.reset();
       if (!taken) {
@@ -141,6 +142,17 @@ class Write {
   }
 
  private:
+  // Returns: done without a window if a later one finds no memory.
+  [[nodiscard]] Progress step_window(std::size_t done, std::uint64_t size_bytes) {
+    const auto fill = [&](auto& window) { return fill_(window, done, static_cast<std::size_t>(size_bytes)); };
+    try {
+      return window_->step(fill);
+    } catch (const std::bad_alloc&) {
+      if (done == 0) throw;
+      window_.reset();
+      return Progress::done;
+    }
+  }
   // A write of several windows is under way from its first to its last: a flush that wants a file of one moment waits
   // for that, and holds back those that have not begun.
   [[nodiscard]] bool may_go_on() {
@@ -253,7 +265,7 @@ template <class Traits>
 ///
 /// Returns:  the bytes taken in; fewer than size_bytes if the filler filled fewer or a later window failed.
 /// Errors:   the filler's own; else as above. Nothing has changed then. What the filler throws is passed on;
-///           what it filled in earlier windows is in.
+///           what it filled in earlier windows is in. A bad_alloc is ENOMEM, and fewer bytes in a later window.
 /// Requires: the filler calls nothing of tarn, does not block and touches no byte that it does not count: it runs under
 ///           exclusive latches.
 /// Cost:     no copy by tarn, unless a chunk has other valid bytes: those are copied to the new memory.

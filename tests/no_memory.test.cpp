@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/dirty_file_async.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <optional>
+#include <string>
+#include <system_error>
+
+#include "support/catch.hpp"
+#include "support/shared_file.hpp"
+
+// What calls come to that the system refuses memory: each allocation of a call fails once, alone or with all later ones.
+// operator new of this whole program is replaced for that.
+
+namespace {
+
+thread_local long allocations_left = -1;  // until one fails; negative: none does
+thread_local bool fails_on = false;       // those after it, too
+thread_local bool has_failed = false;
+
+/// While it lives, the `nth` allocation (from 0) of this thread fails. No Catch2 macro inside: it allocates.
+struct FailAllocation {
+  FailAllocation(long nth, bool and_later) {
+    allocations_left = nth;
+    fails_on = and_later;
+    has_failed = false;
+  }
+  ~FailAllocation() { allocations_left = -1; }
+  FailAllocation(const FailAllocation&) = delete;
+  FailAllocation& operator=(const FailAllocation&) = delete;
+  /// Whether any has failed yet.
+  [[nodiscard]] static bool met() { return has_failed; }
+};
+
+void* take(std::size_t size_bytes) noexcept {
+  if (allocations_left == 0) {
+    has_failed = true;
+    if (!fails_on) allocations_left = -1;
+    return nullptr;
+  }
+  if (allocations_left > 0) --allocations_left;
+  return std::malloc(size_bytes == 0 ? 1 : size_bytes);
+}
+void* or_throw(void* memory) {
+  if (memory == nullptr) throw std::bad_alloc{};
+  return memory;
+}
+
+// Not inlined: g++ would see a free of what operator new gave, and warn.
+[[gnu::noinline]] void give_back(void* memory) noexcept { std::free(memory); }
+
+}  // namespace
+
+void* operator new(std::size_t n) { return or_throw(take(n)); }
+void* operator new[](std::size_t n) { return or_throw(take(n)); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
+void operator delete(void* memory) noexcept { give_back(memory); }
+void operator delete[](void* memory) noexcept { give_back(memory); }
+void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { give_back(memory); }
+
+using namespace tarn_test;
+
+namespace {
+
+constexpr std::uint64_t C = 16;
+
+/// Calls f(nth) for the first allocation, the second, ..., till one is not met any more. f answers whether it was.
+/// Returns: how many there were.
+template <class F>
+long for_each_allocation(F f) {
+  long nth = 0;
+  while (f(nth)) ++nth;
+  return nth;
+}
+
+enum class By : std::uint8_t { call, operation, filler };
+
+}  // namespace
+
+TEST_CASE("a write that finds no memory in a later window answers what is in by then", "[no_memory]") {
+  // Windows of two chunks. The file holds bytes here and there, so that windows need chunks, tables and longer lists.
+  const auto by = GENERATE(By::call, By::operation, By::filler);
+  const bool and_later = GENERATE(false, true);
+  const auto text = pattern(0, 12 * C, 1);
+  bool short_once = false, failed_once = false;
+  const auto allocations = for_each_allocation([&](long nth) {
+    SharedFile<WatchedFiles> file{{C, 1}};
+    for (std::uint64_t at = 0; at < 8 * C; at += 8) {
+      if (!file.write(at, "x")) FAIL("no room");
+    }
+    auto expected = file.read_all();  // the last byte of it is at 7 * C + 8
+    expected.resize(static_cast<std::size_t>(8 * C), '\0');
+    std::optional<tarn::Result<std::size_t>> written;
+    bool met = false;
+    {
+      const FailAllocation failing{nth, and_later};
+      if (by == By::call) {
+        written.emplace(file->write(C / 2, bytes_of(text)));
+      } else if (by == By::filler) {
+        std::size_t done = 0;
+        written.emplace(file->write(C / 2, text.size(), [&](tarn::MutableBuffers into) {
+          const auto n = into.copy_from(bytes_of(text).subspan(done));
+          done += n;
+          return n;
+        }));
+      } else {
+        auto write =
+            tarn::write_operation(*file.file, C / 2, bytes_of(text), [&](const tarn::Result<tarn::Written>& n) {
+              if (n) {
+                written.emplace(n->size_bytes);
+              } else {
+                written.emplace(tarn::fail(n.error()));
+              }
+            });
+        write.start();
+      }
+      met = FailAllocation::met();
+    }
+    REQUIRE(written);
+    const auto n = *written ? **written : 0;
+    if (!*written) {
+      failed_once = true;
+      CHECK((written->error() == std::errc::not_enough_memory || written->error() == std::errc::no_buffer_space));
+    } else {
+      short_once = short_once || n < text.size();
+    }
+    if (!met) CHECK(n == text.size());
+    expected.replace(static_cast<std::size_t>(C / 2), n, text, 0, n);
+    expected.resize(std::max<std::size_t>(file->size(), C / 2 + n));
+    CAPTURE(nth, n);
+    CHECK(file->size() == std::max<std::uint64_t>(7 * C + 9, C / 2 + n));
+    CHECK((file.read_all() == expected));
+    // Nothing is left behind: the next try takes all of it.
+    CHECK(file.write(C / 2, text).value() == text.size());
+    CHECK(file->flush());
+    return met;
+  });
+  CHECK(allocations > 6);
+  CHECK(short_once);
+  CHECK(failed_once);
+}
+
+TEST_CASE("a read that finds no memory in any window fails: fewer bytes would be taken for the end", "[no_memory]") {
+  const auto by = GENERATE(By::call, By::operation);
+  const bool and_later = GENERATE(false, true);
+  const auto size = static_cast<std::size_t>(7 * C + 3);
+  bool failed_once = false;
+  const auto allocations = for_each_allocation([&](long nth) {
+    SharedFile<WatchedFiles> file{{C, 1}, size};
+    std::string into(size, '?');
+    std::optional<tarn::Result<std::size_t>> n;
+    bool met = false;
+    {
+      const FailAllocation failing{nth, and_later};
+      if (by == By::call) {
+        n.emplace(file->read(0, writable(into)));
+      } else {
+        auto read =
+            tarn::read_operation(*file.file, 0, writable(into), [&](tarn::Result<std::size_t> done) { n = done; });
+        read.start();
+      }
+      met = FailAllocation::met();
+    }
+    CAPTURE(nth, met);
+    REQUIRE(n);
+    if (*n) {
+      CHECK(**n == size);
+      CHECK((into == pattern(0, size)));
+    } else {
+      failed_once = true;
+      CHECK(n->error() == std::errc::not_enough_memory);
+      CHECK(met);
+    }
+    CHECK((file.read_all() == pattern(0, size)));
+    return met;
+  });
+  CHECK(allocations > 6);
+  CHECK(failed_once);
+}
