@@ -183,3 +183,66 @@ TEST_CASE("a read that finds no memory in any window fails: fewer bytes would be
   CHECK(allocations > 6);
   CHECK(failed_once);
 }
+
+namespace {
+
+/// Whose flush is only stored, so that there is always something unsynced.
+struct SyncedStore {
+  MemoryStore<WatchedFiles> memory;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<WatchedFiles>& request) { return memory.load(request); }
+  tarn::FlushOutcome<WatchedFiles> flush(const tarn::FlushRequest<WatchedFiles>& request) {
+    const auto outcome = memory.flush(request);
+    return outcome.ok() ? tarn::FlushOutcome<WatchedFiles>::stored() : outcome;
+  }
+  tarn::Result<> sync(const tarn::SyncRequest<WatchedFiles>&) { return {}; }
+  tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
+};
+
+}  // namespace
+
+TEST_CASE("a file is removed, at once or at its last close, also with no memory to be had", "[no_memory]") {
+  using File = tarn::DirtyFile<WatchedFiles, SyncedStore>;
+  constexpr std::uint64_t id = 7;
+  const bool open = GENERATE(false, true), store_fails = GENERATE(false, true);
+  CAPTURE(open, store_fails);
+  Events events;
+  tarn::ChunkPool<WatchedFiles> pool{pool_options<WatchedFiles>(C, 16 * MiB), WatchingObserver{&events}};
+  SyncedStore store;
+  {
+    File file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+    REQUIRE(file.write(0, bytes_of(pattern(0, 7 * C))));
+    REQUIRE(file.flush());
+    for (std::uint64_t i = 1; i < 7; i += 2) REQUIRE(file.punch_hole(range(i * C, (i + 1) * C)));
+    REQUIRE(file.metadata().unsynced().extent_count() == 4);  // as many as its set has room for
+    REQUIRE(file.write(C, bytes_of("dirty")));
+    if (store_fails) store.memory.fail_next(decltype(store.memory)::Call::remove, 1, std::errc::permission_denied);
+    std::optional<tarn::OpenFile<WatchedFiles, SyncedStore>> opener;
+    if (open) opener.emplace(file.open());
+    std::optional<tarn::Result<>> removed;
+    {
+      const FailAllocation failing{0, true};
+      removed.emplace(file.remove());
+      opener.reset();
+    }
+    CHECK(removed->has_value() == (open || !store_fails));
+    CHECK(events.failed == (open && store_fails ? 1 : 0));
+    if (store_fails) {
+      CHECK(store.memory.has(id));
+      if (open) {
+        opener.emplace(file.open());
+        opener.reset();  // the next last close tries again
+      } else {
+        CHECK(file.is_dirty());
+        CHECK(file.remove());
+      }
+    }
+    CHECK_FALSE(store.memory.has(id));
+    CHECK(file.size() == 0);
+    CHECK(pool.stats().dirty_bytes == 0);
+  }
+  CHECK(events.lost == 0);
+  CHECK(store.memory.complaints() == "");
+  pool.evict_clean();
+  check_empty(pool.stats());
+}

@@ -396,7 +396,7 @@ class DirtyFile final : private detail::Flushable {
       if (removed) {
         body.removed = true;
         core_.drop(record);
-        body.meta.set_size(0);
+        body.meta.note_removed();
       } else {
         body.meta.undo_deleted(before);
         if (record.dirty_bytes.load() != 0 || body.lacks_store()) {

@@ -107,6 +107,12 @@ class BasicDirtyFileMetadata {
     if (state_ == FileState::clean) state_ = FileState::modified;
   }
   void note_deleted() { state_ = FileState::deleted; }
+  /// The store has removed it: there is not a byte of it.
+  void note_removed() noexcept {
+    size_bytes_ = 0;
+    stored_.clear();
+    unsynced_.clear();
+  }
   /// The store would not remove it. Requires: `before` is what the state was.
   void undo_deleted(FileState before) { state_ = before; }
   void note_clean() {
