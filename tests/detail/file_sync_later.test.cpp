@@ -16,6 +16,7 @@
 #include <tarn/dirty_file_async.hpp>
 
 #include "support/catch.hpp"
+#include "support/gate.hpp"
 #include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
@@ -270,4 +271,26 @@ TEST_CASE("what is stored after the store's bytes were replaced is dirty again i
   file.store.finish_sync(tarn::fail(std::errc::io_error));
   REQUIRE(ended);
   CHECK(extents_of(file.pool.dirty_extents(file.file->metadata())) == Extents{{1, 3}});
+}
+
+TEST_CASE("a sync that fails while the file is being removed counts, if the store then keeps the file", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended, removed;
+  auto first = file.sync(ended);
+  first.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  const bool keeps = GENERATE(true, false);
+  if (keeps) file.store.memory.fail_next(MemoryStore<Heap>::Call::remove, 1, std::errc::permission_denied);
+  file.store.memory.remove_gate.close();
+  {
+    Worker remover{file.store.memory.remove_gate, [&] { removed.emplace(file.file->remove()); }};
+    REQUIRE(file.store.memory.remove_gate.wait_for_arrivals());
+    file.store.finish_sync(tarn::fail(std::errc::io_error));
+  }
+  CHECK(ended->error() == std::errc::io_error);
+  CHECK(removed->has_value() != keeps);
+  CHECK(file.pool.stats().dirty_bytes == (keeps ? 4 : 0));
+  CHECK(file.file->is_dirty() == keeps);
 }

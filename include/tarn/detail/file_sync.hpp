@@ -101,7 +101,8 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       body_->syncing = false;
       auto asked = std::exchange(body_->syncing_extents, std::nullopt);
       if (!answer) ++body_->syncs_failed;
-      if (!answer && !body_->gone && body_->meta.state() != FileState::deleted) evicted = take_back(std::move(asked));
+      const bool deleted = body_->meta.state() == FileState::deleted && !body_->removing;  // else it may yet stay
+      if (!answer && !body_->gone && !deleted) evicted = take_back(std::move(asked));
     }
     auto& counters = body_->core.counters;
     counters.syncs.fetch_add(1, std::memory_order_relaxed);
@@ -137,7 +138,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
       if (body_->record->dirty_bytes.load() != 0 || body_->lacks_store()) {
         meta.note_modified();
-        body_->core.note_changed(*body_->record);
+        if (meta.state() != FileState::deleted) body_->core.note_changed(*body_->record);
       }
       return evicted;
     } catch (const std::bad_alloc&) {
