@@ -116,6 +116,16 @@ TEST_CASE("the store's bound rises with a flush of unknown fate and falls only w
   CHECK_FALSE(meta.store_lacks_size());
 }
 
+TEST_CASE("a size that was set here is given up with the rest, and is no change to what the store has next",
+          "[dirty_file_metadata]") {
+  auto meta = DirtyFileMetadata::from_store(42, 10);
+  meta.set_size(5);
+  meta.note_size_set();
+  meta.reset_to_store(10, 2);
+  meta.rebase(20, 3, {}, 0);
+  CHECK(meta.size() == 20);
+}
+
 TEST_CASE("a deleted file stays deleted, whatever a flush or the store says", "[dirty_file_metadata]") {
   auto meta = DirtyFileMetadata::from_store(42, 10);
   meta.note_deleted();

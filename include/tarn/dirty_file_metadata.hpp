@@ -208,7 +208,7 @@ class BasicDirtyFileMetadata {
     size_bytes_ = size_bytes;
     note_replaced(version);
     note_store_size(size_bytes);
-    if (state_ != FileState::deleted) state_ = FileState::clean;
+    note_clean();
   }
 
  private:
