@@ -95,6 +95,7 @@ class Operation final : private detail::Waiter {
       if (cancelled_.load()) {
         return complete(call_.give_up(std::make_error_code(std::errc::operation_canceled)));
       }
+      if (progress == detail::Progress::between) continue;
       const auto& wait = call_.wait();
       parked_at_.store(wait.word);
       const auto blocked = [&] { return !wait.over() && !cancelled_.load(); };

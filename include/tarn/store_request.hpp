@@ -37,7 +37,8 @@ struct LoadRequest {
 /// What one flush request brings a store that says so by `static constexpr FlushUnit flush_unit`.
 enum class FlushUnit : std::uint8_t {
   ranges,  ///< what is dirty, up to the end of the part in which the first of it lies; without a word, this
-  parts,   ///< all of one part, for a store that writes parts anew: see FlushRequest::covers
+  parts,   ///< all of one part, for a store that writes parts anew: see FlushRequest::covers. Below the size a part
+           ///< that it was never brought is zero: a huge hole is not a request a part
   file,    ///< all that is dirty in the file, of one moment: see FlushRequest::consistent
 };
 

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -19,6 +22,7 @@
 #include "support/catch.hpp"
 #include "support/gate.hpp"
 #include "support/later_store.hpp"
+#include "support/manual_time.hpp"
 #include "support/memory_store.hpp"
 #include "support/one_file.hpp"
 
@@ -48,6 +52,7 @@ class ObjectStore {
     }
     std::string object;
     std::string scratch(3, '?');
+    if (asked) asked();
     const auto built = request.for_each_piece_of_part(
         writable(scratch),
         [&](ByteRange kept, std::span<std::byte> into) -> tarn::Result<std::size_t> {
@@ -75,6 +80,7 @@ class ObjectStore {
     return text;
   }
 
+  std::function<void()> asked;  // by each flush
   std::vector<std::string> objects;
   std::size_t loads = 0, puts = 0, fails_next = 0;
   std::uint64_t kept_bytes = 0;
@@ -351,4 +357,178 @@ TEST_CASE("flushes of one moment that wait for one in flight do not wake each ot
   CHECK(ended == 3);
   CHECK(store.open_flushes() == 0);
   CHECK(store.memory.text(id) == "x");
+}
+
+namespace {
+
+struct TimedHeap : Heap {
+  using TimeSource = ManualTime;
+};
+
+}  // namespace
+
+TEST_CASE("between two jobs a flush asks whether its caller wants more of it", "[file_flush]") {
+  constexpr std::uint64_t C = 16, P = 2 * C;
+  ObjectStore<TimedHeap> store{P};
+  tarn::ChunkPool<TimedHeap> pool{pool_options<TimedHeap>(C, 16 * MiB)};
+  tarn::DirtyFile file{pool, tarn::MetadataFor<TimedHeap>::created(id, {.part_bytes = P}), store};
+  const auto text = pattern(0, 4 * P);
+  REQUIRE(file.write(0, bytes_of(text)));
+  const auto dirty = [&] { return extents_of(pool.dirty_extents(file.metadata())); };
+  SECTION("by its deadline") {
+    store.asked = [] { ManualTime::advance_ns(10); };
+    const auto deadline = ManualTime{}.now_ns() + 15;  // which the second job passes
+    const bool durable = GENERATE(false, true);
+    const auto ended = durable ? file.sync({.deadline_ns = deadline}) : file.flush({.deadline_ns = deadline});
+    CHECK(ended.error() == std::errc::timed_out);
+    CHECK(store.puts == 2);
+    CHECK(dirty() == Extents{{2 * P, 4 * P}});
+  }
+  SECTION("by its stop token") {
+    std::stop_source stop;
+    store.asked = [&] { stop.request_stop(); };
+    CHECK(file.flush({.stop = stop.get_token()}).error() == std::errc::operation_canceled);
+    CHECK(store.puts == 1);
+    CHECK(dirty() == Extents{{P, 4 * P}});
+  }
+  SECTION("an operation by its cancel") {
+    std::optional<tarn::Result<std::uint64_t>> ended;
+    auto flush = tarn::flush_operation(file, [&](const tarn::Result<std::uint64_t>& result) { ended = result; });
+    store.asked = [&] { flush.cancel(); };
+    flush.start();
+    REQUIRE(ended);
+    CHECK(ended->error() == std::errc::operation_canceled);
+    CHECK(store.puts == 1);
+    CHECK(dirty() == Extents{{P, 4 * P}});
+  }
+  SECTION("a late wish, after the last, changes nothing") {
+    std::stop_source stop;
+    store.asked = [&] {
+      if (store.puts == 3) stop.request_stop();
+    };
+    CHECK(file.flush({.stop = stop.get_token()}));
+    CHECK(store.puts == 4);
+  }
+  store.asked = nullptr;
+  REQUIRE(file.flush());
+  CHECK(store.puts == 4);
+  CHECK(store.all() == text);
+}
+
+namespace {
+
+/// A store of whole parts that keeps those it was brought, and zeros for the rest of what its size covers.
+class SparseStore {
+ public:
+  static constexpr auto flush_unit = tarn::FlushUnit::parts;
+
+  explicit SparseStore(std::uint64_t part_bytes) : part_bytes_{part_bytes} {}
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+    if (request.range.end() > size_bytes) return tarn::fail(std::errc::io_error);
+    return request.into.copy_from(bytes_of(text_of_part(request.range)));
+  }
+  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+    ++flushes;
+    if (fails) return tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::io_error));
+    size_bytes = request.size_bytes;
+    if (request.covers.empty()) return tarn::FlushOutcome<Heap>::durable();
+    std::string scratch(64, '?');
+    std::string object;
+    const auto built = request.for_each_piece_of_part(
+        writable(scratch),
+        [&](ByteRange kept, std::span<std::byte> into) -> tarn::Result<std::size_t> {
+          ::iovec piece{into.data(), into.size()};
+          return tarn::MutableBuffers{std::span{&piece, 1}}.copy_from(bytes_of(text_of_part(kept)));
+        },
+        [&](std::uint64_t, std::span<const std::byte> bytes, bool) { object += text_of(bytes); });
+    if (!built) return tarn::FlushOutcome<Heap>::failed(built.error());
+    parts[request.covers.offset() / part_bytes_] = object;
+    return tarn::FlushOutcome<Heap>::durable();
+  }
+  tarn::Result<> remove(const std::uint64_t&) { return {}; }
+
+  std::map<std::uint64_t, std::string> parts;
+  std::uint64_t size_bytes = 0;
+  std::size_t flushes = 0;
+  bool fails = false;
+
+ private:
+  [[nodiscard]] std::string text_of_part(ByteRange range) const {
+    std::string found(static_cast<std::size_t>(range.size_bytes()), '\0');
+    const auto at = parts.find(range.offset() / part_bytes_);
+    if (at == parts.end()) return found;
+    const auto there = at->second.substr(static_cast<std::size_t>(range.offset() % part_bytes_), found.size());
+    return found.replace(0, there.size(), there);
+  }
+  const std::uint64_t part_bytes_;
+};
+
+}  // namespace
+
+TEST_CASE("a huge hole is no job a part: what is past all that the store has is zero by its size", "[file_flush]") {
+  constexpr std::uint64_t C = 16, P = 2 * C, far = 8192 * P;
+  SparseStore store{P};
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::DirtyFile<Heap, SparseStore> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
+  const auto read = [&](std::uint64_t offset, std::size_t size_bytes) {
+    std::string into(size_bytes, '?');
+    return file.read(offset, writable(into)) ? into : "error";
+  };
+  const bool head = GENERATE(false, true);
+  if (head) REQUIRE(file.write(1, bytes_of("head")));
+  REQUIRE(file.truncate(far));
+  REQUIRE(file.write(far / 2, bytes_of("middle")));
+  if (GENERATE(false, true)) {  // one that fails may have left bytes in the part that it was to store, nowhere else
+    store.fails = true;
+    CHECK_FALSE(file.flush());
+    store.fails = false;
+    store.flushes = 0;
+    CHECK(file.metadata().store_size_bound_bytes() == (head ? P : 0));
+  }
+  REQUIRE(file.flush());
+  CHECK(store.flushes == 2);  // one a part that was changed; if that is far out, the size comes first
+  CHECK_FALSE(file.is_dirty());
+  CHECK(store.size_bytes == far);
+  CHECK(store.parts.size() == (head ? 2 : 1));
+  pool.evict_clean();
+  CHECK(read(0, 5) == (head ? zeros(1) + "head" : zeros(5)));
+  CHECK(read(far / 2 - 1, 8) == zeros(1) + "middle" + zeros(1));
+  CHECK(read(far - 3, 9).substr(0, 3) == zeros(3));
+
+  // From here on the store has parts up to the end: what is made zero there, it must be told.
+  REQUIRE(file.punch_hole(range(far / 2, far / 2 + P)));
+  REQUIRE(file.flush());
+  CHECK(store.flushes == 3);
+  pool.evict_clean();
+  CHECK(read(far / 2, 6) == zeros(6));
+
+  // Grown only: the size alone.
+  REQUIRE(file.truncate(2 * far + 1));
+  REQUIRE(file.flush());
+  CHECK(store.flushes == 4);
+  CHECK(store.size_bytes == 2 * far + 1);
+  CHECK_FALSE(file.is_dirty());
+}
+
+TEST_CASE("a hole that is zero by the size is no more so once a write or a cut has met it", "[file_flush]") {
+  constexpr std::uint64_t C = 16, P = 2 * C;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  SparseStore store{P};
+  auto meta = tarn::DirtyFileMetadata::created(id, {.part_bytes = P});
+  REQUIRE(tarn::truncate(pool, meta, 8 * P));
+  auto job = tarn::begin_flush(pool, meta, tarn::whole_file, tarn::FlushUnit::parts);
+  REQUIRE(job);
+  CHECK(job->request().covers.empty());  // a size, and nothing else
+  CHECK(job->request().ranges.empty());
+  REQUIRE(tarn::write_range(pool, meta, 5 * P, bytes_of("new")));
+  REQUIRE(tarn::truncate(pool, meta, 6 * P));
+  REQUIRE(tarn::truncate(pool, meta, 8 * P));
+  REQUIRE(store.flush(job->request()).ok());
+  REQUIRE(tarn::finish_flush(pool, meta, std::move(*job), tarn::FlushOutcome<Heap>::durable()));
+  CHECK(extents_of(meta.stored()) == Extents{{0, 5 * P}, {5 * P + 3, 6 * P}});
+  REQUIRE(tarn::flush(pool, meta, store));
+  CHECK(store.parts.size() == 3);  // the one that was written, and two below the size that the store had
+  CHECK(meta.state() == tarn::FileState::clean);
+  pool.drop(meta);
 }

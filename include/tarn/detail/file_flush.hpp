@@ -127,8 +127,9 @@ class FileFlush {
         const auto settled = std::exchange(flight_, nullptr)->result();
         if (!settled) return end(settled.error());
         settled_bytes_ += *settled;
-        go_on();
-        continue;
+        go_on(true);
+        if (!over_) return Progress::between;
+        break;
       }
       // Asked before writes are held back: who waits for another flush must not wake a third that does.
       if (waits_) {
@@ -146,7 +147,7 @@ class FileFlush {
       }
       next_ = job->end();
       if (job->empty()) {
-        go_on();  // there may be more behind it: a chunk is dirty, but not where we look
+        go_on(false);  // there may be more behind it: a chunk is dirty, but not where we look
         continue;
       }
       end_ = std::min(end_, job->request().size_bytes);
@@ -158,7 +159,7 @@ class FileFlush {
     std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
     note_clean_if_stored(file);
     return Progress::done;
-  }  // namespace tarn::detail
+  }
   [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
   [[nodiscard]] Result<std::uint64_t> give_up(std::error_code why) const { return fail(why); }
   /// The bytes that the store has now and had not.
@@ -201,8 +202,9 @@ class FileFlush {
     over_ = true;
     return Progress::done;
   }
-  void go_on() {
-    over_ = next_ <= at_ || next_ >= end_ || jobs_left_ == 0;
+  // A job that stored something may stand: then it was the size, and what begins there comes now.
+  void go_on(bool stored) {
+    over_ = (next_ <= at_ && !stored) || next_ >= end_ || jobs_left_ == 0;
     at_ = next_;
   }
 

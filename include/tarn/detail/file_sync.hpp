@@ -192,7 +192,9 @@ class FileSync {
           lock.unlock();
           flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
         }
-        if (flush_->step() == Progress::waiting) return wait_for_flush();
+        const auto progress = flush_->step();
+        if (progress == Progress::waiting) return wait_for_flush();
+        if (progress == Progress::between) return progress;
         const auto settled = flush_->take_result();
         flush_.reset();
         if (!settled) {

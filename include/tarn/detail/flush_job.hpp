@@ -4,13 +4,11 @@
 // A flush in flight: what it took, and the memory it reads. The life of a flush:
 //
 //   begin    under the file's lock: dirty bytes of one part, and the zeros below and between that the store lacks,
-//   become
-//            `lent`; each chunk's in_flush bit is set under its latch, and its memory is the job's to read
+//            become `lent`; each chunk's in_flush bit is set under its latch, and its memory is the job's to read
 //   store    with nothing locked or latched: the store reads the chunks' own memory, with no copy in between; a writer
 //            that meets in_flush moves its chunk to other memory and leaves the old to the job
 //   finish   under the file's lock: what is still `lent` is clean and stored if the store said ok, else all stays
-//   dirty;
-//            memory that a writer left behind is freed
+//            dirty; memory that a writer left behind is freed
 //
 // A job that is dropped without finish counts as one whose fate is unknown: everything stays dirty.
 //
@@ -113,7 +111,13 @@ class FlushJob {
       max_extents_ = SIZE_MAX;
       (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::dirty, data);
     } else if (unit == FlushUnit::parts) {
-      zone = covers_ = part_to_store(meta, layout, range);
+      find_parts_by_size(layout);
+      covers_ = part_to_store(meta, layout, range);
+      // Those below it go first, with the size alone: if this failed, nobody would know that the store has none there.
+      if (!covers_.empty() && by_size_.intersects(ByteRange::between(0, covers_.offset()))) {
+        covers_ = ByteRange::between(range.offset(), range.offset());
+      }
+      zone = covers_;
       const auto chunks = layout.chunks_of(zone);
       max_extents_ = SIZE_MAX;
       (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::valid, data);
@@ -125,16 +129,38 @@ class FlushJob {
     list_ranges(meta, zone, data);
     generation_ = core_->flush_generation.fetch_add(1) + 1;
     std::lock_guard table{record_->table_mutex};
-    for (const auto& taken : ranges_) {
-      flight_->lent.add(taken.range);  // one by one: what was added when it throws is counted
-      core_->counters.lent_bytes.fetch_add(taken.range.size_bytes(), std::memory_order_relaxed);
+    for_each_range([&](ByteRange taken, bool) {
+      flight_->lent.add(taken);  // one by one: what was added when it throws is counted
+      core_->counters.lent_bytes.fetch_add(taken.size_bytes(), std::memory_order_relaxed);
+    });
+  }
+  // Calls f(range, zero) for all that it stores, also by setting the size.
+  template <class F>
+  void for_each_range(F f) const {
+    for (const auto& [range, zero] : ranges_) f(range, zero);
+    for (const auto& parts : by_size_.extents()) f(parts, true);
+  }
+
+  // The parts past all that the store has, but for those with dirty bytes: setting the size makes them zero, so a huge
+  // hole is not a request a part. Cost: O(chunks held there).
+  void find_parts_by_size(const ChunkLayout& layout) {
+    for (auto at = layout.part_range(layout.part_count(bound_bytes_)).offset(); at < size_bytes_;) {
+      const auto [first, last] = dirty_part(layout, ByteRange::between(at, size_bytes_));
+      auto part = ByteRange::between(size_bytes_, size_bytes_);
+      if (first < last) part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
+      by_size_.add(ByteRange::between(at, part.offset()));
+      at = part.end();
     }
   }
 
   // The first part of the range with a byte that the store lacks, cut at the range's end; empty there if none has.
   [[nodiscard]] ByteRange part_to_store(const Metadata& meta, const ChunkLayout& layout, ByteRange range) {
     const auto [first, last] = dirty_part(layout, range);
-    const auto gap = meta.stored().next_gap_in(range);
+    auto gap = meta.stored().next_gap_in(range);
+    while (gap && by_size_.contains(ByteRange::between(gap->offset(), gap->offset() + 1))) {
+      const auto parts = *by_size_.next_in(ByteRange::between(gap->offset(), range.end()));
+      gap = meta.stored().next_gap_in(ByteRange::between(parts.end(), range.end()));
+    }
     if (first >= last && !gap) return ByteRange::between(range.end(), range.end());
     auto at = first < last ? std::max(range.offset(), layout.chunk_range(first).offset()) : gap->offset();
     if (gap) at = std::min(at, gap->offset());
@@ -308,6 +334,7 @@ class FlushJob {
   std::uint64_t size_bytes_, bound_bytes_, version_, size_sets_ = 0, generation_ = 0, end_ = 0;
   std::int64_t begun_ns_ = 0;  // if the observer hears how long it took
   ByteRange covers_;
+  ExtentSet by_size_;  // parts that are zero once the size is set
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
   // parts and files there is no less.
   std::size_t max_extents_ = 4096;
@@ -339,7 +366,8 @@ template <class Traits, class File>
   }
   // From here on the store may have any part of it, also if the job is dropped and nobody says what became of it.
   if (!job.empty()) {
-    file.meta.note_store_size_unknown(file.meta.size());
+    const auto of_part = job.covers_.empty() ? 0 : job.covers_.end();  // and of no other part
+    file.meta.note_store_size_unknown(kind.unit == FlushUnit::parts ? of_part : file.meta.size());
     if (file.record->flush_failed) file.core.counters.flush_retries.fetch_add(1, std::memory_order_relaxed);
     if constexpr (detail::hears_flushes<Traits>) job.begun_ns_ = file.core.time.now_ns();
   }
@@ -359,8 +387,8 @@ void note_clean_if_stored(File& file) {
 
 /// Settles a job. `durable`: also what is only stored, since the store has no sync.
 /// Returns: the bytes that the store has now and had not: dirty ones and zeros.
-/// Errors:  the outcome's; ESTALE if the file was dropped
-/// meanwhile; ENOMEM if what was stored could not be noted (it stays dirty).
+/// Errors:  the outcome's; ESTALE if the file was dropped meanwhile; ENOMEM if what was stored could not be noted (it
+///          stays dirty).
 template <class Traits, class File>
 [[nodiscard]] Result<std::uint64_t> finish_flush_of(File& file, FlushJob<Traits>&& finished,
                                                     const FlushOutcome<Traits>& outcome, bool durable) {
@@ -373,10 +401,10 @@ template <class Traits, class File>
   if (outcome.ok() && !job.dropped_) {
     try {
       meta.note_stored(lent, durable || outcome.status() == FlushStatus::durable);
-      for (const auto& [range, zero] : job.ranges_) {
-        if (meta.content_count() == 0) break;
+      job.for_each_range([&](ByteRange range, bool) {
+        if (meta.content_count() == 0) return;
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
-      }
+      });
       for (const auto& [part, id] : outcome.content()) meta.set_content_id(part, id);
       noted = true;
     } catch (const std::bad_alloc&) {
@@ -385,9 +413,9 @@ template <class Traits, class File>
   }
   if (!noted) lent.clear();
   auto settled_bytes = job.give_back(lent);
-  for (const auto& [range, zero] : job.ranges_) {
+  job.for_each_range([&](ByteRange range, bool zero) {
     if (zero) lent.for_each_in(range, [&](ByteRange part) { settled_bytes += part.size_bytes(); });
-  }
+  });
   if (job.dropped_) {
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {

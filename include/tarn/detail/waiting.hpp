@@ -19,8 +19,8 @@
 
 namespace tarn::detail {
 
-/// What a step came to.
-enum class Progress : std::uint8_t { done, waiting };
+/// What a step came to. Between two requests: it could go on at once, unless its caller wants no more of it.
+enum class Progress : std::uint8_t { done, waiting, between };
 
 /// What a call waits for: that a word moves from what it was.
 template <class Traits>
@@ -35,6 +35,15 @@ struct WaitFor {
   }
   [[nodiscard]] bool over() const { return word->load() != seen; }
 };
+
+/// Why a caller wants no more: ETIMEDOUT, ECANCELED; else nothing.
+template <class Traits>
+[[nodiscard]] std::error_code why_stop(const PoolCore<Traits>& core, const CallOptions& options) {
+  if (options.stop.stop_requested()) return std::make_error_code(std::errc::operation_canceled);
+  if (options.deadline_ns && core.time.now_ns() >= *options.deadline_ns)
+    return std::make_error_code(std::errc::timed_out);
+  return {};
+}
 
 /// Blocks the thread until the wait is over, or the caller wants no more of it.
 /// Returns: why not to go on: ETIMEDOUT, ECANCELED; else nothing. Requires: no lock and no latch is held.
@@ -60,10 +69,7 @@ template <class Traits>
     core.parking.park(wait.word, blocked);
   }
   if (wait.over()) return {};
-  if (options.stop.stop_requested()) return std::make_error_code(std::errc::operation_canceled);
-  if (options.deadline_ns && core.time.now_ns() >= *options.deadline_ns)
-    return std::make_error_code(std::errc::timed_out);
-  return {};
+  return why_stop(core, options);
 }
 
 /// Steps a call to its end in this thread. Returns: its result, or why it was given up.
@@ -71,10 +77,14 @@ template <class Traits>
 template <class Traits, class Call>
 [[nodiscard]] auto run_to_end(PoolCore<Traits>& core, const CallOptions& options, Call& call)
     -> Result<typename Call::Answer> {
-  while (call.step() == Progress::waiting) {
-    if (const auto why = block(core, call.wait(), options); why) return call.give_up(why);
+  for (;;) {
+    const auto progress = call.step();
+    if (progress == Progress::done) return call.take_result();
+    const bool waits = progress == Progress::waiting;
+    if (const auto why = waits ? block(core, call.wait(), options) : why_stop(core, options); why) {
+      return call.give_up(why);
+    }
   }
-  return call.take_result();
 }
 
 }  // namespace tarn::detail
