@@ -193,12 +193,10 @@ class TarnContent final : public Content {
         });
   }
   void sync_later(bool data_only, const Keep& keep, std::function<void(int)> done) override {
-    std::optional<typename SourceStore<Traits>::FullSync> full;
-    if (!data_only) full.emplace(store_);
+    const auto scope = data_only ? tarn::SyncScope::data : tarn::SyncScope::all;
     tarn::fuse::start_keeping(
-        ref(keep), [](File& file, auto ended) { return tarn::sync_operation(file, ended); },
-        [this, data_only, done = std::move(done), full = std::move(full)](Ref& kept, const auto& synced) mutable {
-          full.reset();  // before the file is moved on
+        ref(keep), [scope](File& file, auto ended) { return tarn::sync_operation(file, ended, scope); },
+        [this, data_only, done = std::move(done)](Ref& kept, const auto& synced) {
           if (const int error = end_flush(synced.error())) return done(error);
           sync_rest(data_only, std::move(kept), done);
         });

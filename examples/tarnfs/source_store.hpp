@@ -64,9 +64,9 @@ class SourceStore {
   }
 
   void sync(const tarn::SyncRequest<Traits>&, tarn::SyncToken<Traits> token) {
-    later(std::move(token), [this](const tarn::SyncRequest<Traits>&) -> tarn::Result<> {
+    later(std::move(token), [this](const tarn::SyncRequest<Traits>& request) -> tarn::Result<> {
       int error = failed_beside_.exchange(0);
-      if (!error) error = source_.sync(full_syncs_ == 0);
+      if (!error) error = source_.sync(request.scope == tarn::SyncScope::data);
       last_sync_error_ = error;
       if (!error) return {};
       source_.report_failure("fsync", error);
@@ -77,20 +77,6 @@ class SourceStore {
   /// Names are not the bytes' business: who unlinks a file has done so.
   tarn::Result<> remove(const typename Traits::FileId&) { return {}; }
 
-  /// While there is a FullSync, a sync is of everything, else of the data alone. That is a matter of cost: who wants
-  /// everything looks afterwards.
-  class FullSync {
-   public:
-    explicit FullSync(SourceStore& store) : store_{&store} { ++store_->full_syncs_; }
-    FullSync(FullSync&& other) noexcept : store_{std::exchange(other.store_, nullptr)} {}
-    FullSync& operator=(FullSync&&) = delete;
-    ~FullSync() {
-      if (store_) --store_->full_syncs_;
-    }
-
-   private:
-    SourceStore* store_;
-  };
   /// SOURCE was asked for a sync by another way, and said no. It says that once, perhaps of bytes that tarn has yet to
   /// ask about: so the next answer to tarn is that.
   void note_failed_beside(int error) { failed_beside_ = error; }
@@ -135,7 +121,6 @@ class SourceStore {
   SourceFile& source_;
   TaskThreads& loaders_;
   std::atomic<int> last_error_{0}, last_sync_error_{0}, failed_beside_{0};
-  std::atomic<unsigned> full_syncs_{0};
   UnderWay in_flight_;
 };
 

@@ -187,12 +187,13 @@ class DirtyFile final : private detail::Flushable {
       return settled ? Result<>{} : fail(settled.error());
     });
   }
-  /// Stores what is dirty at the call and makes it durable, with all that was stored before and is not (fsync).
+  /// Stores what is dirty at the call and makes it durable, with all that was stored before and is not (fsync; with
+  /// SyncScope::data, fdatasync).
   /// Errors: as flush, and the store's sync's own: then what is held of what it was asked for is dirty again.
   /// Blocks: as flush; on a sync of the file that is in flight.
-  [[nodiscard]] Result<> sync(const CallOptions& options = {}) {
+  [[nodiscard]] Result<> sync(const CallOptions& options = {}, SyncScope scope = SyncScope::all) {
     return guarded([&] {
-      detail::FileSync<Traits, Store> sync{body_, store_};
+      detail::FileSync<Traits, Store> sync{body_, store_, scope};
       return detail::run_to_end(core_, options, sync);
     });
   }

@@ -186,11 +186,12 @@ struct MakeFlush : MakeFileCall<Traits, Store> {
 
 template <class Traits, class Store>
 struct MakeSync : MakeFileCall<Traits, Store> {
-  using MakeFileCall<Traits, Store>::MakeFileCall;
+  MakeSync(DirtyFile<Traits, Store>& file, SyncScope how_much) : MakeFileCall<Traits, Store>{file}, scope{how_much} {}
   [[nodiscard]] auto operator()() {
     using Call = FileSync<Traits, Store>;
-    return Call{this->body, *this->store};
+    return Call{this->body, *this->store, scope};
   }
+  SyncScope scope;
 };
 
 }  // namespace detail
@@ -225,9 +226,9 @@ template <class Traits, class Store, class Done>
   return Operation<Make, Done>{Make{file}, std::move(done)};
 }
 template <class Traits, class Store, class Done>
-[[nodiscard]] auto sync_operation(DirtyFile<Traits, Store>& file, Done done) {
+[[nodiscard]] auto sync_operation(DirtyFile<Traits, Store>& file, Done done, SyncScope scope = SyncScope::all) {
   using Make = detail::MakeSync<Traits, Store>;
-  return Operation<Make, Done>{Make{file}, std::move(done)};
+  return Operation<Make, Done>{Make{file, scope}, std::move(done)};
 }
 
 namespace detail {
@@ -282,9 +283,9 @@ void start_flush(DirtyFile<Traits, Store>& file, Done done) {
   detail::OwnedOperation<Make, Done>::start(Make{file}, std::move(done));
 }
 template <class Traits, class Store, class Done>
-void start_sync(DirtyFile<Traits, Store>& file, Done done) {
+void start_sync(DirtyFile<Traits, Store>& file, Done done, SyncScope scope = SyncScope::all) {
   using Make = detail::MakeSync<Traits, Store>;
-  detail::OwnedOperation<Make, Done>::start(Make{file}, std::move(done));
+  detail::OwnedOperation<Make, Done>::start(Make{file, scope}, std::move(done));
 }
 
 #ifdef __cpp_impl_coroutine
@@ -352,9 +353,10 @@ template <class Traits, class Store>
   return detail::Awaiter<Make>{Make{file}, std::move(stop)};
 }
 template <class Traits, class Store>
-[[nodiscard]] auto async_sync(DirtyFile<Traits, Store>& file, std::stop_token stop = {}) {
+[[nodiscard]] auto async_sync(DirtyFile<Traits, Store>& file, std::stop_token stop = {},
+                              SyncScope scope = SyncScope::all) {
   using Make = detail::MakeSync<Traits, Store>;
-  return detail::Awaiter<Make>{Make{file}, std::move(stop)};
+  return detail::Awaiter<Make>{Make{file, scope}, std::move(stop)};
 }
 
 #endif

@@ -35,6 +35,7 @@
 #include <tarn/byte_range.hpp>
 #include <tarn/extent_set.hpp>
 #include <tarn/policies.hpp>
+#include <tarn/store_request.hpp>
 
 namespace tarn {
 
@@ -81,8 +82,10 @@ class BasicDirtyFileMetadata {
   [[nodiscard]] std::uint64_t version() const { return version_; }
   [[nodiscard]] const ExtentSet& stored() const { return stored_; }
   [[nodiscard]] const ExtentSet& unsynced() const { return unsynced_; }
-  /// Whether anything was stored, be it only a size, since the store last said durable.
-  [[nodiscard]] bool needs_sync() const { return needs_sync_; }
+  /// Whether anything was stored, be it only a size, since the store last said durable, of so much.
+  [[nodiscard]] bool needs_sync(SyncScope scope = SyncScope::all) const {
+    return scope == SyncScope::all ? needs_sync_ : needs_data_sync_;
+  }
   [[nodiscard]] std::optional<std::uint64_t> store_size_bytes() const { return store_size_bytes_; }
   [[nodiscard]] std::uint64_t store_size_bound_bytes() const { return store_size_bound_bytes_; }
   /// Returns: the content id of a part, or null: its bytes, if any, are the file's own.
@@ -144,7 +147,7 @@ class BasicDirtyFileMetadata {
     unsynced.add(extents);
     stored_.add(extents);
     unsynced_ = std::move(unsynced);
-    needs_sync_ = true;
+    needs_sync_ = needs_data_sync_ = true;
   }
   void note_not_stored(ByteRange range) {
     if (unsynced_.intersects(range)) unsynced_.reserve_for_change();
@@ -152,15 +155,16 @@ class BasicDirtyFileMetadata {
     unsynced_.subtract(range);
   }
   /// What a sync is asked for now, and answers for.
-  [[nodiscard]] ExtentSet take_unsynced() {
-    needs_sync_ = false;
+  [[nodiscard]] ExtentSet take_unsynced(SyncScope scope) {
+    needs_data_sync_ = false;
+    if (scope == SyncScope::all) needs_sync_ = false;
     return std::exchange(unsynced_, {});
   }
   /// The sync failed: what of `asked` is still stored is unsynced again, and the size is not sure to be there. Null:
   /// the store was given other bytes since the sync began, and only what was stored after it matters.
   void note_sync_failed(const ExtentSet* asked) {
-    if (asked != nullptr || needs_sync_) note_store_size_unknown(size_bytes_);
-    needs_sync_ = true;
+    if (asked != nullptr || needs_data_sync_) note_store_size_unknown(size_bytes_);
+    needs_sync_ = needs_data_sync_ = true;
     if (asked == nullptr) return;
     for (const auto& extent : asked->extents()) {
       stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
@@ -225,7 +229,7 @@ class BasicDirtyFileMetadata {
   ExtentSet stored_, unsynced_;
   std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
   FileState state_ = FileState::created;
-  bool needs_sync_ = false, size_set_ = false;
+  bool needs_sync_ = false, needs_data_sync_ = false, size_set_ = false;
   std::uint64_t size_sets_ = 0;
   [[no_unique_address]] Payload payload_{};
 };

@@ -261,7 +261,7 @@ void reply_write(fuse_req_t request, std::shared_ptr<File> file, fuse_bufvec* fr
 // ---- Write-back
 
 /// Stores what is dirty in the file, and replies when that is done (FUSE's flush); with reply_sync, makes it durable
-/// (fsync). Replies: exactly once; perhaps in another thread.
+/// (fsync: of SyncScope::data if the request says datasync). Replies: exactly once; perhaps in another thread.
 template <class File>
 void reply_flush(fuse_req_t request, std::shared_ptr<File> file) {
   try {
@@ -273,10 +273,10 @@ void reply_flush(fuse_req_t request, std::shared_ptr<File> file) {
   }
 }
 template <class File>
-void reply_sync(fuse_req_t request, std::shared_ptr<File> file) {
+void reply_sync(fuse_req_t request, std::shared_ptr<File> file, SyncScope scope = SyncScope::all) {
   try {
     start_keeping(
-        std::move(file), [](auto& kept, auto done) { return sync_operation(kept, done); },
+        std::move(file), [scope](auto& kept, auto done) { return sync_operation(kept, done, scope); },
         [request](auto&, const Result<>& synced) { reply_error(request, synced.error()); });
   } catch (const std::bad_alloc&) {
     reply_error(request, detail::no_memory());

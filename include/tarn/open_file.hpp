@@ -51,8 +51,8 @@ class OpenFile {
   }
 
   /// fsync: the file's sync, and the error of a background flush that this opener has not been told of.
-  [[nodiscard]] Result<> sync(const CallOptions& options = {}) {
-    const auto synced = file_->sync(options);
+  [[nodiscard]] Result<> sync(const CallOptions& options = {}, SyncScope scope = SyncScope::all) {
+    const auto synced = file_->sync(options, scope);
     const auto before = take_error();
     return synced ? before : synced;
   }

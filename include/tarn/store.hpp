@@ -18,7 +18,8 @@
 //     Result<> remove(const FileId& file);
 //   };
 //
-// `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable.
+// `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
+// take every sync for one of all (see SyncScope).
 // `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.
 // `reserve` is for one that knows before a write that it could not store it (quota, full): its error is the write's.
 //

@@ -121,11 +121,18 @@ struct ReserveRequest {
   std::uint64_t size_bytes;  ///< of the file, at the moment
 };
 
+/// What a sync makes durable.
+enum class SyncScope : std::uint8_t {
+  all,   ///< what was stored, and what else the store keeps of the file, such as times (fsync)
+  data,  ///< what was stored: the bytes and the size, and what it takes to find them (fdatasync)
+};
+
 /// "Make durable what you have stored of this file."
 template <class Traits>
 struct SyncRequest {
   const typename Traits::FileId* file;
   std::uint64_t generation;  ///< of the last flush that began before it
+  SyncScope scope = SyncScope::all;
 };
 
 /// What became of a flush.

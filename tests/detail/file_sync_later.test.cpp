@@ -30,6 +30,7 @@ class LaterSyncStore : public LaterStore<Heap> {
   void sync(const tarn::SyncRequest<Heap>&, tarn::SyncToken<Heap> token) { syncs_.push_back(std::move(token)); }
 
   [[nodiscard]] std::size_t open_syncs() const { return syncs_.size(); }
+  [[nodiscard]] tarn::SyncScope asked_for() const { return syncs_.front().request().scope; }
   void finish_sync(const tarn::Result<>& answer = {}) {
     auto token = std::move(syncs_.front());
     syncs_.pop_front();
@@ -51,8 +52,9 @@ struct LaterSyncedFile {
 
   LaterSyncedFile() { file.emplace(pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store); }
   void write(std::uint64_t offset, std::string_view text) { REQUIRE(file->write(offset, bytes_of(text))); }
-  [[nodiscard]] auto sync(std::optional<tarn::Result<>>& ended) {
-    return tarn::sync_operation(*file, [&ended](tarn::Result<> result) { ended.emplace(result); });
+  [[nodiscard]] auto sync(std::optional<tarn::Result<>>& ended, tarn::SyncScope scope = tarn::SyncScope::all) {
+    return tarn::sync_operation(
+        *file, [&ended](tarn::Result<> result) { ended.emplace(result); }, scope);
   }
   [[nodiscard]] std::string read_all() {
     std::string into(static_cast<std::size_t>(file->size()), '?');
@@ -293,4 +295,85 @@ TEST_CASE("a sync that fails while the file is being removed counts, if the stor
   CHECK(removed->has_value() != keeps);
   CHECK(file.pool.stats().dirty_bytes == (keeps ? 4 : 0));
   CHECK(file.file->is_dirty() == keeps);
+}
+
+TEST_CASE("a sync of the data stores what is dirty and asks the store for that much, and no more than once", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[3];
+  auto first = file.sync(ended[0], tarn::SyncScope::data);
+  first.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  CHECK(file.store.asked_for() == tarn::SyncScope::data);
+  file.store.finish_sync();
+  CHECK((ended[0] && *ended[0]));
+  CHECK(file.file->metadata().unsynced().empty());
+  auto again = file.sync(ended[1], tarn::SyncScope::data);
+  again.start();
+  CHECK((ended[1] && *ended[1]));
+  CHECK(file.store.open_syncs() == 0);
+
+  // The rest is for a sync of all: it asks, though no byte is to be made durable.
+  CHECK(file.file->needs_sync());
+  auto all = file.sync(ended[2]);
+  all.start();
+  REQUIRE(file.store.open_syncs() == 1);
+  CHECK(file.store.asked_for() == tarn::SyncScope::all);
+  file.store.finish_sync();
+  CHECK((ended[2] && *ended[2]));
+  CHECK_FALSE(file.file->needs_sync());
+
+  // A size is data.
+  REQUIRE(file.file->truncate(0));
+  std::optional<tarn::Result<>> cut;
+  auto size = file.sync(cut, tarn::SyncScope::data);
+  size.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.store.finish_sync();
+  CHECK((cut && *cut));
+}
+
+TEST_CASE("a sync of all that comes while one of the data is in flight asks for itself", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[3];
+  auto data = file.sync(ended[0], tarn::SyncScope::data);
+  auto all = file.sync(ended[1]);
+  auto more_data = file.sync(ended[2], tarn::SyncScope::data);
+  data.start();
+  file.store.store_one();
+  all.start();
+  more_data.start();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.store.finish_sync();
+  CHECK((ended[0] && *ended[0]));
+  CHECK_FALSE(ended[1]);
+  REQUIRE(file.store.open_syncs() == 1);
+  CHECK(file.store.asked_for() == tarn::SyncScope::all);
+  file.store.finish_sync();
+  CHECK((ended[1] && *ended[1]));
+  CHECK((ended[2] && *ended[2]));
+  CHECK(file.store.open_syncs() == 0);
+}
+
+TEST_CASE("a sync of the data that fails makes dirty again, and a sync of all is still due", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[2];
+  auto data = file.sync(ended[0], tarn::SyncScope::data);
+  data.start();
+  file.store.store_one();
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended[0]);
+  CHECK(ended[0]->error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == 1);
+  CHECK(file.file->needs_sync());
+  file.store.answer_at_once();
+  auto again = file.sync(ended[1], tarn::SyncScope::data);
+  again.start();
+  REQUIRE(file.store.open_syncs() == 1);
+  file.store.finish_sync();
+  CHECK((ended[1] && *ended[1]));
 }

@@ -5,7 +5,8 @@
 // since it last said durable.
 //
 // One sync of a file is in flight at a time: who comes meanwhile waits for its end and then looks for himself, so each
-// caller's answer is about all that was dirty at his call. A sync that fails makes what is held and unsynced dirty
+// caller's answer is about all that was dirty at his call, and one that wants all is not content with one of the data
+// alone, which leaves the rest to be synced. A sync that fails makes what is held and unsynced dirty
 // again, so that the next one stores it anew and does not take the store's silence about the old failure for success
 // (Rebello et al., "Can Applications Recover from fsync Failures?", 2020); what is not held any more is named to the
 // observer, and stays unsynced.
@@ -70,10 +71,10 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
                          public std::enable_shared_from_this<SyncFlight<Traits>> {
  public:
   /// Requires: the lock, for this alone.
-  explicit SyncFlight(std::shared_ptr<FileBody<Traits>> body)
+  SyncFlight(std::shared_ptr<FileBody<Traits>> body, SyncScope scope)
       : body_{std::move(body)},
         file_{body_->meta.id()},
-        request_{.file = &file_, .generation = body_->core.flush_generation.load()} {}
+        request_{.file = &file_, .generation = body_->core.flush_generation.load(), .scope = scope} {}
 
   /// Asks the store. Requires: nothing is held; once.
   template <class Store>
@@ -163,7 +164,8 @@ class FileSync {
   using Traits = Traits_;
   using Answer = void;
 
-  FileSync(std::shared_ptr<FileBody<Traits>> body, Store& store) : body_{std::move(body)}, store_{store} {}
+  FileSync(std::shared_ptr<FileBody<Traits>> body, Store& store, SyncScope scope = SyncScope::all)
+      : body_{std::move(body)}, store_{store}, scope_{scope} {}
   FileSync(const FileSync&) = delete;
   FileSync& operator=(const FileSync&) = delete;
   ~FileSync() {
@@ -233,9 +235,9 @@ class FileSync {
             false;  // one failed since our flush began: what that was asked for is dirty again, and ours to store
         return std::nullopt;
       }
-      if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync()) return Progress::done;
-      flight = std::make_shared<SyncFlight<Traits>>(body_);
-      body_->syncing_extents = body_->meta.take_unsynced();
+      if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync(scope_)) return Progress::done;
+      flight = std::make_shared<SyncFlight<Traits>>(body_, scope_);
+      body_->syncing_extents = body_->meta.take_unsynced(scope_);
       body_->syncing = true;
     }
     flight_ = std::move(flight);
@@ -254,6 +256,7 @@ class FileSync {
 
   const std::shared_ptr<FileBody<Traits>> body_;
   Store& store_;
+  const SyncScope scope_;
   std::optional<FileFlush<FileBody<Traits>, Store>> flush_;
   std::shared_ptr<SyncFlight<Traits>> flight_;
   WaitFor<Traits> waits_for_here_;
