@@ -571,6 +571,44 @@ TEMPLATE_TEST_CASE("a write waits for room with no thread while a flush is in fl
   for (std::uint64_t i = 0; i <= at; i += file.C) CHECK(file.store.memory.text(file.id, i, file.C) == chunk);
 }
 
+TEST_CASE("who waits for room is not inside the store whose call lets it go on", "[async]") {
+  // A store that wakes whoever waits for room, and lets them go on, in the middle of its call.
+  struct Meddling : MemoryStore<Heap> {
+    std::function<void()> asked;
+    tarn::Result<> remove(const std::uint64_t&) {
+      asked();
+      return {};
+    }
+  };
+  LaterFile<Heap> file{{4096, 1}, 0, 4 * 4096};
+  Meddling meddling;
+  tarn::DirtyFile<Heap, Meddling> other{file.pool, tarn::DirtyFileMetadata::created(8), meddling};
+  const auto chunk = pattern(0, file.C);
+  std::uint64_t at = 0;
+  while (file->try_write(at, bytes_of(chunk))) at += file.C;
+  Ending<tarn::Written> written;
+  auto write = tarn::write_operation(*file.file, at, bytes_of(chunk), written.done());
+  write.start();
+  REQUIRE(file.store.open_flushes() == 1);
+  unsigned depth = 0;
+  meddling.asked = [&] {
+    const tarn::detail::Resumer resumer;
+    file.pool.core().note_room();
+    tarn::detail::Resumer::run();
+    depth = tarn::detail::depth_in_store();
+  };
+  REQUIRE(other.remove());
+  CHECK(depth == 1);
+  REQUIRE(written.times == 0);  // it waits on, as nobody would who is inside a store
+  while (written.times == 0) {
+    REQUIRE(file.store.open_flushes() == 1);
+    file.store.finish_flush();
+  }
+  CHECK(*written.result);
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+}
+
 TEMPLATE_TEST_CASE("a call with a deadline that nobody meets says so, and loses nothing", "[async]", Heap) {
   const auto soon = [](auto& pool) { return tarn::CallOptions{.deadline_ns = pool.core().time.now_ns() + 20'000'000}; };
   SECTION("a read whose load never ends") {

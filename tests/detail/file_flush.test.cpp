@@ -24,7 +24,7 @@
 #include "support/later_store.hpp"
 #include "support/manual_time.hpp"
 #include "support/memory_store.hpp"
-#include "support/one_file.hpp"
+#include "support/shared_file.hpp"
 
 using namespace tarn_test;
 using tarn::detail::Progress;
@@ -531,4 +531,81 @@ TEST_CASE("a hole that is zero by the size is no more so once a write or a cut h
   CHECK(store.parts.size() == 3);  // the one that was written, and two below the size that the store had
   CHECK(meta.state() == tarn::FileState::clean);
   pool.drop(meta);
+}
+
+namespace {
+
+/// Stores files of one moment, and answers when told; its pool is watched.
+class WatchedMomentStore : public LaterStore<WatchedFiles> {
+ public:
+  static constexpr auto flush_unit = tarn::FlushUnit::file;
+};
+
+}  // namespace
+
+TEST_CASE("a file that goes while a flush of all of it is being settled waits for that, and loses nothing",
+          "[file_flush]") {
+  // The flush settles the first chunk and waits for the second, whose bytes somebody looks at, with the file's lock held.
+  constexpr std::uint64_t C = 4096;
+  Events events;
+  tarn::ChunkPool<WatchedFiles> pool{pool_options<WatchedFiles>(C, 16 * MiB), WatchingObserver{&events}};
+  WatchedMomentStore store;
+  std::optional<tarn::DirtyFile<WatchedFiles, WatchedMomentStore>> file;
+  file.emplace(pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store);
+  const auto text = pattern(0, 2 * C);
+  REQUIRE(file->write(0, bytes_of(text)));
+  tarn::start_flush(*file, [](const tarn::Result<std::uint64_t>&) {});
+  REQUIRE(store.open_flushes() == 1);
+  auto pinned = pool.pin(file->metadata(), 1);
+  REQUIRE(pinned);
+  std::optional pin{std::move(*pinned)};
+  Gate looking, turn;
+  looking.close();
+  turn.close();
+  Sleeper settles, goes;
+  {
+    Worker looker{looking, [&] { (void)pin->with_data([&](auto) { looking.pass(); }).has_value(); }};
+    REQUIRE(looking.wait_for_arrivals());
+    // Somebody has the file in turn to make room, so that it goes no further than that before the flush is settled.
+    Worker maker{turn, [&] {
+                   const tarn::detail::Resumer resumer;
+                   pool.core().pressure.flush_one([&](tarn::detail::Flushable&) {
+                     turn.pass();
+                     return tarn::detail::Flushed::nothing;
+                   });
+                 }};
+    REQUIRE(turn.wait_for_arrivals());
+    Worker ender{turn, [&] {
+                   goes.here();
+                   file.reset();
+                 }};
+    REQUIRE(goes.wait_until_asleep());
+    Worker settler{looking, [&] {
+                     settles.here();
+                     store.finish_flush();
+                   }};
+    REQUIRE(settles.wait_until_asleep());
+    turn.open();
+    maker.join();
+    const auto still_in_turn = [&] {
+      bool asked = false;
+      pool.core().pressure.flush_one([&](tarn::detail::Flushable&) {
+        asked = true;
+        return tarn::detail::Flushed::nothing;
+      });
+      return asked;
+    };
+    CHECK(wait_until([&] { return !still_in_turn(); }));
+    CHECK(goes.wait_until_asleep());  // for the flush
+    looking.open();
+    ender.join();
+    settler.join();
+  }
+  CHECK(events.lost_bytes == 0);
+  CHECK(store.memory.text(id) == text);
+  CHECK(pool.stats().dirty_bytes == 0);
+  CHECK(pool.stats().lent_bytes == 0);
+  pin.reset();
+  pool.evict_clean();
+  check_empty(pool.stats());
 }

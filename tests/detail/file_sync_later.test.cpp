@@ -36,10 +36,13 @@ class LaterSyncStore : public LaterStore<Heap> {
     syncs_.pop_front();
     token.complete(answer);
   }
-  void store_one() {
+  /// What is stored has that content id, if there is one.
+  void store_one(std::optional<tarn::Digest<16>> content = {}) {
     auto token = take_flush();
     REQUIRE(memory.flush(token.request()).ok());
-    token.complete(tarn::FlushOutcome<Heap>::stored());
+    auto outcome = tarn::FlushOutcome<Heap>::stored();
+    if (content) outcome = std::move(outcome).with_content(0, *content);
+    token.complete(outcome);
   }
 
  private:
@@ -376,4 +379,29 @@ TEST_CASE("a sync of the data that fails makes dirty again, and a sync of all is
   REQUIRE(file.store.open_syncs() == 1);
   file.store.finish_sync();
   CHECK((ended[1] && *ended[1]));
+}
+
+TEST_CASE("what has a content id and is not durable stays the file's own, and is dirty again if its sync fails",
+          "[sync]") {
+  LaterSyncedFile file;
+  const auto text = pattern(0, file.C);
+  const tarn::Digest<16> content{.bytes = {std::byte{9}}};
+  file.write(0, text);
+  std::optional<tarn::Result<>> ended[2];
+  auto first = file.sync(ended[0]);
+  first.start();
+  file.store.store_one(content);
+  REQUIRE(file.store.open_syncs() == 1);
+  REQUIRE(file.file->metadata().content_id(0) != nullptr);
+  CHECK_FALSE(file.pool.try_get(content, 0));
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  CHECK(ended[0]->error() == std::errc::io_error);
+  CHECK(file.pool.stats().dirty_bytes == text.size());
+  auto second = file.sync(ended[1]);
+  second.start();
+  REQUIRE(file.store.open_flushes() == 1);
+  file.store.store_one(content);
+  file.store.finish_sync();
+  CHECK((ended[1] && *ended[1]));
+  CHECK(file.store.memory.text(file.id) == text);
 }
