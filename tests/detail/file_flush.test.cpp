@@ -377,9 +377,9 @@ TEST_CASE("between two jobs a flush asks whether its caller wants more of it", "
   const auto dirty = [&] { return extents_of(pool.dirty_extents(file.metadata())); };
   SECTION("by its deadline") {
     store.asked = [] { ManualTime::advance_ns(10); };
-    const auto deadline = ManualTime{}.now_ns() + 15;  // which the second job passes
+    const auto until_ns = ManualTime{}.now_ns() + 15;  // which the second job passes
     const bool durable = GENERATE(false, true);
-    const auto ended = durable ? file.sync({.deadline_ns = deadline}) : file.flush({.deadline_ns = deadline});
+    const auto ended = durable ? file.sync({.deadline_ns = until_ns}) : file.flush({.deadline_ns = until_ns});
     CHECK(ended.error() == std::errc::timed_out);
     CHECK(store.puts == 2);
     CHECK(dirty() == Extents{{2 * P, 4 * P}});
