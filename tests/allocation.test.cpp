@@ -117,8 +117,8 @@ TEST_CASE("an allocation of any form is counted", "[allocation]") {
   CHECK(allocations.load() - before == 5);
 }
 
-TEMPLATE_TEST_CASE("a read, a view and a try of held bytes allocate nothing up to 64 spans", "[allocation]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a read, a view and a try of held bytes allocate nothing up to 64 spans", "[allocation]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto spans = GENERATE(std::uint64_t{1}, std::uint64_t{20}, std::uint64_t{21}, most_spans);
   const bool holes = GENERATE(false, true);
   OneWindow<TestType> held{spans, holes};

@@ -166,8 +166,8 @@ std::string text_in(const Pin& pin, ByteRange bytes) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("an empty pool has nothing dirty, and after one write exactly that chunk", "[chunk_pool]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("an empty pool has nothing dirty, and after one write exactly that chunk", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   CHECK(file.pool.dirty_chunks(file.meta).empty());
   CHECK(file.pool.stats().chunks_dirty == 0);
@@ -180,7 +180,7 @@ TEMPLATE_TEST_CASE("an empty pool has nothing dirty, and after one write exactly
   CHECK_FALSE(file.pool.contains(file.meta, 2));
 }
 
-TEMPLATE_TEST_CASE("a chunk grows in place as bytes are added to it", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a chunk grows in place as bytes are added to it", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   REQUIRE(file.write(0, "four"));
   const auto pin = file.pool.pin(file.meta, 0);
@@ -190,7 +190,8 @@ TEMPLATE_TEST_CASE("a chunk grows in place as bytes are added to it", "[chunk_po
   CHECK(file.pool.stats().chunks_held == 1);
 }
 
-TEMPLATE_TEST_CASE("dropping a file drops its chunks and none of another's", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("dropping a file drops its chunks and none of another's", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   auto other = OneFile<TestType>::Metadata::created(43, {.part_bytes = file.P});
   const auto size = static_cast<std::size_t>(3 * file.C);
@@ -256,7 +257,7 @@ TEST_CASE("membership asked from many threads is right at every moment", "[chunk
 }
 
 TEMPLATE_TEST_CASE("a pinned chunk is never evicted, and with_data shows its bytes without a copy", "[chunk_pool]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 0};
   file.become_stored(8 * MiB);
   REQUIRE(file.read(0, 4096) == pattern(0, 4096));
@@ -277,7 +278,8 @@ TEMPLATE_TEST_CASE("a pinned chunk is never evicted, and with_data shows its byt
   CHECK_FALSE(file.pool.contains(file.meta, 0));
 }
 
-TEMPLATE_TEST_CASE("a pin outlives its chunk in the file, and then shows nothing", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a pin outlives its chunk in the file, and then shows nothing", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "x"));
   const auto pin = file.pool.pin(file.meta, 0);
@@ -296,7 +298,7 @@ TEMPLATE_TEST_CASE("a pin outlives its chunk in the file, and then shows nothing
 }
 
 TEMPLATE_TEST_CASE("with_data on a partly held chunk answers ENODATA and shows no byte that is not valid",
-                   "[chunk_pool]", Heap, Arena) {
+                   "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   REQUIRE(file.write(4, "held"));
   const auto pin = file.pool.pin(file.meta, 0);
@@ -315,7 +317,7 @@ TEMPLATE_TEST_CASE("with_data on a partly held chunk answers ENODATA and shows n
   CHECK(text_of(*copy) == "el");
 }
 
-TEMPLATE_TEST_CASE("there is no pin of what is not held", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("there is no pin of what is not held", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   CHECK(file.pool.pin(file.meta, 0).error() == std::errc::no_such_file_or_directory);
   REQUIRE(file.write(0, "x"));
@@ -324,7 +326,7 @@ TEMPLATE_TEST_CASE("there is no pin of what is not held", "[chunk_pool]", Heap, 
 }
 
 TEMPLATE_TEST_CASE("2^17 pins of one chunk are refused, and nothing is carried into the state's next field",
-                   "[chunk_pool]", Heap, Arena) {
+                   "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   REQUIRE(file.write(0, std::string(4096, 'x')));
   std::vector<tarn::PinnedChunk<TestType>> pins;
@@ -360,7 +362,7 @@ TEMPLATE_TEST_CASE("2^17 pins of one chunk are refused, and nothing is carried i
 }
 
 TEMPLATE_TEST_CASE("a read through a content chunk that has all the pins it can have says so and ends", "[chunk_pool]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   const tarn::Digest<16> id{.bytes = {std::byte{1}}};
   file.store.put_content(id, "sixteen of bytes");
@@ -375,7 +377,8 @@ TEMPLATE_TEST_CASE("a read through a content chunk that has all the pins it can 
   CHECK(file.read_all() == "sixteen of bytes");
 }
 
-TEMPLATE_TEST_CASE("a pool with dirty chunks is not cleared, a clean one is", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a pool with dirty chunks is not cleared, a clean one is", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   CHECK(file.pool.clear().error() == std::errc::device_or_resource_busy);
@@ -387,7 +390,7 @@ TEMPLATE_TEST_CASE("a pool with dirty chunks is not cleared, a clean one is", "[
 }
 
 TEMPLATE_TEST_CASE("dirty bytes that go with their pool are told to the observer, file by file, and no others are",
-                   "[chunk_pool]", TellingHeap, TellingArena) {
+                   "[chunk_pool]", EACH_STORAGE(TellingHeap, TellingArena)) {
   using Metadata = tarn::MetadataFor<TestType>;
   LossObserver::Losses losses;
   MemoryStore<TestType> store;
@@ -410,7 +413,7 @@ TEMPLATE_TEST_CASE("dirty bytes that go with their pool are told to the observer
   CHECK(losses == LossObserver::Losses{{7, 105}, {8, 3}});
 }
 
-TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   file.become_stored(3 * 4096);
   REQUIRE(file.read_all() == pattern(0, 3 * 4096));
@@ -423,7 +426,7 @@ TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk
   CHECK(file.read(4096, 9) == "dirty now");
 }
 
-TEMPLATE_TEST_CASE("no byte is lost where evictors race writers and pins", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("no byte is lost where evictors race writers and pins", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   constexpr std::size_t size = 64 * 16;
   std::string expected = pattern(0, size);
@@ -470,8 +473,8 @@ TEST_CASE("a read does not lose to eviction what it loaded before it has read it
   CHECK(file.store.counts().loads - loads == 2);  // the bytes before and those behind; nothing twice
 }
 
-TEMPLATE_TEST_CASE("two content ids of one hash have each their own bytes", "[chunk_pool]", CollidingHeap,
-                   CollidingArena) {
+TEMPLATE_TEST_CASE("two content ids of one hash have each their own bytes", "[chunk_pool]",
+                   EACH_STORAGE(CollidingHeap, CollidingArena)) {
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};
   ContentLoader<TestType> loader;
   loader.content.emplace_back(Colliding{1, 2}, pattern(0, 48, 1));
@@ -493,7 +496,8 @@ TEMPLATE_TEST_CASE("two content ids of one hash have each their own bytes", "[ch
   CHECK_FALSE(pool.invalidate(Colliding{9, 9}));
 }
 
-TEMPLATE_TEST_CASE("one content id asked at other part borders gives the right bytes", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("one content id asked at other part borders gives the right bytes", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};
   MemoryStore<TestType> store;
   const tarn::Digest<16> a{.bytes = {std::byte{1}}}, b{.bytes = {std::byte{2}}};
@@ -522,7 +526,8 @@ TEMPLATE_TEST_CASE("one content id asked at other part borders gives the right b
   CHECK(store.complaints() == "");
 }
 
-TEMPLATE_TEST_CASE("a changed file keeps its own bytes over the content that it shares", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a changed file keeps its own bytes over the content that it shares", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   const tarn::Digest<16> id{.bytes = {std::byte{1}}};
   const auto text = pattern(0, 64, 1);
@@ -548,7 +553,7 @@ TEMPLATE_TEST_CASE("a changed file keeps its own bytes over the content that it 
 }
 
 TEMPLATE_TEST_CASE("content is loaded once, is kept beside other parts, and may be empty or short", "[chunk_pool]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};
   ContentLoader<TestType> loader;
   const tarn::Digest<16> id{.bytes = {std::byte{1}}}, other{.bytes = {std::byte{2}}}, empty{};
@@ -576,7 +581,7 @@ TEMPLATE_TEST_CASE("content is loaded once, is kept beside other parts, and may 
   CHECK(pool.get_or_load(empty, 0, 16, loader).error() == std::errc::no_such_file_or_directory);
 }
 
-TEMPLATE_TEST_CASE("a file of empty content reads empty and loads nothing", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a file of empty content reads empty and loads nothing", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   file.meta =
       OneFile<TestType>::Metadata::from_content(file.id, 0, std::vector{tarn::Digest<16>{}}, {.part_bytes = file.P});
@@ -586,7 +591,7 @@ TEMPLATE_TEST_CASE("a file of empty content reads empty and loads nothing", "[ch
 }
 
 TEMPLATE_TEST_CASE("content that is forgotten while it loads is not kept, and whoever asked has its bytes",
-                   "[chunk_pool]", Heap, Arena) {
+                   "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};
   ContentLoader<TestType> loader;
   const tarn::Digest<16> id{.bytes = {std::byte{1}}};
@@ -606,8 +611,8 @@ TEMPLATE_TEST_CASE("content that is forgotten while it loads is not kept, and wh
   CHECK(loader.loads == 2);  // the first one landed nowhere
 }
 
-TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the least works", "[chunk_pool]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the least works", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto C = GENERATE(std::uint64_t{1}, std::uint64_t{16}, std::uint64_t{4096}, 1 * MiB);
   using Pool = tarn::ChunkPool<TestType>;
   tarn::PoolOptions options{.chunk_bytes = C};
@@ -647,7 +652,7 @@ TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the
 }
 
 TEMPLATE_TEST_CASE("a thousand files grown by small writes never pass the budget, at the seam where memory is taken",
-                   "[chunk_pool]", Watched, WatchedInArena) {
+                   "[chunk_pool]", EACH_STORAGE(Watched, WatchedInArena)) {
   using Pool = tarn::ChunkPool<TestType>;
   using Seam = typename TestType::Storage;
   constexpr std::uint64_t C = 4096;
@@ -695,7 +700,7 @@ TEMPLATE_TEST_CASE("a thousand files grown by small writes never pass the budget
 }
 
 TEMPLATE_TEST_CASE("inserts that race each other stay inside the budget, at the seam where memory is taken",
-                   "[chunk_pool]", Watched, WatchedInArena) {
+                   "[chunk_pool]", EACH_STORAGE(Watched, WatchedInArena)) {
   using Seam = typename TestType::Storage;
   Seam::most_bytes = Seam::over_budget = 0;
   {
@@ -731,7 +736,7 @@ TEMPLATE_TEST_CASE("inserts that race each other stay inside the budget, at the 
 }
 
 TEMPLATE_TEST_CASE("a window of many table nodes or content records is served from an all but full pool",
-                   "[chunk_pool]", Heap, Arena) {
+                   "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   // Small chunks and large windows: what a window takes beside its chunks is far more than one path of nodes.
   const std::uint64_t C = 4096, windows = 256;
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(C, 8 * MiB, windows)};
@@ -777,7 +782,8 @@ TEMPLATE_TEST_CASE("a window of many table nodes or content records is served fr
   CHECK(pool.stats().charged_bytes == 0);
 }
 
-TEMPLATE_TEST_CASE("the counters return to zero after any history of failures", "[chunk_pool]", Heap, Arena) {
+TEMPLATE_TEST_CASE("the counters return to zero after any history of failures", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes()), 64 * KiB};
   using Call = typename MemoryStore<TestType>::Call;
   const auto C = file.C;

@@ -17,7 +17,7 @@ using namespace tarn_test;
 using tarn::FileState;
 using tarn::max_offset;
 
-#define EVERY_STORAGE WatchedFiles, WatchedFilesInArena
+#define EVERY_STORAGE EACH_STORAGE(WatchedFiles, WatchedFilesInArena)
 
 namespace {
 

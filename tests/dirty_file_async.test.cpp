@@ -138,7 +138,7 @@ template <class F>
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("an operation on what is held ends inside start", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("an operation on what is held ends inside start", "[async]", EACH_STORAGE(Heap, Arena)) {
   LaterFile<TestType> file{GENERATE(any_sizes())};
   const auto text = pattern(0, 3 * file.C);
   Ending<tarn::Written> written;
@@ -168,8 +168,8 @@ TEMPLATE_TEST_CASE("an operation on what is held ends inside start", "[async]", 
   CHECK(seen.was(text.substr(1, file.C)));
 }
 
-TEMPLATE_TEST_CASE("a read waits for the store with no thread, and ends in the one that answers", "[async]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a read waits for the store with no thread, and ends in the one that answers", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, 5 * sizes.chunk_bytes};
   std::string into(5 * file.C, '?');
@@ -188,7 +188,7 @@ TEMPLATE_TEST_CASE("a read waits for the store with no thread, and ends in the o
   CHECK(file.store.memory.complaints() == "");
 }
 
-TEMPLATE_TEST_CASE("a blocking read of a store that answers later waits for it", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a blocking read of a store that answers later waits for it", "[async]", EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, 3 * sizes.chunk_bytes};
   std::string into(3 * file.C, '?');
@@ -207,7 +207,8 @@ TEMPLATE_TEST_CASE("a blocking read of a store that answers later waits for it",
   CHECK(into == pattern(0, into.size()));
 }
 
-TEMPLATE_TEST_CASE("operations that miss the same bytes cause one load and share its error", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("operations that miss the same bytes cause one load and share its error", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const bool fails = GENERATE(false, true);
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, sizes.chunk_bytes};
@@ -238,8 +239,8 @@ TEMPLATE_TEST_CASE("operations that miss the same bytes cause one load and share
   }
 }
 
-TEMPLATE_TEST_CASE("a load of shared content that fails in one file's name fails no other file", "[async]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a load of shared content that fails in one file's name fails no other file", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   using Metadata = tarn::MetadataFor<TestType>;
   LaterFile<TestType> file{{4096, 1}};
   tarn::Digest<16> content;
@@ -265,7 +266,8 @@ TEMPLATE_TEST_CASE("a load of shared content that fails in one file's name fails
   CHECK(into[1] == pattern(0, file.C));
 }
 
-TEMPLATE_TEST_CASE("cancelling one waiter does not cancel the load of the others", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("cancelling one waiter does not cancel the load of the others", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const bool cancels_the_first = GENERATE(true, false);
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, sizes.chunk_bytes};
@@ -286,7 +288,7 @@ TEMPLATE_TEST_CASE("cancelling one waiter does not cancel the load of the others
   CHECK(into[cancelled] == std::string(file.C, '?'));
 }
 
-TEMPLATE_TEST_CASE("a load that nobody waits for any more lands all the same", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a load that nobody waits for any more lands all the same", "[async]", EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, sizes.chunk_bytes};
   {
@@ -302,7 +304,8 @@ TEMPLATE_TEST_CASE("a load that nobody waits for any more lands all the same", "
   CHECK(file.read_held(0, file.C) == pattern(0, file.C));
 }
 
-TEMPLATE_TEST_CASE("what a load brings late covers no newer byte and brings none back", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("what a load brings late covers no newer byte and brings none back", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
   std::string into(2 * file.C, '?');
@@ -326,7 +329,8 @@ TEMPLATE_TEST_CASE("what a load brings late covers no newer byte and brings none
   CHECK(again == after);
 }
 
-TEMPLATE_TEST_CASE("a loader's every misdeed has one outcome, and the next try starts fresh", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a loader's every misdeed has one outcome, and the next try starts fresh", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, sizes.chunk_bytes};
   std::string into(file.C, '?');
@@ -409,8 +413,8 @@ TEST_CASE("a million operations that end at once, each starting the next, take n
   CHECK(chain.highest - chain.deepest < 16 * KiB);
 }
 
-TEMPLATE_TEST_CASE("a write during a flush in flight stays dirty, and the flush reads the old bytes", "[async]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a write during a flush in flight stays dirty, and the flush reads the old bytes", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   LaterFile<TestType> file{GENERATE(any_sizes())};
   const auto old = pattern(0, file.C), fresh = pattern(1000, file.C);
   REQUIRE(file->write(0, bytes_of(old)));
@@ -429,8 +433,8 @@ TEMPLATE_TEST_CASE("a write during a flush in flight stays dirty, and the flush 
   CHECK(file.store.memory.text(file.id) == fresh);
 }
 
-TEMPLATE_TEST_CASE("every outcome of a flush in flight but ok leaves the bytes dirty and readable", "[async]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("every outcome of a flush in flight but ok leaves the bytes dirty and readable", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   using Outcome = tarn::FlushOutcome<TestType>;
   LaterFile<TestType> file{GENERATE(any_sizes())};
   const auto text = pattern(0, 2 * file.C);
@@ -455,7 +459,8 @@ TEMPLATE_TEST_CASE("every outcome of a flush in flight but ok leaves the bytes d
   CHECK(file.store.memory.text(file.id) == text);
 }
 
-TEMPLATE_TEST_CASE("a second flush waits for the first and stores what that did not", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a second flush waits for the first and stores what that did not", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   LaterFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file->write(0, bytes_of("a")));
   Ending<std::uint64_t> first, second;
@@ -475,7 +480,7 @@ TEMPLATE_TEST_CASE("a second flush waits for the first and stores what that did 
 }
 
 TEMPLATE_TEST_CASE("a flush that its caller gave up settles all the same, and tells its error to an opener", "[async]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   const bool fails = GENERATE(false, true);
   LaterFile<TestType> file{GENERATE(any_sizes())};
   auto opener = file->open();
@@ -504,8 +509,8 @@ TEMPLATE_TEST_CASE("a flush that its caller gave up settles all the same, and te
   CHECK(file.store.memory.text(file.id) == "h");
 }
 
-TEMPLATE_TEST_CASE("a file that goes while its flush is in flight is not touched by the answer", "[async]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a file that goes while its flush is in flight is not touched by the answer", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   LaterFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file->write(0, bytes_of("h")));
   {
@@ -521,7 +526,7 @@ TEMPLATE_TEST_CASE("a file that goes while its flush is in flight is not touched
 }
 
 TEMPLATE_TEST_CASE("a file made again while a flush of its last self is in flight is flushed after that", "[async]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   LaterFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file->write(0, bytes_of("o")));
   CHECK(file->flush({.deadline_ns = 1}).error() == std::errc::timed_out);
@@ -698,7 +703,8 @@ TEMPLATE_TEST_CASE("a stop token ends a wait", "[async]", Heap) {
   file.finish_loads();
 }
 
-TEMPLATE_TEST_CASE("an operation that nobody keeps ends once, and goes with its completion", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("an operation that nobody keeps ends once, and goes with its completion", "[async]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
   std::string into(2 * file.C, '?');
@@ -721,7 +727,7 @@ TEMPLATE_TEST_CASE("an operation that nobody keeps ends once, and goes with its 
 }
 
 TEMPLATE_TEST_CASE("a sync waits for the store with no thread, and one that nobody answers makes dirty again",
-                   "[async]", Heap, Arena) {
+                   "[async]", EACH_STORAGE(Heap, Arena)) {
   const bool answers = GENERATE(true, false);
   const auto sizes = GENERATE(any_sizes());
   LaterSync<TestType> store;
@@ -893,7 +899,7 @@ struct Detached {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a coroutine awaits reads, writes, views and flushes", "[async]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a coroutine awaits reads, writes, views and flushes", "[async]", EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   LaterFile<TestType> file{sizes, 2 * sizes.chunk_bytes};
   std::string into(2 * file.C, '?');

@@ -135,8 +135,8 @@ TEST_CASE("a deleted file stays deleted, whatever a flush or the store says", "[
   CHECK(meta.state() == FileState::deleted);
 }
 
-TEMPLATE_TEST_CASE("written chunks are dirty, exactly those, until each is flushed", "[dirty_file_metadata]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("written chunks are dirty, exactly those, until each is flushed", "[dirty_file_metadata]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = file.C;
   REQUIRE(file.write(0, "x"));

@@ -83,7 +83,8 @@ TEST_CASE("a removal keeps the others' order, wherever the hand is", "[eviction]
   CHECK(clock.count() == 0);
 }
 
-TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of others", "[eviction]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of others", "[eviction]",
+                   EACH_STORAGE(Heap, Arena)) {
   const bool by_write = GENERATE(false, true);
   OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
   const std::uint64_t C = 65536, hot = 200;
@@ -106,7 +107,8 @@ TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of othe
   CHECK(lost == 0);
 }
 
-TEMPLATE_TEST_CASE("a chunk that was written often outlives one that was written once", "[eviction]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a chunk that was written often outlives one that was written once", "[eviction]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto scan_survived = [](int writes) {
     OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
     const std::uint64_t C = 65536, written = 500;

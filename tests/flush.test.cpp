@@ -18,7 +18,8 @@ using Call = typename MemoryStore<Traits>::Call;
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a flush stores what is dirty and the size, and the file is clean", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a flush stores what is dirty and the size, and the file is clean", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(5 * file.C + 3);
   const auto text = pattern(0, size);
@@ -34,7 +35,8 @@ TEMPLATE_TEST_CASE("a flush stores what is dirty and the size, and the file is c
   CHECK(file.store.counts().flushes == flushes);
 }
 
-TEMPLATE_TEST_CASE("a new file that is empty is stored, and a deleted one removed", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a new file that is empty is stored, and a deleted one removed", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.flush());
   CHECK(file.store.size_of(file.id) == 0);
@@ -48,7 +50,7 @@ TEMPLATE_TEST_CASE("a new file that is empty is stored, and a deleted one remove
   CHECK(file.pool.stats().chunks_held == 0);
 }
 
-TEMPLATE_TEST_CASE("a store that will not remove a file leaves its bytes alone", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a store that will not remove a file leaves its bytes alone", "[flush]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   file.meta.note_deleted();
@@ -60,7 +62,8 @@ TEMPLATE_TEST_CASE("a store that will not remove a file leaves its bytes alone",
   REQUIRE(file.flush());
 }
 
-TEMPLATE_TEST_CASE("a flush keeps every byte that it did not write at its place", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a flush keeps every byte that it did not write at its place", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(2 * file.P);
   file.become_stored(size);
@@ -76,7 +79,7 @@ TEMPLATE_TEST_CASE("a flush keeps every byte that it did not write at its place"
   CHECK(file.read_all() == expected);
 }
 
-TEMPLATE_TEST_CASE("flushed, evicted and read: the flushed bytes", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("flushed, evicted and read: the flushed bytes", "[flush]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(4 * file.C);
   auto expected = zeros(size);
@@ -96,7 +99,7 @@ TEMPLATE_TEST_CASE("flushed, evicted and read: the flushed bytes", "[flush]", He
   CHECK(file.read_all() == expected);
 }
 
-TEMPLATE_TEST_CASE("a size that changed is stored, with no byte written", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a size that changed is stored, with no byte written", "[flush]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   SECTION("5 grown to 15") {
     REQUIRE(file.write(0, "hello"));
@@ -128,7 +131,8 @@ TEMPLATE_TEST_CASE("a size that changed is stored, with no byte written", "[flus
   CHECK(file.store.counts().loads == 0);
 }
 
-TEMPLATE_TEST_CASE("a plain store that knows nothing of bounds has the same bytes", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a plain store that knows nothing of bounds has the same bytes", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   file.store.be_naive();
   const auto C = static_cast<std::size_t>(file.C);
@@ -145,8 +149,8 @@ TEMPLATE_TEST_CASE("a plain store that knows nothing of bounds has the same byte
   CHECK(file.read_all() == expected);
 }
 
-TEMPLATE_TEST_CASE("a write between a flush's look and its success is dirty, and flushed later", "[flush]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a write between a flush's look and its success is dirty, and flushed later", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "a"));
   auto job = tarn::begin_flush(file.pool, file.meta);
@@ -187,7 +191,7 @@ TEMPLATE_TEST_CASE("a write between a flush's look and its success is dirty, and
 }
 
 TEMPLATE_TEST_CASE("a flush that is not ok leaves every byte dirty and readable, and the next one stores it", "[flush]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(4 * file.C);
   file.become_stored(size);
@@ -223,7 +227,8 @@ TEMPLATE_TEST_CASE("a flush that is not ok leaves every byte dirty and readable,
   CHECK(file.meta.state() == FileState::clean);
 }
 
-TEMPLATE_TEST_CASE("what a failed flush may have left past the end is made zero by the next", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("what a failed flush may have left past the end is made zero by the next", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);
   REQUIRE(file.write(0, "head"));
@@ -249,7 +254,7 @@ TEMPLATE_TEST_CASE("what a failed flush may have left past the end is made zero 
 }
 
 TEMPLATE_TEST_CASE("one flush of a file is in flight at a time, and one that is dropped leaves all dirty", "[flush]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   const auto dirty = file.dirty();
@@ -266,7 +271,7 @@ TEMPLATE_TEST_CASE("one flush of a file is in flight at a time, and one that is 
 }
 
 TEMPLATE_TEST_CASE("a file that is dropped and made again while its flush is in flight is not told of it", "[flush]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "old bytes"));
   auto job = tarn::begin_flush(file.pool, file.meta);
@@ -282,7 +287,7 @@ TEMPLATE_TEST_CASE("a file that is dropped and made again while its flush is in 
 }
 
 TEMPLATE_TEST_CASE("a job takes up to the end of the part of its first dirty byte, and the next goes on there",
-                   "[flush]", Heap, Arena) {
+                   "[flush]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   REQUIRE(file.write(70, "in the second part"));
   REQUIRE(file.write(130, "in the third"));
@@ -303,7 +308,8 @@ TEMPLATE_TEST_CASE("a job takes up to the end of the part of its first dirty byt
   CHECK(file.store.text(file.id) == file.read_all());
 }
 
-TEMPLATE_TEST_CASE("a flush of a range stores its dirty bytes and leaves the others dirty", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a flush of a range stores its dirty bytes and leaves the others dirty", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   REQUIRE(file.write(0, std::string(100, 'x')));
   REQUIRE(file.flush(range(20, 40)));
@@ -316,7 +322,7 @@ TEMPLATE_TEST_CASE("a flush of a range stores its dirty bytes and leaves the oth
 }
 
 TEMPLATE_TEST_CASE("a flush that ends well may give a version and content ids, and no flush moves the mtime", "[flush]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   using Outcome = tarn::FlushOutcome<TestType>;
   file.meta.set_mtime_ns(55);
@@ -339,7 +345,7 @@ TEMPLATE_TEST_CASE("a flush that ends well may give a version and content ids, a
   CHECK(file.meta.content_id(0) == nullptr);
 }
 
-TEMPLATE_TEST_CASE("a chunk in flush is neither evicted nor flushed twice", "[flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a chunk in flush is neither evicted nor flushed twice", "[flush]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "a"));
   auto job = tarn::begin_flush(file.pool, file.meta);
@@ -353,8 +359,8 @@ TEMPLATE_TEST_CASE("a chunk in flush is neither evicted nor flushed twice", "[fl
   CHECK(file.read_all() == "a");
 }
 
-TEMPLATE_TEST_CASE("a part of a comb of bytes is flushed in jobs of bounded length, each byte once", "[flush]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a part of a comb of bytes is flushed in jobs of bounded length, each byte once", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 4}};
   std::string expected(65536, '\0');
   for (std::size_t at = 0; at < expected.size(); at += 2) {

@@ -98,7 +98,7 @@ TEST_CASE("every further round of a loop counts the same instructions", "[instru
 }
 
 TEMPLATE_TEST_CASE("a touch runs the same number of instructions with a hundred chunks and with a million",
-                   "[instruction_count]", Heap, Arena) {
+                   "[instruction_count]", EACH_STORAGE(Heap, Arena)) {
   if (!can_count()) return;
   HeldFile<TestType> small{few};
   const auto touch = small.steps_of_touch(), read = small.steps_of_read();

@@ -14,7 +14,8 @@
 using namespace tarn_test;
 using tarn::max_offset;
 
-TEMPLATE_TEST_CASE("a read is shorter than asked only at the end of the file", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a read is shorter than asked only at the end of the file", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello world"));
   CHECK(file.read(0, 11) == "hello world");
@@ -28,7 +29,7 @@ TEMPLATE_TEST_CASE("a read is shorter than asked only at the end of the file", "
 }
 
 TEMPLATE_TEST_CASE("an empty file reads empty, and one that was only grown reads zeros up to its size", "[read_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   CHECK(file.read(0, 10).empty());
   CHECK(file.view(0, 10).empty());
@@ -40,7 +41,8 @@ TEMPLATE_TEST_CASE("an empty file reads empty, and one that was only grown reads
   CHECK(file.store.counts().loads == 0);
 }
 
-TEMPLATE_TEST_CASE("a stored file is read as it is stored, each byte loaded once", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a stored file is read as it is stored, each byte loaded once", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(9 * file.C + file.C / 2 + 1);
   file.become_stored(size);
@@ -54,7 +56,8 @@ TEMPLATE_TEST_CASE("a stored file is read as it is stored, each byte loaded once
   CHECK(file.meta.state() == tarn::FileState::clean);
 }
 
-TEMPLATE_TEST_CASE("a read across any border loads what it lacks and nothing else", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a read across any border loads what it lacks and nothing else", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = file.C;
   const auto size = 9 * C;
@@ -70,7 +73,8 @@ TEMPLATE_TEST_CASE("a read across any border loads what it lacks and nothing els
   }
 }
 
-TEMPLATE_TEST_CASE("a stored file overwritten at its head reads new, then old", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a stored file overwritten at its head reads new, then old", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(3 * file.C + 7);
   file.become_stored(size);
@@ -86,7 +90,8 @@ TEMPLATE_TEST_CASE("a stored file overwritten at its head reads new, then old", 
   CHECK(file.store.counts().load_bytes == size - 3);
 }
 
-TEMPLATE_TEST_CASE("a load fills only what is missing between bytes that were written", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a load fills only what is missing between bytes that were written", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   file.become_stored(4096);
   auto expected = pattern(0, 4096);
@@ -100,7 +105,8 @@ TEMPLATE_TEST_CASE("a load fills only what is missing between bytes that were wr
   CHECK(file.held() == Extents{{0, 4096}});
 }
 
-TEMPLATE_TEST_CASE("a read returns every byte of chunks that leave the pool beneath it", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a read returns every byte of chunks that leave the pool beneath it", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   // Every chunk loaded pushes out one that was loaded before; every window of the read finds others gone.
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 0};
   const std::size_t size = 8 * MiB;
@@ -111,7 +117,7 @@ TEMPLATE_TEST_CASE("a read returns every byte of chunks that leave the pool bene
   CHECK(file.pool.stats().charged_bytes <= file.pool.budget_bytes());
 }
 
-TEMPLATE_TEST_CASE("no chunk leaves the pool while a view shows it", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("no chunk leaves the pool while a view shows it", "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(2 * file.C);  // a window, and one chunk more in the pool
   file.become_stored(size + file.C);
@@ -129,7 +135,8 @@ TEMPLATE_TEST_CASE("no chunk leaves the pool while a view shows it", "[read_rang
   CHECK(file.pool.evict_clean() == 2);
 }
 
-TEMPLATE_TEST_CASE("with no chunk to be had a read is served from the store, uncached", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("with no chunk to be had a read is served from the store, uncached", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 0};
   auto stored = OneFile<TestType>::Metadata::from_store(8, 40000, {.part_bytes = file.P});
   file.store.put_pattern(8, 40000, 8);
@@ -148,7 +155,8 @@ TEMPLATE_TEST_CASE("with no chunk to be had a read is served from the store, unc
   CHECK(file.read(0, *dirty) == pattern(0, *dirty));  // and all that is dirty is still there
 }
 
-TEMPLATE_TEST_CASE("a file of zeros is read end to end without a byte of memory", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a file of zeros is read end to end without a byte of memory", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto C = GENERATE(std::uint64_t{4096}, std::uint64_t{65536});
   OneFile<TestType> file{{.chunk_bytes = C, .chunks_per_part = 4}};
   REQUIRE(file.truncate(64 * MiB));
@@ -165,7 +173,8 @@ TEMPLATE_TEST_CASE("a file of zeros is read end to end without a byte of memory"
   CHECK(file.pool.stats().chunks_held == 0);
 }
 
-TEMPLATE_TEST_CASE("a view is of the chunks' own memory, holes are of the zero area", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a view is of the chunks' own memory, holes are of the zero area", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   REQUIRE(file.write(3, "abc"));
   REQUIRE(file.write(20, "xyz"));
@@ -185,8 +194,8 @@ TEMPLATE_TEST_CASE("a view is of the chunks' own memory, holes are of the zero a
   CHECK(*holes == std::vector<std::pair<std::size_t, bool>>{{3, true}, {3, false}, {14, true}, {3, false}, {9, true}});
 }
 
-TEMPLATE_TEST_CASE("a view is called once if there is an answer, and not at all if there is none", "[read_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a view is called once if there is an answer, and not at all if there is none", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   file.become_stored(3 * file.C);
   int calls = 0;
@@ -210,7 +219,7 @@ TEMPLATE_TEST_CASE("a view is called once if there is an answer, and not at all 
   CHECK(calls == 0);
 }
 
-TEMPLATE_TEST_CASE("a view that throws gives everything back", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a view that throws gives everything back", "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   const auto throws = [](tarn::ConstBuffers) -> int { throw std::runtime_error{"no"}; };
@@ -220,13 +229,14 @@ TEMPLATE_TEST_CASE("a view that throws gives everything back", "[read_range]", H
 }
 
 TEMPLATE_TEST_CASE("a view takes a window at most, and a window is never larger than was asked for", "[read_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   const auto chunks = GENERATE(std::uint64_t{1}, std::uint64_t{2}, std::uint64_t{7});
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 4 * MiB, chunks)};
   CHECK(pool.window_bytes() == 16 * chunks);
 }
 
-TEMPLATE_TEST_CASE("a window below a chunk is one chunk, and no budget makes it less", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a window below a chunk is one chunk, and no budget makes it less", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   tarn::PoolOptions options{.chunk_bytes = 4096, .window_bytes = 1};
   options.budget_bytes = tarn::ChunkPool<TestType>::min_budget_bytes(options);
   CHECK(tarn::ChunkPool<TestType>{options}.window_bytes() == 4096);
@@ -236,7 +246,8 @@ TEMPLATE_TEST_CASE("a window below a chunk is one chunk, and no budget makes it 
   CHECK(window_bytes <= options.budget_bytes / 4);
 }
 
-TEMPLATE_TEST_CASE("a try gives what is held, says what must be loaded, and never loads", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a try gives what is held, says what must be loaded, and never loads", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = file.C;
   file.become_stored(2 * C + 5);
@@ -275,7 +286,7 @@ TEMPLATE_TEST_CASE("a try gives what is held, says what must be loaded, and neve
   CHECK(into == zeros(3));
 }
 
-TEMPLATE_TEST_CASE("a try at a latched chunk says busy", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a try at a latched chunk says busy", "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   std::optional<bool> busy, needs_load;
@@ -297,7 +308,7 @@ TEMPLATE_TEST_CASE("a try at a latched chunk says busy", "[read_range]", Heap, A
 }
 
 TEMPLATE_TEST_CASE("a read that fails in a later window fails: short always means the end of the file", "[read_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto window = static_cast<std::size_t>(file.pool.window_bytes());
   file.become_stored(3 * window);
@@ -307,7 +318,7 @@ TEMPLATE_TEST_CASE("a read that fails in a later window fails: short always mean
   CHECK(file.read(0, 3 * window) == pattern(0, 3 * window));  // the next try starts fresh
 }
 
-TEMPLATE_TEST_CASE("two readers of the same missing bytes cause one load", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("two readers of the same missing bytes cause one load", "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   file.become_stored(10000);
   file.store.load_gate.close();
@@ -324,7 +335,8 @@ TEMPLATE_TEST_CASE("two readers of the same missing bytes cause one load", "[rea
   CHECK(file.store.counts().loads == 1);
 }
 
-TEMPLATE_TEST_CASE("N readers that each need two chunks and only N are left all finish", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("N readers that each need two chunks and only N are left all finish", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   // Windows of two chunks; chunks of 1 MiB, so that an arena's slabs are as scarce as a heap's chunks.
   OneFile<TestType> file{{.chunk_bytes = 1 * MiB, .chunks_per_part = 1}, 2 * 4096};
   constexpr std::size_t readers = 4;
@@ -346,7 +358,7 @@ TEMPLATE_TEST_CASE("N readers that each need two chunks and only N are left all 
   }
 }
 
-TEMPLATE_TEST_CASE("a reused chunk shows no byte of its last owner", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a reused chunk shows no byte of its last owner", "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);
   auto other = OneFile<TestType>::Metadata::created(8, {.part_bytes = file.P});
@@ -372,7 +384,7 @@ TEMPLATE_TEST_CASE("a reused chunk shows no byte of its last owner", "[read_rang
 }
 
 TEMPLATE_TEST_CASE("a zero-length read is 0 anywhere, one past the largest offset EOVERFLOW, one without memory EINVAL",
-                   "[read_range]", Heap, Arena) {
+                   "[read_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   for (const auto offset : {std::uint64_t{0}, std::uint64_t{5}, file.C, 3 * file.C, max_offset}) {
@@ -395,7 +407,8 @@ TEMPLATE_TEST_CASE("a zero-length read is 0 anywhere, one past the largest offse
   CHECK(into == "??????????");
 }
 
-TEMPLATE_TEST_CASE("parts of 256 MiB: borders are crossed, also under a small budget", "[read_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("parts of 256 MiB: borders are crossed, also under a small budget", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   constexpr std::uint64_t P = 256 * MiB, size = P + 4 * MiB;
   const bool roomy = GENERATE(true, false);
   const auto budget = roomy ? 64 * MiB : 8 * MiB;

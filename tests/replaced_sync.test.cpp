@@ -32,7 +32,7 @@ class Moved {
 }  // namespace
 
 TEMPLATE_TEST_CASE("what one thread does and another sees goes through the header that replaces the standard's",
-                   "[replaced_sync]", WatchedFiles, WatchedFilesInArena) {
+                   "[replaced_sync]", EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   const Moved whole;
   {
     SharedFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 4}, 64};

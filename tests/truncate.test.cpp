@@ -11,7 +11,8 @@ using namespace tarn_test;
 using tarn::FileState;
 using tarn::max_offset;
 
-TEMPLATE_TEST_CASE("a shrink keeps what is below the new size and nothing past it", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a shrink keeps what is below the new size and nothing past it", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   SECTION("11 to 5") {
     REQUIRE(file.write(0, "hello world"));
@@ -35,7 +36,7 @@ TEMPLATE_TEST_CASE("a shrink keeps what is below the new size and nothing past i
   }
 }
 
-TEMPLATE_TEST_CASE("growth reads as zero after the old bytes", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("growth reads as zero after the old bytes", "[truncate]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   SECTION("5 to 15") {
     REQUIRE(file.write(0, "hello"));
@@ -75,7 +76,7 @@ TEMPLATE_TEST_CASE("growth reads as zero after the old bytes", "[truncate]", Hea
 }
 
 TEMPLATE_TEST_CASE("shrunk and grown again, the gap is zero: loaded or not, flushed or not, evicted or not",
-                   "[truncate]", Heap, Arena) {
+                   "[truncate]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto size = static_cast<std::size_t>(3 * file.C);
   const auto shrink_to = GENERATE(std::size_t{0}, std::size_t{1});
@@ -120,7 +121,8 @@ TEMPLATE_TEST_CASE("shrunk and grown again, the gap is zero: loaded or not, flus
   CHECK(file.read_all() == expected);
 }
 
-TEMPLATE_TEST_CASE("a shrink inside a chunk takes the rest of that chunk and no more", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a shrink inside a chunk takes the rest of that chunk and no more", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);
   for (const std::size_t to : {2 * C - 1, 2 * C, 2 * C + 1, C / 2 + 1, std::size_t{1}}) {
@@ -134,7 +136,8 @@ TEMPLATE_TEST_CASE("a shrink inside a chunk takes the rest of that chunk and no 
   }
 }
 
-TEMPLATE_TEST_CASE("a hole reads zero, keeps the size, and is stored as zeros", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a hole reads zero, keeps the size, and is stored as zeros", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C), size = 6 * C;
   enum class Bytes { not_loaded, loaded, written };
@@ -159,7 +162,8 @@ TEMPLATE_TEST_CASE("a hole reads zero, keeps the size, and is stored as zeros", 
   }
 }
 
-TEMPLATE_TEST_CASE("a punch past the end is ignored, a zero range past it grows the file", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a punch past the end is ignored, a zero range past it grows the file", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   REQUIRE(file.punch(3, 1000));
@@ -176,8 +180,8 @@ TEMPLATE_TEST_CASE("a punch past the end is ignored, a zero range past it grows 
   CHECK(file.store.text(file.id) == "he" + zeros(28));
 }
 
-TEMPLATE_TEST_CASE("a truncate and a punch of bytes in flush leave alone what the flusher reads", "[truncate]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a truncate and a punch of bytes in flush leave alone what the flusher reads", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);
   const auto text = pattern(0, 2 * C);
@@ -210,7 +214,8 @@ TEMPLATE_TEST_CASE("a truncate and a punch of bytes in flush leave alone what th
   CHECK(file.store.text(file.id) == now);
 }
 
-TEMPLATE_TEST_CASE("a file of 2^62 bytes is made, flushed and read without memory", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a file of 2^62 bytes is made, flushed and read without memory", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto C = GENERATE(std::uint64_t{4096}, std::uint64_t{65536});
   OneFile<TestType> file{{.chunk_bytes = C, .chunks_per_part = 4}};
   constexpr auto huge = std::uint64_t{1} << 62;
@@ -233,7 +238,8 @@ TEMPLATE_TEST_CASE("a file of 2^62 bytes is made, flushed and read without memor
   CHECK(file.store.text(file.id, huge - 10, 100) == zeros(10));
 }
 
-TEMPLATE_TEST_CASE("a size past the largest offset is EFBIG, and nothing has changed", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a size past the largest offset is EFBIG, and nothing has changed", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   const auto before = file.meta;
@@ -244,7 +250,8 @@ TEMPLATE_TEST_CASE("a size past the largest offset is EFBIG, and nothing has cha
   CHECK(file.read(0, 8) == "hello" + zeros(3));
 }
 
-TEMPLATE_TEST_CASE("a deleted file is neither written nor truncated nor punched", "[truncate]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a deleted file is neither written nor truncated nor punched", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   file.meta.note_deleted();

@@ -24,8 +24,8 @@ auto filler(std::string_view text, std::size_t said) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a write answers how many bytes it took in, and the size covers them", "[write_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a write answers how many bytes it took in, and the size covers them", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   CHECK(file.write(0, "hello").value() == 5);
   CHECK(file.meta.size() == 5);
@@ -36,7 +36,8 @@ TEMPLATE_TEST_CASE("a write answers how many bytes it took in, and the size cove
   CHECK(file.view(0, 11) == "hello world");
 }
 
-TEMPLATE_TEST_CASE("an overwrite changes what it covers and nothing beside it", "[write_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("an overwrite changes what it covers and nothing beside it", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello world"));
   CHECK(file.write(0, "HE").value() == 2);
@@ -46,7 +47,8 @@ TEMPLATE_TEST_CASE("an overwrite changes what it covers and nothing beside it", 
   CHECK(file.meta.size() == 11);
 }
 
-TEMPLATE_TEST_CASE("what lies between the old end and a write further out is zero", "[write_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("what lies between the old end and a write further out is zero", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   SECTION("in an empty file") {
     CHECK(file.write(10, "data").value() == 4);
@@ -69,7 +71,7 @@ TEMPLATE_TEST_CASE("what lies between the old end and a write further out is zer
 }
 
 TEMPLATE_TEST_CASE("the first write to a clean file makes it modified and dirty, and loads nothing", "[write_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   file.become_stored(21);
   REQUIRE(file.write(3, "new"));
@@ -81,7 +83,7 @@ TEMPLATE_TEST_CASE("the first write to a clean file makes it modified and dirty,
 }
 
 TEMPLATE_TEST_CASE("every border of a chunk, a window and a part is written across without a byte lost or moved",
-                   "[write_range]", Heap, Arena) {
+                   "[write_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = file.C;
   std::string expected(static_cast<std::size_t>(6 * C + 3), '\0');
@@ -104,8 +106,8 @@ TEMPLATE_TEST_CASE("every border of a chunk, a window and a part is written acro
   CHECK(file.store.text(file.id) == expected);
 }
 
-TEMPLATE_TEST_CASE("a filler receives in place, and the size covers what it says it filled", "[write_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a filler receives in place, and the size covers what it says it filled", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "0123456789"));
   const auto fill = [&](std::uint64_t offset, std::uint64_t size, auto f) {
@@ -147,7 +149,7 @@ TEMPLATE_TEST_CASE("a filler receives in place, and the size covers what it says
 }
 
 TEMPLATE_TEST_CASE("a filler over many windows is asked for each in turn, and stops where it stops", "[write_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto window = static_cast<std::size_t>(file.pool.window_bytes());
   const auto text = pattern(0, 3 * window);
@@ -164,8 +166,8 @@ TEMPLATE_TEST_CASE("a filler over many windows is asked for each in turn, and st
   CHECK(file.read_all() == text.substr(0, stop_after));
 }
 
-TEMPLATE_TEST_CASE("a full pool refuses a write, and what was there before is still there", "[write_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a full pool refuses a write, and what was there before is still there", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   OneFile<TestType> file{sizes, 0};
   // Budget for a few chunks only, or for an arena's two slabs: written to the last byte.
@@ -191,8 +193,8 @@ TEMPLATE_TEST_CASE("a full pool refuses a write, and what was there before is st
   CHECK(file.store.size_of(file.id) == size);
 }
 
-TEMPLATE_TEST_CASE("of a write that fails midway, size, bytes and the returned count agree", "[write_range]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("of a write that fails midway, size, bytes and the returned count agree", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   const Sizes sizes{.chunk_bytes = 4096, .chunks_per_part = 4};
   OneFile<TestType> file{sizes, 0};
   const auto text = pattern(0, 64 * MiB);  // more than there is room for
@@ -213,7 +215,7 @@ TEMPLATE_TEST_CASE("of a write that fails midway, size, bytes and the returned c
 }
 
 TEMPLATE_TEST_CASE("a full pool evicts what is clean for a write, and the bytes are read again from the store",
-                   "[write_range]", Heap, Arena) {
+                   "[write_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 0};
   const auto first = file.write(0, pattern(0, 64 * MiB));
   REQUIRE(first);
@@ -227,7 +229,7 @@ TEMPLATE_TEST_CASE("a full pool evicts what is clean for a write, and the bytes 
 }
 
 TEMPLATE_TEST_CASE("a write while a flush is in flight stays dirty, and leaves the flush's bytes alone",
-                   "[write_range]", Heap, Arena) {
+                   "[write_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto C = static_cast<std::size_t>(file.C);
   const auto before = pattern(0, 3 * C), after = pattern(0, C, 1);
@@ -251,7 +253,7 @@ TEMPLATE_TEST_CASE("a write while a flush is in flight stays dirty, and leaves t
   CHECK(file.dirty().empty());
 }
 
-TEMPLATE_TEST_CASE("a zero-length write does nothing, wherever it is", "[write_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a zero-length write does nothing, wherever it is", "[write_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   for (const auto offset : {std::uint64_t{0}, std::uint64_t{5}, file.C, 3 * file.C, max_offset}) {
@@ -264,7 +266,7 @@ TEMPLATE_TEST_CASE("a zero-length write does nothing, wherever it is", "[write_r
 }
 
 TEMPLATE_TEST_CASE("a write past the largest offset is EFBIG, one without bytes EINVAL, and nothing has changed",
-                   "[write_range]", Heap, Arena) {
+                   "[write_range]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   REQUIRE(file.write(0, "hello"));
   const auto metadata = file.meta;
@@ -283,7 +285,8 @@ TEMPLATE_TEST_CASE("a write past the largest offset is EFBIG, one without bytes 
   CHECK(file.read_all() == "hello");
 }
 
-TEMPLATE_TEST_CASE("the last bytes that an offset can name are written and read", "[write_range]", Heap, Arena) {
+TEMPLATE_TEST_CASE("the last bytes that an offset can name are written and read", "[write_range]",
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   const auto offset = max_offset - 4;
   REQUIRE(file.write(offset, "last").value() == 4);
@@ -295,7 +298,7 @@ TEMPLATE_TEST_CASE("the last bytes that an offset can name are written and read"
 }
 
 TEMPLATE_TEST_CASE("a file whose part is no multiple of the pool's chunk is refused at first use", "[write_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   auto odd = OneFile<TestType>::Metadata::created(8, {.part_bytes = 24});
   std::string into(4, '?');
@@ -310,7 +313,7 @@ TEMPLATE_TEST_CASE("a file whose part is no multiple of the pool's chunk is refu
 }
 
 TEMPLATE_TEST_CASE("bytes written one by one at every second place are charged, bounded and right", "[write_range]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   const auto C = GENERATE(std::uint64_t{4096}, std::uint64_t{65536});
   OneFile<TestType> file{{.chunk_bytes = C, .chunks_per_part = 4}, 8 * MiB};
   constexpr std::uint64_t size = 1 * MiB;

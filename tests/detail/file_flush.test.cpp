@@ -128,7 +128,7 @@ constexpr std::uint64_t id = 7;
 }  // namespace
 
 TEMPLATE_TEST_CASE("a store of whole parts is brought each changed part without a gap, and no other", "[file_flush]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   const auto sizes = GENERATE(any_sizes());
   const auto C = sizes.chunk_bytes, P = C * sizes.chunks_per_part;
   ObjectStore<TestType> store{P};
@@ -174,7 +174,8 @@ TEMPLATE_TEST_CASE("a store of whole parts is brought each changed part without 
   CHECK(again == expected);
 }
 
-TEMPLATE_TEST_CASE("a flush of a range smaller than a part brings the part whole", "[file_flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a flush of a range smaller than a part brings the part whole", "[file_flush]",
+                   EACH_STORAGE(Heap, Arena)) {
   constexpr std::uint64_t C = 16, P = 4 * C;
   ObjectStore<TestType> store{P};
   tarn::ChunkPool<TestType> pool{pool_options<TestType>(C, 16 * MiB)};
@@ -190,7 +191,7 @@ TEMPLATE_TEST_CASE("a flush of a range smaller than a part brings the part whole
   pool.drop(meta);
 }
 
-TEMPLATE_TEST_CASE("a file of one moment never has half of a write", "[file_flush]", Heap, Arena) {
+TEMPLATE_TEST_CASE("a file of one moment never has half of a write", "[file_flush]", EACH_STORAGE(Heap, Arena)) {
   // Windows of two chunks; the write is of six, and is held inside its second window.
   constexpr std::uint64_t C = 4096;
   MomentStore<TestType> store;

@@ -112,7 +112,7 @@ struct SyncedFile {
 }  // namespace
 
 TEMPLATE_TEST_CASE("a sync makes durable what is dirty and what was only stored, and asks for nothing twice", "[sync]",
-                   WatchedFiles, WatchedFilesInArena) {
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};
   const auto text = pattern(0, 3 * file.C);
   file.write(0, text);
@@ -133,7 +133,7 @@ TEMPLATE_TEST_CASE("a sync makes durable what is dirty and what was only stored,
 }
 
 TEMPLATE_TEST_CASE("what a failed sync was asked for is dirty again, and the next sync stores it anew", "[sync]",
-                   WatchedFiles, WatchedFilesInArena) {
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};
   const auto text = pattern(0, 3 * file.C);
   file.write(0, text);
@@ -147,8 +147,8 @@ TEMPLATE_TEST_CASE("what a failed sync was asked for is dirty again, and the nex
   CHECK(file.pool.stats().dirty_bytes == 0);
 }
 
-TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for again", "[sync]", WatchedFiles,
-                   WatchedFilesInArena) {
+TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for again", "[sync]",
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};
   file.write(0, pattern(0, 2 * file.C));
   REQUIRE(file.file.flush());
@@ -163,8 +163,8 @@ TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for
   CHECK(file.store.syncs() == 2);
 }
 
-TEMPLATE_TEST_CASE("what is written or stored while a sync is in flight is not durable by it", "[sync]", WatchedFiles,
-                   WatchedFilesInArena) {
+TEMPLATE_TEST_CASE("what is written or stored while a sync is in flight is not durable by it", "[sync]",
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};
   file.write(0, "a");
   file.store.sync_gate.close();
@@ -203,8 +203,8 @@ TEMPLATE_TEST_CASE("a second sync does not take the first one's flight for its o
   CHECK(file.store.syncs() == 2);
 }
 
-TEMPLATE_TEST_CASE("bytes cut off while a failing sync is in flight do not come back", "[sync]", WatchedFiles,
-                   WatchedFilesInArena) {
+TEMPLATE_TEST_CASE("bytes cut off while a failing sync is in flight do not come back", "[sync]",
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};
   file.write(0, pattern(0, 2 * file.C));
   file.store.sync_gate.close();

@@ -121,7 +121,7 @@ concept ReadsAhead = requires(Open& open) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("what was loaded ahead is read with no load", "[load_ahead]", Heap, Arena) {
+TEMPLATE_TEST_CASE("what was loaded ahead is read with no load", "[load_ahead]", EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{GENERATE(any_sizes()), 8};
   const auto C = world.C;
   CHECK(world.load_ahead(C, 6 * C) == 5 * C);
@@ -167,8 +167,8 @@ TEMPLATE_TEST_CASE("holes are not loaded ahead, however long they are", "[load_a
   REQUIRE(world.file->truncate(4 * C));
 }
 
-TEMPLATE_TEST_CASE("a read of what is being loaded ahead waits for that, and asks for nothing", "[load_ahead]", Heap,
-                   Arena) {
+TEMPLATE_TEST_CASE("a read of what is being loaded ahead waits for that, and asks for nothing", "[load_ahead]",
+                   EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{GENERATE(any_sizes()), 4};
   const auto C = world.C;
   REQUIRE(world.load_ahead(0, 2 * C) == 2 * C);
@@ -181,7 +181,7 @@ TEMPLATE_TEST_CASE("a read of what is being loaded ahead waits for that, and ask
   CHECK(world.store.memory.counts().load_bytes == 2 * C);
 }
 
-TEMPLATE_TEST_CASE("what a read is loading is not asked for ahead", "[load_ahead]", Heap, Arena) {
+TEMPLATE_TEST_CASE("what a read is loading is not asked for ahead", "[load_ahead]", EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{GENERATE(any_sizes()), 8};
   const auto C = world.C;
   Reading<TestType> reading{world, C, 2 * C};
@@ -253,7 +253,7 @@ TEMPLATE_TEST_CASE("what is loaded ahead is of the version that the file has", "
 }
 
 TEMPLATE_TEST_CASE("over dirty bytes only what is missing is loaded ahead, and nothing is covered", "[load_ahead]",
-                   Heap, Arena) {
+                   EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{{16, 4}, 4};
   REQUIRE(world.file->write(20, bytes_of("dirty")));
   CHECK(world.load_ahead(0, 64) == 64 - 5);
@@ -266,7 +266,7 @@ TEMPLATE_TEST_CASE("over dirty bytes only what is missing is loaded ahead, and n
 }
 
 TEMPLATE_TEST_CASE("a load ahead that ends after a change of its bytes covers nothing and brings nothing back",
-                   "[load_ahead]", Heap, Arena) {
+                   "[load_ahead]", EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{GENERATE(any_sizes()), 4};
   const auto C = world.C;
   std::optional open{world.file->open()};
@@ -438,7 +438,7 @@ TEMPLATE_TEST_CASE("content is loaded ahead once, for all files and parts that h
 }
 
 TEMPLATE_TEST_CASE("an opener that reads in order finds nearly all of it loaded, its own loads asked for first",
-                   "[load_ahead]", Heap, Arena) {
+                   "[load_ahead]", EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{{4096, 64}, 256};
   const auto C = world.C, end = 256 * C;
   auto open = world.file->open({.min_bytes = 2 * C, .max_bytes = 8 * C});

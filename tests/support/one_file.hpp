@@ -41,6 +41,14 @@ struct Arena : TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 
+// The traits that a test runs with, one for each storage: all of them, or the first alone in a build that says so. A
+// sanitizer sees no more in an arena than on the heap, and the code of the tests is most of what it takes to build.
+#if TARN_TESTS_ON_ONE_STORAGE
+#define EACH_STORAGE(first, ...) first
+#else
+#define EACH_STORAGE(...) __VA_ARGS__
+#endif
+
 struct Sizes {
   std::uint64_t chunk_bytes, chunks_per_part;
   friend std::ostream& operator<<(std::ostream& out, const Sizes& sizes) {
