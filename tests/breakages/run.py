@@ -131,7 +131,8 @@ def one_storage(case, storage, macros):
     if not case.startswith("TEMPLATE_"):
         return case
     types = re.search(r"(\"\[\w+\]\",\s*)(.+)\)$", head, re.DOTALL)
-    names = [name.strip() for name in macros.get(types[2], types[2]).split(",")]
+    listed = re.sub(r"^EACH_STORAGE\((.+)\)$", r"\1", macros.get(types[2], types[2]), flags=re.DOTALL)
+    names = [name.strip() for name in listed.split(",")]
     if storage is not None and storage not in names:
         raise Problem(f"the case {name_of(case)!r} is not run over {storage}")
     return head[:types.start(2)] + (storage or names[0]) + ")" + brace + body
@@ -373,6 +374,9 @@ def self_test():
         "a case over another": (said(lambda: reduce(source, {"one, whole": "Arena"})), '"[x]", Arena) {\n  if'),
         "a case over a macro's": (
             said(lambda: reduce("#define ALL Heap, Arena\n" + source.replace("Heap,\n                   Arena", "ALL"),
+                                {"one, whole": None})), '"[x]", Heap) {\n  if'),
+        "a case over each storage": (
+            said(lambda: reduce(source.replace("Heap,\n                   Arena", "EACH_STORAGE(Heap,\n  Arena)"),
                                 {"one, whole": None})), '"[x]", Heap) {\n  if'),
         "over none of its own": (said(lambda: reduce(source, {"one, whole": "Disk"})), "is not run over Disk"),
         "no such case": (said(lambda: reduce(source, {"three": None})), "'three' is in its program 0 times"),
