@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The door of detail/sync.hpp for an Explorer: each use of one of these types is a step that waits for its turn.
+//
+// A program defines TARN_SYNC_HEADER to this before it includes anything of tarn. Outside of a scenario's threads there
+// is one thread alone, and a use is just done.
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+
+#include "explore/explorer.hpp"
+
+namespace tarn::detail {
+
+template <class T>
+class Atomic {
+ public:
+  constexpr Atomic() = default;
+  constexpr Atomic(T value) : value_{value} {}
+  T operator=(T value) {
+    store(value);
+    return value;
+  }
+  operator T() const { return load(); }
+  T load(std::memory_order = {}) const {
+    step(Use::reads);
+    return value_;
+  }
+  void store(T value, std::memory_order = {}) {
+    step(Use::changes);
+    value_ = value;
+  }
+  T exchange(T value, std::memory_order = {}) {
+    step(Use::changes);
+    return std::exchange(value_, value);
+  }
+  bool compare_exchange_weak(T& expected, T value, std::memory_order = {}, std::memory_order = {}) {
+    return compare_exchange_strong(expected, value);
+  }
+  bool compare_exchange_strong(T& expected, T value, std::memory_order = {}, std::memory_order = {}) {
+    step(Use::changes);
+    if (value_ == expected) {
+      value_ = value;
+      return true;
+    }
+    expected = value_;
+    return false;
+  }
+  T fetch_add(T value, std::memory_order = {}) {
+    return change([&](T old) { return static_cast<T>(old + value); });
+  }
+  T fetch_sub(T value, std::memory_order = {}) {
+    return change([&](T old) { return static_cast<T>(old - value); });
+  }
+  T fetch_or(T value, std::memory_order = {}) {
+    return change([&](T old) { return static_cast<T>(old | value); });
+  }
+  T fetch_and(T value, std::memory_order = {}) {
+    return change([&](T old) { return static_cast<T>(old & value); });
+  }
+  T operator++() { return static_cast<T>(fetch_add(1) + 1); }
+  T operator--() { return static_cast<T>(fetch_sub(1) - 1); }
+  T operator+=(T value) { return static_cast<T>(fetch_add(value) + value); }
+  T operator-=(T value) { return static_cast<T>(fetch_sub(value) - value); }
+
+ private:
+  using Use = tarn_test::Explorer::Use;
+
+  void step(Use use) const { tarn_test::Explorer::step({.object = this, .use = use}); }
+  // A relaxed addition is a count: tarn looks at no sum that it gives.
+  template <class F>
+  T change(F f, std::memory_order order = std::memory_order_seq_cst) {
+    step(order == std::memory_order_relaxed ? Use::adds : Use::changes);
+    return std::exchange(value_, f(value_));
+  }
+  T value_{};
+};
+
+class Mutex {
+ public:
+  void lock() {
+    tarn_test::Explorer::step({.object = this, .needs_free = this});
+    tarn_test::Explorer::take(this);
+  }
+  bool try_lock() {
+    tarn_test::Explorer::step({.object = this});
+    if (tarn_test::Explorer::is_taken(this)) return false;
+    tarn_test::Explorer::take(this);
+    return true;
+  }
+  void unlock() {
+    tarn_test::Explorer::step({.object = this, .frees = this});
+    tarn_test::Explorer::let_go(this);
+  }
+};
+
+class ConditionVariable {
+ public:
+  void notify_one() { notify(false); }
+  void notify_all() { notify(true); }
+  void wait(std::unique_lock<Mutex>& lock) {
+    auto* const mutex = lock.mutex();
+    tarn_test::Explorer::step({.object = mutex, .other = this, .frees = mutex});
+    tarn_test::Explorer::let_go(mutex);
+    tarn_test::Explorer::begin_wait(this);
+    tarn_test::Explorer::step({.object = mutex, .other = this, .needs_free = mutex, .needs_notice = true});
+    tarn_test::Explorer::take(mutex);
+  }
+  template <class Ready>
+  void wait(std::unique_lock<Mutex>& lock, Ready ready) {
+    while (!ready()) wait(lock);
+  }
+  /// Ends by a notice alone.
+  template <class Time>
+  std::cv_status wait_until(std::unique_lock<Mutex>& lock, const Time&) {
+    wait(lock);
+    return std::cv_status::no_timeout;
+  }
+  template <class Time, class Ready>
+  bool wait_until(std::unique_lock<Mutex>& lock, const Time&, Ready ready) {
+    wait(lock, ready);
+    return true;
+  }
+
+ private:
+  void notify(bool all) {
+    tarn_test::Explorer::step({.object = this});
+    tarn_test::Explorer::notify(this, all);
+  }
+};
+
+}  // namespace tarn::detail

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+#define TARN_SYNC_HEADER "explore/explored_sync.hpp"
+
+// The shipped file, pool and chunks under the explorer: the orders of two and three calls that meet in one chunk.
+
+#include <tarn/dirty_file.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "explore/explorer.hpp"
+#include "support/catch.hpp"
+#include "support/traits.hpp"
+
+using tarn_test::Explorer;
+using tarn_test::Scenario;
+
+namespace {
+
+constexpr std::uint64_t chunk_bytes = 16;
+
+struct Traits : tarn_test::TestTraits {
+  using Storage = tarn::HeapStorage;
+};
+
+std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span{text}); }
+
+/// Holds one file, as text. Its calls are one step each.
+struct TextStore {
+  std::string text;
+  int loads = 0;
+  tarn::detail::Atomic<int> turn{0};
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+    (void)turn.fetch_add(1);
+    ++loads;
+    const auto at = static_cast<std::size_t>(request.range.offset());
+    if (request.range.end() > text.size()) return tarn::fail(std::errc::io_error);
+    return request.into.copy_from(bytes_of(text).subspan(at, static_cast<std::size_t>(request.range.size_bytes())));
+  }
+  tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
+    std::string stored = text;
+    stored.resize(static_cast<std::size_t>(request.size_bytes), '\0');
+    request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> bytes, bool) {
+      for (const auto byte : bytes) stored[static_cast<std::size_t>(at++)] = static_cast<char>(byte);
+    });
+    (void)turn.fetch_add(1);
+    text = stored;
+    return tarn::FlushOutcome<Traits>::durable();
+  }
+  tarn::Result<> remove(const std::uint64_t&) {
+    (void)turn.fetch_add(1);
+    text.clear();
+    return {};
+  }
+};
+
+struct World {
+  static tarn::PoolOptions options() {
+    tarn::PoolOptions options{.chunk_bytes = chunk_bytes, .window_bytes = 2 * chunk_bytes};
+    options.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(options) + 64 * chunk_bytes;
+    return options;
+  }
+  explicit World(std::string stored) : store{std::move(stored)} {
+    using Metadata = tarn::MetadataFor<Traits>;
+    const auto layout = tarn::FileOptions{.part_bytes = 4 * chunk_bytes};
+    file.emplace(pool,
+                 store.text.empty() ? Metadata::created(7, layout) : Metadata::from_store(7, store.text.size(), layout),
+                 store);
+  }
+  [[nodiscard]] std::string read(std::uint64_t at, std::size_t size) {
+    std::string text(size, '?');
+    const auto n = file->read(at, std::as_writable_bytes(std::span{text}));
+    if (!n) return "error";
+    text.resize(*n);
+    return text;
+  }
+  void write(std::uint64_t at, const std::string& text) {
+    const auto n = file->write(at, bytes_of(text));
+    Explorer::expect(n && *n == text.size(), "a write is refused");
+  }
+
+  TextStore store;
+  tarn::ChunkPool<Traits> pool{options()};
+  std::optional<tarn::DirtyFile<Traits, TextStore>> file;
+};
+
+/// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
+/// preemptions: TARN_EXPLORE_PREEMPTIONS, or one.
+void explore(const std::function<Scenario()>& make) {
+  constexpr std::uint64_t most = 3'000;
+  auto report = Explorer::complete(make, most);
+  const bool complete = report.finished;
+  const auto* const asked = std::getenv("TARN_EXPLORE_PREEMPTIONS");
+  const auto preemptions = asked != nullptr ? std::strtoull(asked, nullptr, 10) : 1;
+  if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
+  INFO("after the order " << report.order);
+  CHECK(report.failure == "");
+  CHECK(report.finished);
+  std::printf("%8llu orders of up to %llu steps, %s: %s\n", static_cast<unsigned long long>(report.runs),
+              static_cast<unsigned long long>(report.steps_most), complete ? "complete" : "bounded",
+              Catch::getResultCapture().getCurrentTestName().c_str());
+}
+
+using Call = std::function<void(World&)>;
+
+/// Threads that make one call each; `held`: the stored bytes are in the pool before. In the end the file reads as one
+/// of `allowed`, and so does the store after a flush.
+std::function<Scenario()> race(std::string stored, bool held, std::vector<Call> calls, std::vector<std::string> allowed,
+                               std::optional<int> loads = {}) {
+  return [=] {
+    auto world = std::make_shared<World>(stored);
+    if (held) (void)world->read(0, stored.size());
+    Scenario scenario;
+    for (const auto& call : calls) scenario.threads.emplace_back([=] { call(*world); });
+    scenario.at_end = [=] {
+      if (loads) Explorer::expect(world->store.loads == *loads, "it is loaded so often");
+      const auto one_of = [&](const std::string& text) {
+        return std::find(allowed.begin(), allowed.end(), text) != allowed.end();
+      };
+      const auto seen = world->read(0, 4 * chunk_bytes);
+      if (!one_of(seen)) Explorer::fail("the file reads " + seen);
+      Explorer::expect(world->file->flush().has_value(), "the last flush fails");
+      Explorer::expect(world->read(0, 4 * chunk_bytes) == seen, "a flush changed what is read");
+      if (world->store.text != seen) Explorer::fail("the store has " + world->store.text);
+      world->pool.evict_clean();
+      Explorer::expect(world->read(0, 4 * chunk_bytes) == seen, "another file after it was evicted");
+      world->file.reset();
+      world->pool.evict_clean();
+      Explorer::expect(world->pool.stats().chunks_held == 0, "a chunk stays");
+      Explorer::expect(world->pool.stats().dirty_bytes == 0, "a dirty byte stays");
+    };
+    return scenario;
+  };
+}
+
+const std::string sixteen(16, 'a'), two_chunks(32, 'a');
+const Call flush = [](World& world) { Explorer::expect(world.file->flush().has_value(), "a flush fails"); };
+const Call evict = [](World& world) { (void)world.pool.evict_clean(); };
+Call write(std::uint64_t at, std::string text) {
+  return [=](World& world) { world.write(at, text); };
+}
+Call truncate(std::uint64_t size) {
+  return [=](World& world) { Explorer::expect(world.file->truncate(size).has_value(), "a truncate fails"); };
+}
+Call punch(std::uint64_t at, std::uint64_t size) {
+  return [=](World& world) {
+    Explorer::expect(world.file->punch_hole(tarn::ByteRange::between(at, at + size)).has_value(), "a punch fails");
+  };
+}
+/// A read that must see one of these.
+Call read(std::uint64_t at, std::size_t size, std::vector<std::string> allowed) {
+  return [=](World& world) {
+    const auto seen = world.read(at, size);
+    if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail("a read sees " + seen);
+  };
+}
+Call view(std::uint64_t at, std::size_t size, std::vector<std::string> allowed) {
+  return [=](World& world) {
+    std::string seen;
+    const auto viewed = world.file->view(at, size, [&](tarn::ConstBuffers bytes) {
+      seen.assign(bytes.size_bytes(), '?');
+      return bytes.copy_to(std::as_writable_bytes(std::span{seen}));
+    });
+    if (!viewed) seen = "error";
+    if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail("a view sees " + seen);
+  };
+}
+std::string with(std::string text, std::size_t at, const std::string& part) {
+  return text.replace(at, part.size(), part);
+}
+std::string zeros(std::size_t size) { return std::string(size, '\0'); }
+
+}  // namespace
+
+TEST_CASE("a write during a flush is not lost", "[explore]") {
+  const auto changed = with(sixteen, 3, "bb");
+  const auto twice = with(changed, 4, "cc");
+  SECTION("of clean bytes") { explore(race(sixteen, true, {write(3, "bb"), flush}, {changed})); }
+  SECTION("of bytes in flush") {
+    const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
+    explore(race(sixteen, true, {both, write(4, "cc")}, {twice, with(with(sixteen, 4, "cc"), 3, "bb")}));
+  }
+  SECTION("of bytes that are not held") { explore(race(sixteen, false, {write(3, "bb"), flush}, {changed})); }
+}
+
+TEST_CASE("two writes are both kept", "[explore]") {
+  SECTION("beside each other") {
+    explore(race(sixteen, true, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
+  }
+  SECTION("the first of a chunk, of bytes that are not held") {
+    explore(race(sixteen, false, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
+  }
+  SECTION("over each other, in one order or the other") {
+    explore(race(two_chunks, true, {write(14, "bbbb"), write(14, "cccc")},
+                 {with(two_chunks, 14, "bbbb"), with(two_chunks, 14, "cccc")}));
+  }
+}
+
+TEST_CASE("a window is read as of one moment", "[explore]") {
+  const auto after = with(two_chunks, 14, "bbbb");
+  SECTION("by copy") {
+    explore(race(two_chunks, true, {read(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
+  }
+  SECTION("by view") {
+    explore(race(two_chunks, true, {view(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
+  }
+  SECTION("while it is loaded") {
+    explore(race(sixteen, false, {read(0, 16, {sixteen, with(sixteen, 3, "bb")}), write(3, "bb")},
+                 {with(sixteen, 3, "bb")}));
+  }
+}
+
+TEST_CASE("two readers of what is missing load it once", "[explore]") {
+  explore(race(sixteen, false, {read(0, 16, {sixteen}), read(0, 16, {sixteen})}, {sixteen}, 1));
+}
+
+TEST_CASE("an eviction takes no byte that somebody reads or writes", "[explore]") {
+  SECTION("a read") { explore(race(sixteen, true, {read(0, 16, {sixteen}), evict}, {sixteen})); }
+  SECTION("a view") { explore(race(sixteen, true, {view(0, 16, {sixteen}), evict}, {sixteen})); }
+  SECTION("a write") { explore(race(sixteen, true, {write(3, "bb"), evict}, {with(sixteen, 3, "bb")})); }
+  SECTION("a load") { explore(race(sixteen, false, {read(0, 16, {sixteen}), evict}, {sixteen})); }
+  SECTION("a flush") {
+    const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
+    explore(race(sixteen, true, {both, evict}, {with(sixteen, 3, "bb")}));
+  }
+}
+
+TEST_CASE("of a truncate and another call one comes first", "[explore]") {
+  const auto cut = sixteen.substr(0, 4);
+  SECTION("a write that extends") {
+    explore(race(sixteen, true, {truncate(4), write(14, "bbbb")}, {cut, cut + zeros(10) + "bbbb"}));
+  }
+  SECTION("a load") { explore(race(sixteen, false, {truncate(4), read(0, 16, {sixteen, cut})}, {cut})); }
+  SECTION("a flush") {
+    const Call both = [](World& world) { write(8, "bb")(world), flush(world); };
+    explore(race(sixteen, true, {both, truncate(4)}, {cut, cut + zeros(4) + "bb"}));
+  }
+  SECTION("cut and grown beside a load: the gap is zero") {
+    const Call both = [](World& world) { truncate(4)(world), truncate(16)(world); };
+    explore(race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)})}, {cut + zeros(12)}));
+  }
+  SECTION("a punch beside a flush") {
+    const Call both = [](World& world) { write(8, "bb")(world), flush(world); };
+    explore(race(sixteen, true, {both, punch(6, 4)},
+                 {with(sixteen, 6, zeros(4)), with(with(sixteen, 6, zeros(4)), 8, "bb")}));
+  }
+}
+
+TEST_CASE("three calls at once lose no byte", "[explore]") {
+  const auto changed = with(sixteen, 3, "bb");
+  SECTION("a write, a flush and an eviction") {
+    explore(race(sixteen, true, {write(3, "bb"), flush, evict}, {changed}));
+  }
+  SECTION("two reads of what is missing, and a write") {
+    explore(race(sixteen, false, {read(0, 16, {sixteen, changed}), read(0, 16, {sixteen, changed}), write(3, "bb")},
+                 {changed}));
+  }
+  SECTION("a cut that grows again, a load and an eviction") {
+    const auto cut = sixteen.substr(0, 4);
+    const Call both = [](World& world) { truncate(4)(world), truncate(16)(world); };
+    explore(race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)}), evict}, {cut + zeros(12)}));
+  }
+}
+
+TEST_CASE("two flushes store every byte once or more, and end", "[explore]") {
+  const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
+  explore(race(sixteen, true, {both, flush}, {with(sixteen, 3, "bb")}));
+}
