@@ -413,6 +413,23 @@ TEMPLATE_TEST_CASE("dirty bytes that go with their pool are told to the observer
   CHECK(losses == LossObserver::Losses{{7, 105}, {8, 3}});
 }
 
+TEST_CASE("a size that goes with its pool is told to the observer, with no byte", "[chunk_pool]") {
+  LossObserver::Losses losses;
+  MemoryStore<TellingHeap> store;
+  store.put_pattern(7, 64);
+  store.put_pattern(8, 64);
+  {
+    tarn::ChunkPool<TellingHeap> pool{pool_options<TellingHeap>(16, 1 * MiB), LossObserver{&losses}};
+    auto cut = tarn::MetadataFor<TellingHeap>::from_store(7, 64),
+         read = tarn::MetadataFor<TellingHeap>::from_store(8, 64);
+    std::string into(64, '?');
+    REQUIRE(tarn::read_range(pool, cut, 0, writable(into), store));
+    REQUIRE(tarn::read_range(pool, read, 0, writable(into), store));
+    REQUIRE(tarn::truncate(pool, cut, 40));
+  }
+  CHECK(losses == LossObserver::Losses{{7, 0}});
+}
+
 TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}};
   file.become_stored(3 * 4096);

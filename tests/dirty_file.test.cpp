@@ -624,6 +624,38 @@ TEMPLATE_TEST_CASE("dirty bytes that go unflushed with their file are told to th
   CHECK(file.pool.stats().chunks_dirty == 0);
 }
 
+TEMPLATE_TEST_CASE("a size, a hole or a new file that goes unflushed is told to the observer, with no byte",
+                   "[dirty_file]", WatchedFiles) {
+  SharedFile<TestType> file{{16, 1}, 64};
+  const auto told = [&] { return std::pair{file.events.lost.load(), file.events.lost_bytes.load()}; };
+  using Told = std::pair<std::uint64_t, std::uint64_t>;
+  const auto once = Told{1, 0}, never = Told{0, 0};
+  SECTION("a new file, that the store never heard of") {
+    tarn::DirtyFile{file.pool, SharedFile<TestType>::Metadata::created(8), file.store};
+    CHECK(told() == once);
+    return;
+  }
+  const auto change = GENERATE(as<std::string>{}, "smaller", "larger", "hole");
+  CAPTURE(change);
+  if (change == "hole") {
+    REQUIRE(file->punch_hole(range(16, 32)));
+  } else {
+    REQUIRE(file->truncate(change == "smaller" ? 40 : 80));
+  }
+  CHECK(file->is_dirty());
+  SECTION("unflushed") {
+    file.file.reset();
+    CHECK(told() == once);
+    return;
+  }
+  SECTION("flushed") { REQUIRE(file->flush()); }
+  SECTION("removed") { REQUIRE(file->remove()); }
+  SECTION("discarded") { REQUIRE(file->discard_dirty(64, 1)); }
+  SECTION("abandoned") { file->abandon(); }
+  file.file.reset();
+  CHECK(told() == never);
+}
+
 TEMPLATE_TEST_CASE("discarding gives up what is dirty, and the file is as the store has it", "[dirty_file]",
                    EVERY_STORAGE) {
   SharedFile<TestType> file{GENERATE(any_sizes())};

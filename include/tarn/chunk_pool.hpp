@@ -129,8 +129,9 @@ class ChunkPool {
   ~ChunkPool() {
     const detail::Resumer resumer;
     core_.registry.for_each([&](detail::FileRecord<Traits>& record) {
+      const bool lost = record.dirty_bytes.load() != 0 || record.changed_since_ns.load() != 0;
       const auto lost_bytes = core_.drop(record);
-      if (lost_bytes != 0) core_.tell_lost(std::get<0>(record.key), lost_bytes);
+      if (lost) core_.tell_lost(std::get<0>(record.key), lost_bytes);
     });
   }
 

@@ -56,7 +56,8 @@ class DirtyFile final : private detail::Flushable {
     body_->record->member = this;
     if (has_changes()) core_.pressure.list(*this);  // what building blocks left
   }
-  /// Forgets what the pool holds of the file. Flush before: dirty bytes are lost here, and the observer is told.
+  /// Forgets what the pool holds of the file. Flush before: what is dirty is lost here, and the observer is told, also
+  /// if that is no byte but a size, a hole or a new file (see is_dirty; of an abandoned one bytes alone are told).
   /// Requires: no call in progress, no operation, no OpenFile.
   ~DirtyFile() {
     const detail::Resumer resumer;
@@ -68,14 +69,15 @@ class DirtyFile final : private detail::Flushable {
     }
     core_.pressure.leave(*this);
     assert(body.opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    bool lost = false;
     std::uint64_t lost_bytes = 0;
     {
       std::lock_guard lock{body.lock};  // a flush that ends now settles before or finds nothing
+      lost = body.is_dirty() && (body.record->dirty_bytes.load() != 0 || !body.record->abandoned.load());
       lost_bytes = core_.drop(*body.record);
-      if (body.meta.state() == FileState::deleted) lost_bytes = 0;
     }
     core_.registry.disown(*body.record);
-    core_.tell_lost(body.meta.id(), lost_bytes);
+    if (lost) core_.tell_lost(body.meta.id(), lost_bytes);
   }
 
   // ---- reading
@@ -273,8 +275,7 @@ class DirtyFile final : private detail::Flushable {
   /// Whether a flush would have anything to store.
   [[nodiscard]] bool is_dirty() const {
     std::shared_lock lock{body_->lock};
-    if (body_->meta.state() == FileState::deleted) return false;
-    return body_->record->dirty_bytes.load() != 0 || body_->lacks_store();
+    return body_->is_dirty();
   }
   /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE). A hole that was
   /// flushed is stored, as zeros: then only the store knows better.

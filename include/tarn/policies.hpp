@@ -76,8 +76,9 @@ struct NullObserver {
   /// What nobody wants to hear answers this, and so is known when compiling.
   struct Unheard {};
 
+  /// What was dirty of a file was dropped unflushed, so many bytes of it; 0 if that was a size, a hole or a new file.
   template <class FileId>
-  void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}  ///< dirty bytes of a file were dropped unflushed
+  void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}
   template <class FileId>
   void on_flush_failed(const FileId&, std::error_code) noexcept {}  ///< a flush or sync that nobody waited for failed
   /// A sync failed, and these bytes, stored since the last good one, are not held any more: only the store can say

@@ -54,6 +54,10 @@ struct FileBody {
   [[nodiscard]] bool lacks_store() const {
     return meta.store_lacks_size() || !meta.stored().contains(ByteRange::between(0, meta.size()));
   }
+  /// Whether a flush would have anything to store. Requires: the lock.
+  [[nodiscard]] bool is_dirty() const {
+    return meta.state() != FileState::deleted && (record->dirty_bytes.load() != 0 || lacks_store());
+  }
   [[nodiscard]] bool is_removing() const {
     std::shared_lock shared{lock};
     return removing;

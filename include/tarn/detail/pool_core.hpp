@@ -289,11 +289,11 @@ class PoolCore {
     return lost_bytes;
   }
 
-  /// Dirty bytes of a file went unflushed, with what held them: never silently. Who means it has an observer.
+  /// What was changed of a file went unflushed, with what held it, and with so many dirty bytes: never silently. Who
+  /// means it has an observer.
   void tell_lost(const FileId& file, std::uint64_t bytes) noexcept {
-    if (bytes == 0) return;
     [[maybe_unused]] constexpr bool nobody_hears = std::is_same_v<typename Traits::Observer, NullObserver>;
-    assert(!nobody_hears && "dirty bytes are destroyed unflushed, and no observer is told");
+    assert(!nobody_hears && "a change of a file is destroyed unflushed, and no observer is told");
     observer.on_dirty_lost(file, bytes);
   }
 
