@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <string>
@@ -428,6 +430,18 @@ TEST_CASE("a size that goes with its pool is told to the observer, with no byte"
     REQUIRE(tarn::truncate(pool, cut, 40));
   }
   CHECK(losses == LossObserver::Losses{{7, 0}});
+}
+
+TEST_CASE("a deadline is so long from now, and one for ever does not wrap", "[chunk_pool]") {
+  struct Frozen : Heap {
+    struct TimeSource : tarn::SteadyTime {
+      [[nodiscard]] std::int64_t now_ns() const noexcept { return 1000; }
+    };
+  };
+  const tarn::ChunkPool<Frozen> pool{pool_options<Frozen>(16)};
+  CHECK(pool.deadline_in(std::chrono::microseconds{3}) == 4000);
+  CHECK(pool.deadline_in(std::chrono::nanoseconds{-1}) == 999);
+  CHECK(pool.deadline_in(std::chrono::nanoseconds::max()) == std::numeric_limits<std::int64_t>::max());
 }
 
 TEMPLATE_TEST_CASE("a chunk that became dirty or pinned is not evicted", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {

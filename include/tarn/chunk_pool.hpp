@@ -11,8 +11,10 @@
 // Lock order:    in detail/pool_core.hpp.
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -149,6 +151,11 @@ class ChunkPool {
   /// Returns: the least budget that works with these options (their budget is not looked at).
   [[nodiscard]] static std::uint64_t min_budget_bytes(const PoolOptions& options) {
     return detail::PoolCore<Traits>::min_budget_bytes(options);
+  }
+  /// Returns: what CallOptions::deadline_ns says to wait so long from now, at most.
+  [[nodiscard]] std::int64_t deadline_in(std::chrono::nanoseconds time) const {
+    const auto now_ns = core_.time.now_ns();
+    return now_ns + std::min<std::int64_t>(time.count(), std::numeric_limits<std::int64_t>::max() - now_ns);
   }
   [[nodiscard]] std::uint64_t budget_bytes() const { return core_.budget.limit_bytes(); }
   [[nodiscard]] std::uint64_t chunk_bytes() const { return core_.layout.chunk_bytes(); }
