@@ -118,22 +118,37 @@ struct LaterSync {
 };
 
 #ifndef NDEBUG
-/// Whether f, in a process of its own, ends it by an assert. What no assert notices is told by `unnoticed`, so that
-/// nothing of it is used any more.
+/// What the assert says that ends f, in a process of its own; nothing if none does. What no assert notices is told by
+/// `unnoticed`, so that nothing of it is used any more.
 template <class F>
-[[nodiscard]] bool hits_an_assert(F f) {
+[[nodiscard]] std::string assert_in(F f) {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
   const auto child = ::fork();
   if (child == 0) {
-    ::close(STDERR_FILENO);
+    ::dup2(ends[1], STDERR_FILENO);
     const ::rlimit no_core{0, 0};
     ::setrlimit(RLIMIT_CORE, &no_core);
     std::signal(SIGABRT, SIG_DFL);
     f([] { ::_exit(0); });
     ::_exit(0);
   }
+  ::close(ends[1]);
+  std::string said;
+  char some[512];
+  for (auto n = ::read(ends[0], some, sizeof some); n > 0; n = ::read(ends[0], some, sizeof some)) {
+    said.append(some, static_cast<std::size_t>(n));
+  }
+  ::close(ends[0]);
   int status = 0;
-  return ::waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+  const bool aborted = ::waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+  return aborted ? said : std::string{};
 }
+template <class F>
+[[nodiscard]] bool hits_an_assert(F f) {
+  return !assert_in(f).empty();
+}
+[[nodiscard]] bool says(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 #endif
 
 }  // namespace
@@ -763,7 +778,7 @@ TEMPLATE_TEST_CASE("a sync waits for the store with no thread, and one that nobo
 }
 
 #ifndef NDEBUG
-TEST_CASE("who destroys a file before its openers, an operation or a pool before its end, hits an assert", "[async]") {
+TEST_CASE("who destroys a file before its openers, or an operation before its end, hits an assert", "[async]") {
   SECTION("a file") {
     const bool first = GENERATE(true, false);
     const auto closes = [&](auto unnoticed) {
@@ -789,18 +804,98 @@ TEST_CASE("who destroys a file before its openers, an operation or a pool before
     };
     CHECK(hits_an_assert(destroys) == first);
   }
-  SECTION("a pool") {
-    CHECK(hits_an_assert([](auto unnoticed) {
-      LaterSync<Heap> store;
-      std::optional<tarn::ChunkPool<Heap>> pool{pool_options<Heap>(16, 16 * MiB)};
-      tarn::DirtyFile file{*pool, tarn::DirtyFileMetadata::created(7), store};
-      (void)file.write(0, bytes_of("x")).has_value();
-      auto sync = tarn::sync_operation(file, [](tarn::Result<>) {});
-      sync.start();
-      pool.reset();
-      unnoticed();
-    }));
+}
+
+TEST_CASE("who destroys a pool before what is of it hits an assert that names it", "[async]") {
+  LaterSync<Heap> store;
+  std::optional<tarn::ChunkPool<Heap>> pool{std::in_place, pool_options<Heap>(16, 16 * MiB)};
+  const auto goes = [&](auto unnoticed) {
+    pool.reset();
+    unnoticed();
+  };
+  const auto meta = tarn::DirtyFileMetadata::created(7);
+  SECTION("a file") {
+    const auto outlived = assert_in([&](auto unnoticed) {
+      tarn::DirtyFile file{*pool, meta, store};
+      goes(unnoticed);
+    });
+    CHECK(says(outlived, "a DirtyFile outlives its pool"));
   }
+  SECTION("a file that has no id any more") {
+    const auto outlived = assert_in([&](auto unnoticed) {
+      tarn::DirtyFile file{*pool, meta, store};
+      { tarn::DirtyFile next{*pool, meta, store}; }
+      goes(unnoticed);
+    });
+    CHECK(says(outlived, "an abandoned DirtyFile"));
+  }
+  SECTION("a pin") {
+    const auto outlived = assert_in([&](auto unnoticed) {
+      tarn::DirtyFile file{*pool, meta, store};
+      (void)file.write(0, bytes_of("x")).has_value();
+      const auto pin = pool->pin(meta, 0);
+      goes(unnoticed);
+    });
+    CHECK(says(outlived, "a PinnedChunk outlives its pool"));
+  }
+  SECTION("a token") {
+    const auto outlived = assert_in([&](auto unnoticed) {
+      {
+        tarn::DirtyFile file{*pool, meta, store};
+        (void)file.write(0, bytes_of("x")).has_value();
+        (void)file.sync({.deadline_ns = 0}).has_value();
+      }
+      goes(unnoticed);
+    });
+    CHECK(says(outlived, "a token"));
+  }
+  SECTION("nothing") {
+    const auto outlived = assert_in([&](auto unnoticed) {
+      {
+        tarn::DirtyFile file{*pool, meta, store};
+        (void)file.write(0, bytes_of("x")).has_value();
+        (void)file.sync({.deadline_ns = 0}).has_value();
+        store.token.reset();
+        const auto pin = pool->pin(meta, 0);
+      }
+      goes(unnoticed);
+    });
+    CHECK(outlived.empty());
+  }
+}
+
+TEST_CASE("a visitor or a filler that calls tarn hits an assert", "[async]") {
+  LaterFile<Heap> file{{16, 1}};
+  REQUIRE(file->write(0, bytes_of(pattern(0, 32))));
+  const auto fills = [&](auto called) {
+    return assert_in([&](auto) {
+      (void)file
+          ->write(0, 5,
+                  [&](tarn::MutableBuffers) -> std::size_t {
+                    called();
+                    return 5;
+                  })
+          .has_value();
+    });
+  };
+  const auto views = [&](auto called) {
+    return assert_in([&](auto) { (void)file->view(0, 5, [&](tarn::ConstBuffers) { called(); }).has_value(); });
+  };
+  const auto nothing = [] {};
+  const auto asks = [&] { (void)file->size(); };
+  const auto writes = [&] { (void)file->write(20, bytes_of("x")).has_value(); };
+  CHECK(fills(nothing).empty());
+  CHECK(views(nothing).empty());
+  const std::string why = "a visitor or a filler calls tarn";
+  CHECK(says(fills(asks), why));
+  CHECK(says(fills(writes), why));
+  CHECK(says(views(asks), why));
+  CHECK(says(views(writes), why));
+  const auto pinned = assert_in([&](auto) {
+    const auto pin = file.pool.pin(file->metadata(), 0);
+    (void)pin->with_data([&](std::span<const std::byte>) { writes(); }).has_value();
+  });
+  CHECK(says(pinned, why));
 }
 #endif
 

@@ -11,6 +11,7 @@
 // Lock order:    in detail/pool_core.hpp.
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -88,6 +89,7 @@ class PinnedChunk {
   auto look(ByteRange in_chunk, detail::StripedCount& count, F&& f) const
       -> Result<std::invoke_result_t<F, std::span<const std::byte>>> {
     if (in_chunk.end() > core_->chunk_bytes()) return fail(std::errc::invalid_argument);
+    detail::UnderLatches::note(0);
     core_->note_latch(chunk_->state.latch_shared(core_->parking));
     const struct Unlatch {
       const PinnedChunk& pin;
@@ -100,6 +102,7 @@ class PinnedChunk {
     count.add(chunk_, in_chunk.size_bytes());
     const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
                                            static_cast<std::size_t>(in_chunk.size_bytes())};
+    const detail::UnderLatches latched;
     if constexpr (std::is_void_v<std::invoke_result_t<F, std::span<const std::byte>>>) {
       std::forward<F>(f)(bytes);
       return {};
@@ -126,15 +129,21 @@ class ChunkPool {
       : core_{options, std::move(observer)} {}
   ChunkPool(const ChunkPool&) = delete;
   ChunkPool& operator=(const ChunkPool&) = delete;
-  /// Dirty bytes that are still here are lost, and the observer is told whose.
-  /// Requires: no call in progress, no pin, no DirtyFile.
+  /// What is still dirty here is lost, and the observer is told whose.
+  /// Requires: no call in progress, no pin, no DirtyFile, no token of a load, flush or sync: so the pool is declared
+  ///           before the store.
   ~ChunkPool() {
     const detail::Resumer resumer;
+    assert(core_.user_pins.load() == 0 && "a PinnedChunk outlives its pool");
     core_.registry.for_each([&](detail::FileRecord<Traits>& record) {
+      assert(record.member.load() == nullptr && "a DirtyFile outlives its pool");
       const bool lost = record.dirty_bytes.load() != 0 || record.changed_since_ns.load() != 0;
       const auto lost_bytes = core_.drop(record);
       if (lost) core_.tell_lost(std::get<0>(record.key), lost_bytes);
+      assert(record.users.load() == 1 && "a token, an operation or a FlushJob outlives its pool");
     });
+    core_.storage.trim(core_.budget);
+    assert(core_.budget.charged_bytes() == 0 && "an abandoned DirtyFile, or a token of one, outlives its pool");
   }
 
   /// Changes the budget. With a lower one nothing more is charged until what is has come below it: what is clean and

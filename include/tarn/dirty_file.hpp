@@ -93,6 +93,8 @@ class DirtyFile final : private detail::Flushable {
     });
   }
   /// As the visiting read_range; flushes for room if a load needs it.
+  /// Requires: f calls nothing of tarn, this file's size() included: it may wait for this very thread. Debug builds
+  ///           assert that, here and of a write's filler.
   template <std::invocable<ConstBuffers> F>
   [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f, const CallOptions& options = {})
       -> Result<std::invoke_result_t<F&, ConstBuffers>> {
@@ -132,7 +134,7 @@ class DirtyFile final : private detail::Flushable {
                                           const CallOptions& options = {}) {
     return size_of(write_at(offset, from, mtime_ns, options));
   }
-  /// As the write_range with a filler.
+  /// As the write_range with a filler. It runs under the file's lock, too: see view.
   template <std::invocable<MutableBuffers> Filler>
   [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler,
                                           Mtime mtime_ns = {}, const CallOptions& options = {}) {

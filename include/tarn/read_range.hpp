@@ -155,6 +155,7 @@ class ViewRead {
 
  private:
   void show(ConstBuffers bytes) {
+    const UnderLatches latched;
     if constexpr (std::is_void_v<Answer>) {
       f_(bytes);
       result_.emplace();

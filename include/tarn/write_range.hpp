@@ -216,6 +216,7 @@ struct FillBy {
   [[nodiscard]] Result<std::size_t> operator()(Window& window, std::size_t, std::size_t) const {
     SmallVector<::iovec, 64> pieces;
     window.for_each_target([&](std::byte* memory, std::size_t n) { pieces.push_back({memory, n}); });
+    const UnderLatches latched;
     return filler(MutableBuffers{pieces.span()});
   }
 };

@@ -42,10 +42,6 @@ namespace tarn::detail {
 /// Where threads and waiters wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
  public:
-  ~ParkingLot() {
-    for ([[maybe_unused]] auto& bucket : buckets_) assert(bucket.waiters == nullptr && "a waiter outlives its pool");
-  }
-
   /// Waits while `blocked()` is true. It is called under the bucket's mutex and takes no lock; whoever makes it false
   /// calls `wake` afterwards, with whatever held.
   template <class Blocked>
@@ -136,6 +132,7 @@ class ParkingLot {
 class FileLock {
  public:
   void lock_shared() {
+    UnderLatches::note(0);
     std::unique_lock lock{mutex_};
     if (exclusive_ || waiting_writers_ != 0) {
       ++waiting_readers_;
@@ -160,6 +157,7 @@ class FileLock {
     if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_one();
   }
   void lock() {
+    UnderLatches::note(0);
     std::unique_lock lock{mutex_};
     ++waiting_writers_;
     writers_.wait(lock, [&] { return !exclusive_ && shared_ == 0; });

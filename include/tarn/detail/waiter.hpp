@@ -39,13 +39,33 @@ inline unsigned& depth_in_store() {
   return depth;
 }
 
+/// Lives around a visitor or a filler, which runs under latches: a call of tarn from there may wait for this very
+/// thread. Known to debug builds alone.
+class UnderLatches {
+ public:
+  UnderLatches() { note(1); }
+  UnderLatches(const UnderLatches&) = delete;
+  UnderLatches& operator=(const UnderLatches&) = delete;
+  ~UnderLatches() { note(-1); }
+  static void note([[maybe_unused]] int more) {
+#ifndef NDEBUG
+    thread_local int depth = 0;
+    assert((more != 0 || depth == 0) && "a visitor or a filler calls tarn");
+    depth += more;
+#endif
+  }
+};
+
 /// Lets go on what this thread has woken, once it holds nothing: every public call of tarn that can wake somebody has
 /// one around it, and the outermost one resumes. What is resumed may make calls of its own; what these wake, and what
 /// they start, is queued behind it and not nested in it, so a million operations that end at once take one frame of
 /// stack.
 class Resumer {
  public:
-  Resumer() { ++mine().depth; }
+  Resumer() {
+    UnderLatches::note(0);
+    ++mine().depth;
+  }
   Resumer(const Resumer&) = delete;
   Resumer& operator=(const Resumer&) = delete;
   ~Resumer() {
