@@ -27,6 +27,7 @@
 #include <tarn/detail/file_body.hpp>
 #include <tarn/detail/file_change.hpp>
 #include <tarn/detail/file_flush.hpp>
+#include <tarn/detail/file_removal.hpp>
 #include <tarn/detail/file_sync.hpp>
 #include <tarn/detail/list_extents.hpp>
 #include <tarn/detail/load_ahead.hpp>
@@ -50,7 +51,8 @@ class DirtyFile final : private detail::Flushable {
   /// is abandoned (see abandon).
   /// Requires: `pool` and `store` outlive the file.
   /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
-  ///           pool has no room for its record; bad_alloc.
+  ///           pool has no room for its record; EDEADLK inside the flush of a file of the id; bad_alloc.
+  /// Blocks:   on a flush in flight of the last file of the id, and for room: with no bound.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
       : pool_{pool}, core_{pool.core()}, store_{store}, body_{make_body(pool, std::move(metadata))} {
     body_->record->member = this;
@@ -155,7 +157,11 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {},
                                        const CallOptions& options = {}) {
     const detail::Resumer resumer;  // around the mutex: whom we wake goes on without it
-    std::lock_guard one_at_a_time{append_mutex_};
+    std::unique_lock one_at_a_time{append_mutex_, std::try_to_lock};
+    if (!one_at_a_time.owns_lock()) {
+      if (detail::Serving::is_for(&*body_->record)) return fail(std::errc::resource_deadlock_would_occur);
+      one_at_a_time.lock();
+    }
     return write_at(std::nullopt, from, mtime_ns, options);
   }
   /// As the free functions of these names.
@@ -205,8 +211,8 @@ class DirtyFile final : private detail::Flushable {
   /// is read and changed as before, but not flushed any more.
   /// Errors: the store's own, and the file is as it was; one at the last close is told to the observer. ENOENT if it is
   ///         deleted already; ESTALE if another file has its id.
-  /// Blocks: on the store, and on a flush in flight.
-  [[nodiscard]] Result<> remove() {
+  /// Blocks: on a flush in flight, as the options say; on the store, as long as that takes.
+  [[nodiscard]] Result<> remove(const CallOptions& options = {}) {
     const detail::Resumer resumer;
     auto& body = *body_;
     FileState before{};
@@ -219,7 +225,7 @@ class DirtyFile final : private detail::Flushable {
       if (body.opens.load() != 0) return {};
       body.removing = true;  // a flush that comes now waits for what the store says
     }
-    return remove_from_store(before);
+    return detail::remove_from_store(body, store_, before, options);
   }
   /// Makes every clean byte unheld: the store has another version of it now. Dirty bytes stay.
   /// Errors: ENOBUFS or ENOMEM: the version stays, and some bytes may be unheld. EAGAIN: a chunk has too many pins.
@@ -247,11 +253,11 @@ class DirtyFile final : private detail::Flushable {
   /// Ends the file's way to the store, because its id is another file's now: no flush begins any more and nothing can
   /// be changed (ESTALE), and what is dirty goes with the file. Flush before, if it matters. It may still be removed,
   /// and read, until another DirtyFile is made with its id.
-  /// Blocks: on a flush in flight.
+  /// Blocks: on a flush in flight, with no bound; not from inside it.
   void abandon() {
     const detail::Resumer resumer;
     body_->record->abandoned = true;
-    detail::wait_for_flush(core_, *body_->record);
+    (void)detail::wait_for_flush(core_, body_->record);
   }
 
   // ---- looking
@@ -314,7 +320,9 @@ class DirtyFile final : private detail::Flushable {
     for (;;) {
       detail::RecordRef<Traits> retired;
       auto record = core.registry.own(core.file_key(metadata.id()), retired);
-      if (retired) detail::wait_for_flush(core, *retired);
+      if (const auto why = retired ? detail::wait_for_flush(core, retired) : std::error_code{}; why) {
+        throw std::system_error{why, "tarn::DirtyFile: made inside the flush of a file of its id"};
+      }
       if (record) {
         // A flush of the id's last file may yet leave bytes anywhere.
         if (detail::flush_in_flight(*record, true)) metadata.note_store_size_unknown(max_offset);
@@ -385,46 +393,6 @@ class DirtyFile final : private detail::Flushable {
     const auto since = body_->record->changed_since_ns.load();
     if (since == 0 || since >= ns) return detail::Flushed::nothing;
     return flush_one_job();
-  }
-
-  // Requires: deleted, and `removing` set by the caller; no lock.
-  Result<> remove_from_store(FileState before) {
-    auto& body = *body_;
-    auto& record = *body.record;
-    detail::wait_for_flush(core_, record);
-    const auto removed = record.replaced.load() ? Result<>{fail(static_cast<std::errc>(ESTALE))}
-                                                : detail::ask_to_remove(store_, body.meta.id());
-    {
-      std::lock_guard lock{body.lock};
-      body.removing = false;
-      if (removed) {
-        body.removed = true;
-        core_.drop(record);
-        body.meta.note_removed();
-      } else {
-        body.meta.undo_deleted(before);
-        if (record.dirty_bytes.load() != 0 || body.lacks_store()) {
-          body.meta.note_modified();
-          if (before != FileState::deleted) core_.note_changed(record);
-        }
-      }
-      record.arrivals.fetch_add(1);
-    }
-    core_.parking.wake(&record.arrivals);
-    return removed;
-  }
-  // The last OpenFile has gone: a file that was deleted meanwhile goes, too.
-  void last_close() noexcept {
-    const detail::Resumer resumer;
-    auto& body = *body_;
-    {
-      std::lock_guard lock{body.lock};
-      if (body.meta.state() != FileState::deleted || body.removing || body.removed || body.opens.load() != 0) return;
-      body.removing = true;
-    }
-    if (const auto removed = remove_from_store(FileState::deleted); !removed) {
-      core_.observer.on_flush_failed(body.meta.id(), removed.error());
-    }
   }
 
   ChunkPool<Traits>& pool_;

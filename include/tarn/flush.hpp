@@ -16,21 +16,12 @@
 
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/file_flush.hpp>
+#include <tarn/detail/file_removal.hpp>
 #include <tarn/read_range.hpp>
 
 namespace tarn {
 
 namespace detail {
-
-template <class Store, class FileId>
-[[nodiscard]] Result<> ask_to_remove(Store& store, const FileId& id) {
-  const InsideStore inside;
-  try {
-    return store.remove(id);
-  } catch (...) {
-    return fail(current_exception_code());
-  }
-}
 
 /// The file of a building block: the caller's, for the length of the call.
 template <class File>

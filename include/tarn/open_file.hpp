@@ -9,6 +9,7 @@
 
 #include <tarn/byte_range.hpp>
 #include <tarn/call_options.hpp>
+#include <tarn/detail/file_removal.hpp>
 #include <tarn/detail/sync.hpp>
 #include <tarn/read_ahead.hpp>
 #include <tarn/result.hpp>
@@ -22,7 +23,8 @@ class DirtyFile;
 /// One opener's view of a file: it keeps a deleted file's bytes, is told of background errors of its time,
 /// and knows how far it has read.
 ///
-/// Move-only. Thread safety: as the file's, except that it is closed and moved by one thread.
+/// Move-only. The end of the last one of a deleted file blocks on the store's remove, and on a flush in flight.
+/// Thread safety: as the file's, except that it is closed and moved by one thread.
 template <class Traits, ChunkStore<Traits> Store>
 class OpenFile {
  public:
@@ -35,7 +37,10 @@ class OpenFile {
     return *this;
   }
   ~OpenFile() {
-    if (file_ != nullptr && file_->body_->opens.fetch_sub(1) == 1) file_->last_close();
+    if (file_ != nullptr && file_->body_->opens.fetch_sub(1) == 1) {
+      const detail::Resumer resumer;
+      detail::remove_after_last_close(*file_->body_, file_->store_);
+    }
   }
 
   [[nodiscard]] DirtyFile<Traits, Store>& file() const { return *file_; }

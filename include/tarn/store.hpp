@@ -5,8 +5,10 @@
 //
 // A store is any object with `load`, `flush` and `remove` as below. tarn calls it with no lock and no latch held, from
 // whichever thread read, wrote or flushed, several at once for different ranges and files, but never with two flushes
-// of one file at a time. A store may block. It may use the pool for other files. An exception that leaves it counts as
-// a failure (EIO, or its own code if it is a std::system_error).
+// of one file at a time. A store may block. It may use the pool for other files; a call for the very file that it is
+// asked for answers EDEADLK where it would wait. (Not so visitors and fillers: those run under latches, and call
+// nothing of tarn, not even size().) An exception that leaves a store counts as a failure (EIO, or its own code if it
+// is a std::system_error).
 //
 // A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing:
 //

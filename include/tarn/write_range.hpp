@@ -58,6 +58,7 @@ struct AskStore {
       const auto range = ByteRange::at(offset.value_or(size_now), size_bytes);
       if (!range) return std::make_error_code(std::errc::file_too_large);
       const InsideStore inside;
+      const Serving serving{&*file.record};
       try {
         const Result<> granted =
             store.reserve(ReserveRequest<Traits>{.file = &*id, .range = *range, .size_bytes = size_now});

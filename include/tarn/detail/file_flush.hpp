@@ -48,6 +48,7 @@ class FlushFlight final
   /// it may be one who makes the file go that is being flushed for room.
   template <class Store>
   void start(Store& store) noexcept {
+    const Serving serving{&*owner_->record};
     if constexpr (AnswersFlushLater<Store, Traits>) {
       const InsideStore inside;
       try {

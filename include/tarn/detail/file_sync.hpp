@@ -82,6 +82,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     Resumer::run();
     if constexpr (hears_syncs<Traits>) asked_ns_ = body_->core.time.now_ns();
     const InsideStore inside;
+    const Serving serving{&*body_->record};
     try {
       if constexpr (AnswersSyncLater<Store, Traits>) {
         store.sync(request_, SyncToken<Traits>{this->shared_from_this(), 0});

@@ -374,11 +374,6 @@ class PoolCore {
     while (budget.over_limit() && free_some() == Freed::some) {
     }
   }
-  /// Waits until a load or the flush of `record` ends that was in flight when `arrivals` was read.
-  void wait_for_arrival(Record& record, std::uint64_t arrivals) {
-    Resumer::run();
-    parking.park(&record.arrivals, [&] { return record.arrivals.load() == arrivals; });
-  }
 
   /// Counts its own lifetime.
   struct Count {
@@ -440,11 +435,6 @@ template <class Traits>
   std::lock_guard table{record.table_mutex};
   if (record.flush == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
   return record.arrivals.load();
-}
-/// Waits until no flush of the file is in flight. Requires: the caller holds nothing.
-template <class Traits>
-void wait_for_flush(PoolCore<Traits>& core, FileRecord<Traits>& record) {
-  while (const auto arrivals = flush_in_flight(record)) core.wait_for_arrival(record, *arrivals);
 }
 
 }  // namespace tarn::detail

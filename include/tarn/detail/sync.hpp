@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <utility>
 
 #include <tarn/detail/waiter.hpp>
 
@@ -199,6 +200,32 @@ class InsideStore {
   InsideStore(const InsideStore&) = delete;
   InsideStore& operator=(const InsideStore&) = delete;
   ~InsideStore() { --depth_in_store(); }
+};
+
+/// Lives around a call of a store, too, and says for which record (see FileRecord): who waits for that one in this
+/// thread waits for himself.
+class Serving {
+ public:
+  explicit Serving(const void* record) : record_{record}, outer_{std::exchange(innermost(), this)} {}
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+  ~Serving() { innermost() = outer_; }
+
+  /// Whether this thread is inside a call of a store for that record.
+  [[nodiscard]] static bool is_for(const void* record) {
+    for (const auto* at = innermost(); at != nullptr; at = at->outer_) {
+      if (at->record_ == record) return true;
+    }
+    return false;
+  }
+
+ private:
+  static const Serving*& innermost() {
+    thread_local const Serving* inside = nullptr;
+    return inside;
+  }
+  const void* const record_;
+  const Serving* const outer_;
 };
 
 /// The lock of a value with one owner at a time: the building blocks use it.

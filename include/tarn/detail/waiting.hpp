@@ -46,10 +46,15 @@ template <class Traits>
 }
 
 /// Blocks the thread until the wait is over, or the caller wants no more of it.
-/// Returns: why not to go on: ETIMEDOUT, ECANCELED; else nothing. Requires: no lock and no latch is held.
+/// Returns: why not to go on: ETIMEDOUT, ECANCELED; EDEADLK inside a call of a store for what is waited for, which may
+///          not end before this thread does; else nothing.
+/// Requires: no lock and no latch is held.
 template <class Traits>
 [[nodiscard]] std::error_code block(PoolCore<Traits>& core, const WaitFor<Traits>& wait, const CallOptions& options) {
   Resumer::run();
+  if (wait.record && Serving::is_for(&*wait.record) && !wait.over()) {
+    return std::make_error_code(std::errc::resource_deadlock_would_occur);
+  }
   const auto blocked = [&] { return !wait.over() && !options.stop.stop_requested(); };
   const auto wake = [&] {
     const Resumer resumer;
@@ -70,6 +75,16 @@ template <class Traits>
   }
   if (wait.over()) return {};
   return why_stop(core, options);
+}
+
+/// Waits until no flush of the file is in flight. Returns: why not, as block. Requires: the caller holds nothing.
+template <class Traits>
+[[nodiscard]] std::error_code wait_for_flush(PoolCore<Traits>& core, const RecordRef<Traits>& record,
+                                             const CallOptions& options = {}) {
+  while (const auto arrivals = flush_in_flight(*record)) {
+    if (const auto why = block(core, WaitFor<Traits>::arrival(record, *arrivals), options); why) return why;
+  }
+  return {};
 }
 
 /// Steps a call to its end in this thread. Returns: its result, or why it was given up.

@@ -84,7 +84,10 @@ class WindowLoads {
   template <class Store>
   void start(Store& store, const ChunkLayout& layout, std::byte* into, std::shared_ptr<const void> kept) noexcept {
     Resumer::run();  // whom the look woke: a store that answers at once may take long
-    for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into, kept);
+    for (auto& share : shares_) {
+      const Serving serving{&*share.load->record()};
+      share.load->start(store, file_, version_, share.content, layout, into, kept);
+    }
     started_ = true;
   }
   /// The first one that is not done, or null.
