@@ -656,6 +656,31 @@ TEMPLATE_TEST_CASE("a size, a hole or a new file that goes unflushed is told to 
   CHECK(told() == never);
 }
 
+TEMPLATE_TEST_CASE("a file that was removed is not filled again by who opens it", "[dirty_file]", EVERY_STORAGE) {
+  SharedFile<TestType> file{{16, 1}, 64};
+  SECTION("at once") { REQUIRE(file->remove()); }
+  SECTION("at the last close") {
+    {
+      const auto opener = file->open();
+      REQUIRE(file->remove());
+      REQUIRE(file.write(0, "still"));
+    }
+    CHECK(file.store.counts().removes == 1);
+  }
+  {
+    const auto opener = file->open();
+    CHECK(file.write(0, std::string(50, 'x')).error().value() == ENOENT);
+    CHECK(file->append(bytes_of("x")).error().value() == ENOENT);
+    CHECK(file->truncate(5).error().value() == ENOENT);
+    CHECK(file->zero_range(range(0, 5), false).error().value() == ENOENT);
+    CHECK(file->size() == 0);
+    CHECK(file.read(0, 10).empty());
+  }
+  CHECK(file.pool.stats().dirty_bytes == 0);
+  CHECK(file.pool.clear());
+  CHECK(file.store.counts().removes == 1);
+}
+
 TEMPLATE_TEST_CASE("discarding gives up what is dirty, and the file is as the store has it", "[dirty_file]",
                    EVERY_STORAGE) {
   SharedFile<TestType> file{GENERATE(any_sizes())};

@@ -208,7 +208,8 @@ class DirtyFile final : private detail::Flushable {
     });
   }
   /// Deletes the file: removes it from the store, at once if nobody has it open, else at the last close; until then it
-  /// is read and changed as before, but not flushed any more.
+  /// is read and changed as before, but not flushed any more. Once removed it is empty, and takes no change (ENOENT),
+  /// whoever opens it.
   /// Errors: the store's own, and the file is as it was; one at the last close is told to the observer. ENOENT if it is
   ///         deleted already; ESTALE if another file has its id.
   /// Blocks: on a flush in flight, as the options say; on the store, as long as that takes.

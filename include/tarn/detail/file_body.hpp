@@ -48,7 +48,9 @@ struct FileBody {
   std::uint64_t error_count = 0;
   bool error_seen = false;
 
-  [[nodiscard]] Access access() { return {core, record, meta, layout, lock, &removing, &opens, &long_writes}; }
+  [[nodiscard]] Access access() {
+    return {core, record, meta, layout, lock, &removing, &removed, &opens, &long_writes};
+  }
 
   /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
   [[nodiscard]] bool lacks_store() const {

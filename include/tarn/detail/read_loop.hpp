@@ -47,7 +47,9 @@ struct FileAccess {
   Metadata& meta;  // const for a read of a building block
   const ChunkLayout& layout;
   Lock& lock;
-  const bool* removing = nullptr;  // of a DirtyFile: its store is being asked to remove it. Guarded by the lock
+  // Of a DirtyFile, guarded by the lock: its store is being asked to remove it, and has removed it.
+  const bool* removing = nullptr;
+  const bool* removed = nullptr;
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
   LongWrites* long_writes = nullptr;             // of a DirtyFile
   const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
@@ -56,7 +58,7 @@ struct FileAccess {
   /// Requires: the lock, exclusively.
   [[nodiscard]] std::error_code refusal() const {
     if (record->abandoned.load()) return std::make_error_code(static_cast<std::errc>(ESTALE));
-    if (meta.state() != FileState::deleted || (opens != nullptr && opens->load() != 0)) return {};
+    if (meta.state() != FileState::deleted || (opens != nullptr && opens->load() != 0 && !*removed)) return {};
     return std::make_error_code(std::errc::no_such_file_or_directory);
   }
 };
