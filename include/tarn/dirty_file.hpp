@@ -152,7 +152,8 @@ class DirtyFile final : private detail::Flushable {
                                               Mtime mtime_ns = {}) {
     return write(offset, from, mtime_ns, {.when_full = WhenFull::would_block});
   }
-  /// Writes at the end of the file as it is then; appends of one file never mix.
+  /// Writes at the end of the file as it is then; appends of one file never mix: one waits for another for as long as
+  /// that takes, past a deadline of its own.
   /// Returns: where the bytes went, and how many were taken in.
   [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {},
                                        const CallOptions& options = {}) {
@@ -297,7 +298,7 @@ class DirtyFile final : private detail::Flushable {
     return data.intersect(range.intersect(ByteRange::between(0, body_->meta.size())));
   }
 
-  /// Opens the file. Requires: the OpenFile does not outlive the file.
+  /// Opens the file. Requires: the OpenFile does not outlive the file. Its end may remove the file: see remove.
   [[nodiscard]] OpenFile<Traits, Store> open(const ReadAheadOptions& ahead = {}) {
     return OpenFile<Traits, Store>{*this, ahead};
   }

@@ -22,9 +22,13 @@
 // Waiting: an operation never blocks on a load, a flush or for memory; only, for as long as a copy takes, on latches
 // and locks. It has no deadline: a timer of the embedder's calls cancel().
 //
-// The other calls of a DirtyFile (truncate, remove, invalidate, its construction, ...) block where they must wait. A
-// single thread that both makes them and completes the store's tokens would wait for itself: give them a deadline
-// (CallOptions), or another thread.
+// The other calls of a DirtyFile block where they must wait, and a thread that both makes them and completes the
+// store's tokens would wait for itself. Those that take CallOptions (append, truncate, punch_hole, zero_range, remove,
+// invalidate, rebase, discard_dirty) end by their deadline, but that an append waits for another one, and a remove for
+// the store's own, as long as these take. Without a bound wait: the construction of a DirtyFile, and find_or_add of a
+// table, for room and for a flush of the id's last file; abandon, and drop, erase_if and clear of a table, for a flush
+// in flight; and the end of the last OpenFile of a deleted file, for that and for the store's remove. The thread that
+// completes tokens must make none of these.
 //
 // Thread safety: start once. cancel from any thread, any time while the operation lives; also after its completion,
 //                when it does nothing.

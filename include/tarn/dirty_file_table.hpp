@@ -63,9 +63,10 @@ class DirtyFileTable {
     done_making(id);
     return file;
   }
-  /// Takes the file out of the table and abandons it. Flush it before: what is dirty is lost with the last pointer.
+  /// Takes the file out of the table and abandons it. Flush it before: what is dirty is lost with the last pointer, and
+  /// the observer is told of bytes alone.
   /// Returns: the file, or null.
-  /// Blocks:  on a flush of it in flight.
+  /// Blocks:  on a flush of it in flight, with no bound.
   FilePtr drop(const FileId& id) { return drop(id, nullptr); }
 
   [[nodiscard]] bool is_dirty(const FileId& id) const {
@@ -97,7 +98,7 @@ class DirtyFileTable {
     }
     return nullptr;
   }
-  /// Drops every file whose metadata meets `predicate`. Returns: how many.
+  /// Drops every file whose metadata meets `predicate`. Returns: how many. Blocks: as drop, on each.
   template <class Predicate>
   std::size_t erase_if(Predicate predicate) {
     std::size_t count = 0;
@@ -110,7 +111,7 @@ class DirtyFileTable {
     std::lock_guard lock{mutex_};
     return files_.size();
   }
-  /// Drops every file.
+  /// Drops every file. Blocks: as drop, on each.
   void clear() {
     for (const auto& [id, file] : all()) drop(id, file.get());
   }
