@@ -38,12 +38,20 @@ struct StringStore {
 };
 
 int main() {
+  tarn::ChunkPool pool{{.budget_bytes = 64 * tarn::MiB}};  // before the store, whose tokens must not outlive it
   StringStore store;
-  tarn::ChunkPool pool{{.budget_bytes = 64 * tarn::MiB}};
+  // A part is what one load or flush covers at most. For a file that the store has: from_store(id, size, {...}).
   tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(/*id=*/42, {.part_bytes = 4 * tarn::MiB}), store};
 
+  // The gap before it reads as zeros. A write may be short: with no memory left for the rest, which then says why.
   const std::string text = "dirty bytes";
-  if (const auto n = file.write(10, std::as_bytes(std::span{text})); !n) return 1;  // the gap before reads as zeros
+  auto rest = std::as_bytes(std::span{text});
+  for (std::uint64_t offset = 10; !rest.empty();) {
+    const auto n = file.write(offset, rest);
+    if (!n) return 1;
+    offset += *n;
+    rest = rest.subspan(*n);
+  }
 
   std::string copy(100, '?');
   const auto n = file.read(0, std::as_writable_bytes(std::span{copy}));  // shorter than asked only at end of file
