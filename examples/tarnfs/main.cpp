@@ -24,7 +24,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <thread>
 
 #include "filesystem.hpp"
@@ -290,9 +289,11 @@ int run(const Options& options) {
   const auto descriptor_limit = raise_descriptor_limit();
   SourceTree tree{Fd{::openat(source.get(), ".", O_PATH | O_DIRECTORY | O_CLOEXEC)},
                   std::clamp<std::size_t>(descriptor_limit / 4, 8, 1024)};
-  std::optional<Filesystem> fs;
+  // Not destroyed: what programs have open when it is over is never released, and its content must not outlive the pool.
+  Filesystem* fs = nullptr;
   try {
-    fs.emplace(options, tree, Fd{::openat(source.get(), ".", O_PATH | O_DIRECTORY | O_CLOEXEC)}, source_attributes);
+    fs = new Filesystem(options, tree, Fd{::openat(source.get(), ".", O_PATH | O_DIRECTORY | O_CLOEXEC)},
+                        source_attributes);
   } catch (const std::exception& e) {
     refuse(std::string{"the pool cannot be made: "} + e.what(), exit_failed);
   }
@@ -305,7 +306,7 @@ int run(const Options& options) {
   const char* const arguments[] = {"tarnfs", "-o", mount_with.c_str()};
   fuse_args args{3, const_cast<char**>(arguments), 0};
   const std::unique_ptr<fuse_session, void (*)(fuse_session*)> session{
-      fuse_session_new(&args, &handlers, sizeof handlers, &*fs), fuse_session_destroy};
+      fuse_session_new(&args, &handlers, sizeof handlers, fs), fuse_session_destroy};
   if (!session) refuse("the FUSE session cannot be made", exit_failed);
   if (fuse_session_mount(session.get(), mountpoint.c_str()) != 0) refuse(mountpoint + ": cannot mount", exit_failed);
   fuse_opt_free_args(&args);
