@@ -49,6 +49,15 @@ TEST_CASE("a result of nothing is success or an error", "[result]") {
   CHECK(failure.error().value() == EIO);
 }
 
+TEST_CASE("a failure whose code says success is EIO", "[result]") {
+  const Result<std::size_t> failure = fail(std::error_code{});
+  CHECK_FALSE(failure.has_value());
+  CHECK(failure.error().value() == EIO);
+  const Result<> of_nothing = fail({});
+  CHECK_FALSE(of_nothing.has_value());
+  CHECK(of_nothing.error().value() == EIO);
+}
+
 TEST_CASE("a value that only moves goes through a result", "[result]") {
   Result<std::unique_ptr<int>> held = std::make_unique<int>(5);
   const auto taken = std::move(held).value();

@@ -63,6 +63,46 @@ struct Conditional {
   tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
 };
 
+/// What every call of it answers is the test's to say.
+struct Failing {
+  std::error_code why;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>&) { return tarn::fail(why); }
+  Outcome flush(const tarn::FlushRequest<Heap>&) { return fails_flush ? Outcome::failed(why) : Outcome::stored(); }
+  tarn::Result<> sync(const tarn::SyncRequest<Heap>&) { return tarn::fail(why); }
+  tarn::Result<> reserve(const tarn::ReserveRequest<Heap>&) {
+    return fails_reserve ? tarn::Result<>{tarn::fail(why)} : tarn::Result<>{};
+  }
+  tarn::Result<> remove(const std::uint64_t&) { return tarn::fail(why); }
+
+  bool fails_flush = true, fails_reserve = true;
+};
+
+/// A stored file of 16 bytes over a store that fails: what each call answers.
+struct Failed {
+  explicit Failed(std::error_code why) : store{why} {
+    std::string into(16, '?');
+    load = file.read(0, writable(into)).error();
+    load_again = file.read(0, writable(into)).error();
+    bytes_held = pool.stats().clean_bytes;
+    reserve = file.write(0, bytes_of("x")).error();
+    store.fails_reserve = false;
+    written = file.write(0, bytes_of("x")).has_value();
+    flush = file.flush().error();
+    store.fails_flush = false;
+    sync = file.sync().error();
+    remove = file.remove().error();
+    pool.drop(file.metadata());
+  }
+
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, 16 * MiB)};
+  Failing store;
+  tarn::DirtyFile<Heap, Failing> file{pool, tarn::DirtyFileMetadata::from_store(7, 16), store};
+  std::error_code load, load_again, reserve, flush, sync, remove;
+  bool written = false;
+  std::uint64_t bytes_held = 0;
+};
+
 }  // namespace
 
 TEST_CASE("what a store must have is checked by name", "[store]") {
@@ -135,6 +175,18 @@ TEST_CASE("a load that errs, throws, or answers another number of bytes is one e
   CHECK(file.pool.stats().chunks_held == 0);
   CHECK(file.read_all() == pattern(0, size));
   CHECK(file.pool.stats().charged_bytes > 0);
+}
+
+TEST_CASE("a store that fails with the code of success has failed, and what it did not fill is not shown", "[store]") {
+  const Failed failed{std::error_code{}};
+  CHECK(failed.load.value() == EIO);
+  CHECK(failed.load_again.value() == EIO);
+  CHECK(failed.reserve.value() == EIO);
+  CHECK(failed.written);
+  CHECK(failed.flush.value() == EIO);
+  CHECK(failed.sync.value() == EIO);
+  CHECK(failed.remove.value() == EIO);
+  CHECK(failed.bytes_held == 0);
 }
 
 TEST_CASE("a store may use the pool for another file", "[store]") {

@@ -18,16 +18,15 @@
 
 namespace tarn {
 
-/// What `fail` answers: converts to any Result.
+/// What `fail` answers: converts to any Result. A code of success, such as an errno that was not set, is none of a
+/// failure: it counts as EIO.
 struct Failure {
+  explicit Failure(std::error_code why) : error{why ? why : std::make_error_code(std::errc::io_error)} {}
+
   std::error_code error;
 };
 
-/// Requires: `error` is an error, not success.
-[[nodiscard]] inline Failure fail(std::error_code error) {
-  assert(error && "a failure needs an error");
-  return {error};
-}
+[[nodiscard]] inline Failure fail(std::error_code error) { return Failure{error}; }
 [[nodiscard]] inline Failure fail(std::errc error) { return fail(std::make_error_code(error)); }
 
 template <class T = void>

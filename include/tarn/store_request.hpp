@@ -176,8 +176,8 @@ class [[nodiscard]] FlushOutcome {
   [[nodiscard]] std::span<const std::pair<std::uint64_t, ContentId>> content() const { return content_; }
 
  private:
-  FlushOutcome(FlushStatus status, std::error_code why) : status_{status}, error_{why} {
-    if (!ok() && !error_) error_ = std::make_error_code(std::errc::io_error);
+  FlushOutcome(FlushStatus status, std::error_code why) : status_{status} {
+    if (!ok()) error_ = fail(why).error;
   }
 
   FlushStatus status_;

@@ -144,7 +144,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     // The store said that it has these bytes: fewer are lost ones, and zeros in their place would hide that.
     const bool lost = filled && *filled != asked.into.size_bytes();
     const auto why = lost ? std::make_error_code(std::errc::io_error) : filled.error();
-    if (why) {
+    if (lost || !filled) {
       note_error(why);
     } else {
       core_.counters.load_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
