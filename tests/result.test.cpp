@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/result.hpp>
 
+#include <cerrno>
+#include <future>
+#include <ios>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -22,6 +25,18 @@ std::error_code code_of(const E& exception) {
     return tarn::detail::current_exception_code();
   }
 }
+
+/// A category of somebody else's: its code 1 means ENOSPC, 2 a number of its own, 3 that all is well.
+struct Foreign final : std::error_category {
+  [[nodiscard]] const char* name() const noexcept override { return "foreign"; }
+  [[nodiscard]] std::string message(int) const override { return "no"; }
+  [[nodiscard]] std::error_condition default_error_condition(int code) const noexcept override {
+    if (code == 1) return std::errc::no_space_on_device;
+    if (code == 3) return {0, std::generic_category()};
+    return {code, *this};
+  }
+};
+const Foreign foreign;
 
 }  // namespace
 
@@ -47,6 +62,29 @@ TEST_CASE("a result of nothing is success or an error", "[result]") {
   const Result<> failure = fail(std::errc::io_error);
   CHECK_FALSE(failure.has_value());
   CHECK(failure.error().value() == EIO);
+}
+
+TEST_CASE("a code of any category becomes the errno that says the same, returned or thrown", "[result]") {
+  struct Row {
+    std::error_code given;
+    int number;
+  };
+  const auto row = GENERATE(values<Row>({
+      {{ENOSPC, std::generic_category()}, ENOSPC},
+      {{ENOSPC, std::system_category()}, ENOSPC},
+      {{4711, std::system_category()}, 4711},  // a system's number that no std::errc has
+      {std::make_error_code(std::future_errc::broken_promise), EIO},
+      {std::make_error_code(std::io_errc::stream), EIO},
+      {{1, foreign}, ENOSPC},
+      {{2, foreign}, EIO},
+      {{3, foreign}, EIO},
+      {{0, foreign}, EIO},
+      {{0, std::system_category()}, EIO},
+  }));
+  const std::error_code expected{row.number, std::generic_category()};
+  CHECK(Result<int>{fail(row.given)}.error() == expected);
+  CHECK(Result<>{fail(row.given)}.error() == expected);
+  CHECK(code_of(std::system_error{row.given}) == expected);
 }
 
 TEST_CASE("a failure whose code says success is EIO", "[result]") {

@@ -2,6 +2,8 @@
 #include <tarn/store.hpp>
 
 #include <array>
+#include <cerrno>
+#include <future>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -187,6 +189,27 @@ TEST_CASE("a store that fails with the code of success has failed, and what it d
   CHECK(failed.sync.value() == EIO);
   CHECK(failed.remove.value() == EIO);
   CHECK(failed.bytes_held == 0);
+}
+
+TEST_CASE("an error of a store is told as an errno, whatever its category and whoever answers", "[store]") {
+  struct Row {
+    std::error_code given;
+    int number;
+  };
+  const auto row = GENERATE(values<Row>({
+      {{ENOSPC, std::generic_category()}, ENOSPC},
+      {{ENOSPC, std::system_category()}, ENOSPC},
+      {std::make_error_code(std::future_errc::broken_promise), EIO},
+  }));
+  const Failed failed{row.given};
+  const std::error_code expected{row.number, std::generic_category()};
+  CHECK(failed.load == expected);
+  CHECK(failed.reserve == expected);
+  CHECK(failed.flush == expected);
+  CHECK(failed.sync == expected);
+  CHECK(failed.remove == expected);
+  CHECK(Outcome::unknown(row.given).error() == expected);
+  CHECK(Outcome::conflict(row.given).error() == expected);
 }
 
 TEST_CASE("a store may use the pool for another file", "[store]") {

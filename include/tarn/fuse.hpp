@@ -47,11 +47,8 @@ namespace tarn::fuse {
 /// More pieces than this are copied into one: each costs the kernel more than the copy of a small piece.
 inline constexpr std::size_t max_reply_spans = 64;
 
-/// The errno number of an error; EIO for one that is none.
-[[nodiscard]] inline int errno_of(std::error_code error) noexcept {
-  if (error.category() == std::generic_category() || error.category() == std::system_category()) return error.value();
-  return error ? EIO : 0;
-}
+/// The errno number of an error, of any category (see fail); 0 if there is none.
+[[nodiscard]] inline int errno_of(std::error_code error) noexcept { return error ? fail(error).error.value() : 0; }
 
 inline void reply_error(fuse_req_t request, std::error_code error) { fuse_reply_err(request, errno_of(error)); }
 

@@ -4,12 +4,13 @@
 // A value, or the reason there is none.
 //
 // Every call of tarn that can fail for a reason outside the program answers a Result. Its error is a std::error_code of
-// the generic category, so `error().value()` is an errno number. A Result that holds a value has no error, and the
-// reverse: there is no third state.
+// the generic category, so `error().value()` is an errno number; `fail` makes one of any other code. A Result that
+// holds a value has no error, and the reverse: there is no third state.
 //
 // Thread safety: a plain value.
 
 #include <cassert>
+#include <cerrno>
 #include <new>
 #include <optional>
 #include <system_error>
@@ -17,11 +18,22 @@
 #include <utility>
 
 namespace tarn {
+namespace detail {
 
-/// What `fail` answers: converts to any Result. A code of success, such as an errno that was not set, is none of a
-/// failure: it counts as EIO.
+/// The errno number that says the same as `why`: a system's code is its own, of another category the one that the
+/// category has for it. EIO if there is none, and for success: an errno that was not set is no reason.
+[[nodiscard]] inline std::error_code as_errno(std::error_code why) noexcept {
+  const bool is_errno = why.category() == std::generic_category() || why.category() == std::system_category();
+  const auto as = is_errno ? std::error_condition{why.value(), std::generic_category()} : why.default_error_condition();
+  const bool known = as.category() == std::generic_category() && as.value() != 0;
+  return {known ? as.value() : EIO, std::generic_category()};
+}
+
+}  // namespace detail
+
+/// What `fail` answers: converts to any Result. Whatever fails, tarn or a store of the user's, passes here.
 struct Failure {
-  explicit Failure(std::error_code why) : error{why ? why : std::make_error_code(std::errc::io_error)} {}
+  explicit Failure(std::error_code why) : error{detail::as_errno(why)} {}
 
   std::error_code error;
 };
@@ -90,13 +102,12 @@ namespace detail {
   try {
     throw;
   } catch (const std::system_error& e) {
-    if (e.code() && e.code().category() == std::generic_category()) return e.code();
-    if (e.code() && e.code().category() == std::system_category()) return {e.code().value(), std::generic_category()};
+    return as_errno(e.code());
   } catch (const std::bad_alloc&) {
     return std::make_error_code(std::errc::not_enough_memory);
   } catch (...) {
+    return std::make_error_code(std::errc::io_error);
   }
-  return std::make_error_code(std::errc::io_error);
 }
 
 }  // namespace detail

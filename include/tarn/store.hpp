@@ -8,7 +8,7 @@
 // of one file at a time. A store may block. It may use the pool for other files; a call for the very file that it is
 // asked for answers EDEADLK where it would wait. (Not so visitors and fillers: those run under latches, and call
 // nothing of tarn, not even size().) An exception that leaves a store counts as a failure (EIO, or its own code if it
-// is a std::system_error).
+// is a std::system_error). Its errors may be of any category: see fail.
 //
 // A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing:
 //
