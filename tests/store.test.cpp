@@ -24,6 +24,81 @@ struct LoadOnly {
   tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>&) { return std::size_t{0}; }
 };
 
+/// Stores whose calls are only looked at: a good one, and what may be a little off.
+struct Plain {
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>&);
+  Outcome flush(const tarn::FlushRequest<Heap>&);
+  tarn::Result<> remove(const std::uint64_t&);
+};
+using Sync = tarn::SyncRequest<Heap>;
+using Reserve = tarn::ReserveRequest<Heap>;
+
+struct BoolLoad : Plain {
+  bool load(const tarn::LoadRequest<Heap>&);
+};
+struct IntLoad : Plain {
+  int load(const tarn::LoadRequest<Heap>&);
+};
+struct BoolFlush : Plain {
+  bool flush(const tarn::FlushRequest<Heap>&);
+};
+struct IntRemove : Plain {
+  int remove(const std::uint64_t&);
+};
+struct FailingLoad : Plain {
+  tarn::Failure load(const tarn::LoadRequest<Heap>&);
+};
+
+struct GoodSync : Plain {
+  tarn::Result<> sync(const Sync&) const;
+  tarn::Result<> reserve(Reserve);
+};
+struct LaterSync final : Plain {
+  void sync(const Sync&, tarn::SyncToken<Heap>);
+};
+struct AbstractSync : Plain {
+  AbstractSync() = default;
+  AbstractSync(const AbstractSync&) = delete;
+  virtual ~AbstractSync() = default;
+  virtual tarn::Result<> sync(const Sync&) = 0;
+};
+struct BoolSync : Plain {
+  bool sync(const Sync&);
+};
+struct MutableSync : Plain {
+  tarn::Result<> sync(Sync&);
+};
+struct SyncOfId : Plain {
+  tarn::Result<> sync(const std::uint64_t&);
+};
+struct OverloadedSync : Plain {
+  tarn::Result<> sync(const std::uint64_t&);
+  bool sync(const Sync&);
+};
+struct SyncTemplate : Plain {
+  template <class Request>
+  bool sync(const Request&);
+};
+class PrivateSync : public Plain {
+  tarn::Result<> sync(const Sync&);
+};
+struct InheritedSync : BoolSync {};
+struct AbstractBoolSync : Plain {
+  virtual bool sync(const Sync&) = 0;
+
+ protected:
+  ~AbstractBoolSync() = default;
+};
+struct FinalBoolSync final : Plain {
+  bool sync(const Sync&);
+};
+struct BoolReserve : Plain {
+  bool reserve(const Reserve&);
+};
+struct ReserveOfSize : Plain {
+  tarn::Result<> reserve(const std::uint64_t&, std::uint64_t);
+};
+
 /// Calls the pool for another file from inside a load and a flush of this one.
 struct Reentrant {
   MemoryStore<Heap>& store;
@@ -112,6 +187,34 @@ TEST_CASE("what a store must have is checked by name", "[store]") {
   STATIC_REQUIRE(tarn::ChunkLoader<LoadOnly, Heap>);
   STATIC_REQUIRE_FALSE(tarn::ChunkFlusher<LoadOnly, Heap>);
   STATIC_REQUIRE_FALSE(tarn::ChunkStore<LoadOnly, Heap>);
+}
+
+TEST_CASE("a call of a store that answers a bare number or bool is none", "[store]") {
+  STATIC_REQUIRE(tarn::ChunkStore<Plain, Heap>);
+  STATIC_REQUIRE(tarn::ChunkStore<Plain&, Heap>);
+  STATIC_REQUIRE(tarn::ChunkLoader<FailingLoad, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkLoader<BoolLoad, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkLoader<IntLoad, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkFlusher<BoolFlush, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<IntRemove, Heap>);
+}
+
+TEST_CASE("a sync or reserve that cannot be called as tarn would is refused, not ignored", "[store]") {
+  STATIC_REQUIRE(tarn::ChunkStore<GoodSync, Heap>);
+  STATIC_REQUIRE(tarn::ChunkStore<LaterSync, Heap>);
+  STATIC_REQUIRE(tarn::ChunkStore<AbstractSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<BoolSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<BoolSync&, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<MutableSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<SyncOfId, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<OverloadedSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<SyncTemplate, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<PrivateSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<InheritedSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<AbstractBoolSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<FinalBoolSync, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<BoolReserve, Heap>);
+  STATIC_REQUIRE_FALSE(tarn::ChunkStore<ReserveOfSize, Heap>);
 }
 
 TEST_CASE("an outcome is one of five, and one that is not ok always has an error", "[store]") {

@@ -40,8 +40,11 @@
 
 namespace tarn {
 
-template <class Traits, ChunkStore<Traits> Store>
+/// `Store` is a ChunkStore<Traits>; if not, the compiler says in words what it lacks.
+template <class Traits, class Store>
 class DirtyFile final : private detail::Flushable {
+  static_assert(detail::check_store<Store, Traits>());
+
  public:
   using Metadata = MetadataFor<Traits>;
   using FileId = typename Traits::FileId;

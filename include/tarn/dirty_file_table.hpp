@@ -22,7 +22,7 @@
 
 namespace tarn {
 
-template <class Traits, ChunkStore<Traits> Store>
+template <class Traits, class Store>
 class DirtyFileTable {
  public:
   using File = DirtyFile<Traits, Store>;

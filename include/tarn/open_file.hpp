@@ -17,7 +17,7 @@
 
 namespace tarn {
 
-template <class Traits, ChunkStore<Traits> Store>
+template <class Traits, class Store>
 class DirtyFile;
 
 /// One opener's view of a file: it keeps a deleted file's bytes, is told of background errors of its time,
@@ -25,7 +25,7 @@ class DirtyFile;
 ///
 /// Move-only. The end of the last one of a deleted file blocks on the store's remove, and on a flush in flight.
 /// Thread safety: as the file's, except that it is closed and moved by one thread.
-template <class Traits, ChunkStore<Traits> Store>
+template <class Traits, class Store>
 class OpenFile {
  public:
   OpenFile(OpenFile&& other) noexcept

@@ -10,7 +10,8 @@
 // nothing of tarn, not even size().) An exception that leaves a store counts as a failure (EIO, or its own code if it
 // is a std::system_error). Its errors may be of any category: see fail.
 //
-// A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing:
+// A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing. A
+// `sync` or `reserve` of another form than these is refused, not ignored:
 //
 //   struct MyStore {
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);        // or (request, LoadToken<Traits>) -> void
@@ -29,6 +30,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <type_traits>
 #include <utility>
 
 #include <tarn/result.hpp>
@@ -38,9 +40,13 @@
 namespace tarn {
 namespace detail {
 
+/// Not a bare number or bool, which would be taken for a count of bytes.
+template <class A>
+concept LoadAnswer = std::convertible_to<A, Result<std::size_t>> && !std::convertible_to<A, std::size_t>;
+
 template <class S, class Traits>
 concept AnswersLoadAtOnce = requires(S& store, const LoadRequest<Traits>& request) {
-  { store.load(request) } -> std::convertible_to<Result<std::size_t>>;
+  { store.load(request) } -> LoadAnswer;
 };
 template <class S, class Traits>
 concept AnswersLoadLater = requires(S& store, const LoadRequest<Traits>& request, LoadToken<Traits> token) {
@@ -74,6 +80,43 @@ concept Reserves = requires(S& store, const ReserveRequest<Traits>& request) {
 };
 template <class S, class Traits>
 concept Syncs = AnswersSyncAtOnce<S, Traits> || AnswersSyncLater<S, Traits>;
+template <class S, class Traits>
+concept Removes = requires(S& store, const typename Traits::FileId& file) {
+  { store.remove(file) } -> std::convertible_to<Result<>>;
+};
+
+// Whether a store has anything of the name of an optional call, which must not be ignored because it is private, or its
+// arguments are a little off: in a class that has another one of that name beside it, the name is ambiguous then. Of a
+// final class only what one can take the address of is seen.
+struct NamesSync {
+  int sync;
+};
+struct NamesReserve {
+  int reserve;
+};
+template <class S, class Other>
+struct Both : S, Other {
+ protected:
+  ~Both();  // never made
+};
+template <class S>
+[[nodiscard]] constexpr bool names_sync() {
+  if constexpr (std::is_class_v<S> && !std::is_final_v<S>) return !requires {
+      &Both<S, NamesSync>::sync;
+    };
+  return requires { &S::sync; };
+}
+template <class S>
+[[nodiscard]] constexpr bool names_reserve() {
+  if constexpr (std::is_class_v<S> && !std::is_final_v<S>) return !requires {
+      &Both<S, NamesReserve>::reserve;
+    };
+  return requires { &S::reserve; };
+}
+template <class S, class Traits>
+concept SyncsOrHasNoSync = Syncs<S, Traits> || !names_sync<std::remove_cvref_t<S>>();
+template <class S, class Traits>
+concept ReservesOrHasNoReserve = Reserves<S, Traits> || !names_reserve<std::remove_cvref_t<S>>();
 
 }  // namespace detail
 
@@ -88,9 +131,27 @@ concept ChunkFlusher = detail::AnswersFlushAtOnce<S, Traits> || detail::AnswersF
 
 /// All a DirtyFile needs.
 template <class S, class Traits>
-concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> &&
-    requires(S& store, const typename Traits::FileId& file) {
-  { store.remove(file) } -> std::convertible_to<Result<>>;
-};
+concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> && detail::Removes<S, Traits> &&
+    detail::SyncsOrHasNoSync<S, Traits> && detail::ReservesOrHasNoReserve<S, Traits>;
 
+namespace detail {
+
+/// Whether it is a store. An error of the compiler, in words, if it is none.
+template <class S, class Traits>
+[[nodiscard]] constexpr bool check_store() {
+  static_assert(ChunkLoader<S, Traits>,
+                "a store has Result<std::size_t> load(const LoadRequest<Traits>&), or void load with a LoadToken, too");
+  static_assert(ChunkFlusher<S, Traits>,
+                "a store has FlushOutcome<Traits> flush(const FlushRequest<Traits>&), or void flush with a FlushToken");
+  static_assert(Removes<S, Traits>, "a store has Result<> remove(const FileId&)");
+  static_assert(SyncsOrHasNoSync<S, Traits>,
+                "the store's sync is not one that tarn calls: Result<> sync(const SyncRequest<Traits>&), or void sync "
+                "with a SyncToken, public; without a sync, stored is taken for durable");
+  static_assert(
+      ReservesOrHasNoReserve<S, Traits>,
+      "the store's reserve is not one that tarn calls: Result<> reserve(const ReserveRequest<Traits>&), public");
+  return ChunkStore<S, Traits>;
+}
+
+}  // namespace detail
 }  // namespace tarn
