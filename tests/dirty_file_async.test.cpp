@@ -778,6 +778,20 @@ TEMPLATE_TEST_CASE("a sync waits for the store with no thread, and one that nobo
 }
 
 #ifndef NDEBUG
+TEST_CASE("who asks a token for its request after its end hits an assert", "[async]") {
+  const bool first = GENERATE(true, false);
+  CHECK(hits_an_assert([&](auto unnoticed) {
+          LaterFile<Heap> file{{16, 1}, 16};
+          std::string into(16, '?');
+          auto read = tarn::read_operation(*file.file, 0, writable(into), [](tarn::Result<std::size_t>) {});
+          read.start();
+          auto token = file.store.take_load();
+          if (first) token.complete(tarn::fail(std::errc::io_error));
+          (void)token.request();
+          unnoticed();
+        }) == first);
+}
+
 TEST_CASE("who destroys a file before its openers, or an operation before its end, hits an assert", "[async]") {
   SECTION("a file") {
     const bool first = GENERATE(true, false);

@@ -15,8 +15,13 @@
 // answer: a load or a sync has failed (EIO), a flush is of unknown fate. One that is kept for ever keeps its memory for
 // ever, and whoever waits for it, waits to his deadline.
 //
+// Completing a token runs what waits for it, and so does dropping one: completions of the embedder's, which may call
+// the store again. So do neither under a lock of the store's, nor in the middle of a change of the container that has
+// the tokens: `queue.clear()` drops them while the vector is being cleared. Move them out first.
+//
 // Thread safety: one thread at a time; it may move between threads. Must not outlive the pool.
 
+#include <cassert>
 #include <cstddef>
 #include <memory>
 #include <system_error>
@@ -57,7 +62,10 @@ class Token {
   ~Token() { drop(); }
 
   /// What was asked. Requires: not completed yet; lives until then.
-  [[nodiscard]] const Request& request() const noexcept { return requester_->request(index_); }
+  [[nodiscard]] const Request& request() const noexcept {
+    assert(requester_ != nullptr && "a token is asked for its request after it was completed");
+    return requester_->request(index_);
+  }
 
   /// Says what became of it. What waits for that goes on in this thread, before complete returns, unless this is a call
   /// of the store by tarn.
