@@ -792,6 +792,19 @@ TEST_CASE("who asks a token for its request after its end hits an assert", "[asy
         }) == first);
 }
 
+TEST_CASE("who starts an operation twice, while it waits or after its end, hits an assert", "[async]") {
+  const int starts = GENERATE(1, 2);
+  const bool ends = GENERATE(true, false);
+  CHECK(hits_an_assert([&](auto unnoticed) {
+          LaterFile<Heap> file{{16, 1}, 16};
+          if (ends) file.store.answer_at_once();
+          std::string into(16, '?');
+          auto read = tarn::read_operation(*file.file, 0, writable(into), [](tarn::Result<std::size_t>) {});
+          for (int i = 0; i < starts; ++i) read.start();
+          unnoticed();
+        }) == (starts == 2));
+}
+
 TEST_CASE("who destroys a file before its openers, or an operation before its end, hits an assert", "[async]") {
   SECTION("a file") {
     const bool first = GENERATE(true, false);
@@ -817,6 +830,18 @@ TEST_CASE("who destroys a file before its openers, or an operation before its en
       unnoticed();
     };
     CHECK(hits_an_assert(destroys) == first);
+  }
+  SECTION("a file of an operation") {
+    const bool first = GENERATE(true, false);
+    CHECK(hits_an_assert([&](auto unnoticed) {
+            LaterFile<Heap> file{{16, 1}, 16};
+            std::string into(16, '?');
+            auto read = tarn::read_operation(*file.file, 0, writable(into), [](tarn::Result<std::size_t>) {});
+            read.start();
+            if (!first) file.finish_loads();
+            file.file.reset();
+            unnoticed();
+          }) == first);
   }
 }
 

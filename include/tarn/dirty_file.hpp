@@ -74,6 +74,7 @@ class DirtyFile final : private detail::Flushable {
     }
     core_.pressure.leave(*this);
     assert(body.opens == 0 && "a DirtyFile is destroyed before its OpenFiles");
+    assert(body.operations == 0 && "a DirtyFile is destroyed before its operations have completed");
     bool lost = false;
     std::uint64_t lost_bytes = 0;
     {

@@ -70,8 +70,10 @@ class Operation final : private detail::Waiter {
 
   /// Begins. Requires: not started before.
   void start() noexcept {
+    assert(has_call_ && !started_ && "an operation is started twice");
     const detail::Resumer resumer;
     started_ = true;
+    make_.count(true);
     detail::Resumer::push(*this);
   }
   /// Asks it to end soon: with ECANCELED, if it would have to wait. What has been asked of a store goes on, and serves
@@ -112,6 +114,7 @@ class Operation final : private detail::Waiter {
     has_call_ = false;
     call_.~Call();  // lets go of all it holds
     started_ = false;
+    make_.count(false);
     auto done = std::move(done_);  // the operation may be gone before it returns
     done(std::move(result));
   }
@@ -133,6 +136,16 @@ struct MakeFileCall {
   explicit MakeFileCall(DirtyFile<Traits, Store>& file)
       : body{file.body()}, access{body->access()}, store{&file.store()} {}
   [[nodiscard]] PoolCore<Traits>& core() const { return body->core; }
+  /// An operation of the file begins, or is about to complete.
+  void count([[maybe_unused]] bool begins) const noexcept {
+#ifndef NDEBUG  // only an assert looks at it
+    if (begins) {
+      body->operations.fetch_add(1);
+    } else {
+      body->operations.fetch_sub(1);
+    }
+#endif
+  }
 
   std::shared_ptr<FileBody<Traits>> body;
   typename FileBody<Traits>::Access access;

@@ -32,6 +32,7 @@ struct FileBody {
   const ChunkLayout layout;
   const RecordRef<Traits> record;
   Atomic<std::uint32_t> opens{0};
+  Atomic<std::uint32_t> operations{0};  // begun and not completed; counted where there are asserts
 
   mutable FileLock lock;
   Metadata meta;
