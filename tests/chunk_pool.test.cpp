@@ -682,6 +682,49 @@ TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the
   }
 }
 
+TEST_CASE("marks that cannot work are refused at construction; a budget may be lowered below them", "[chunk_pool]") {
+  using Pool = tarn::ChunkPool<Heap>;
+  constexpr std::uint64_t C = 4096, budget = 4 * MiB;
+  const auto made = [](tarn::PoolOptions with) -> std::string {
+    with.budget_bytes = budget;
+    with.chunk_bytes = C;
+    try {
+      Pool pool{with};
+    } catch (const std::system_error& error) {
+      return error.code() == std::errc::invalid_argument ? error.what() : "another error";
+    }
+    return "made";
+  };
+  CHECK(made({.dirty_limit_bytes = C - 1}).find("dirty_limit_bytes is below chunk_bytes") != std::string::npos);
+  CHECK(made({.dirty_limit_bytes = budget + 1}).find("limit, budget") != std::string::npos);
+  CHECK(made({.dirty_throttle_bytes = 3 * C, .dirty_limit_bytes = 2 * C}).find("limit, budget") != std::string::npos);
+  CHECK(made({.dirty_throttle_bytes = budget + 1}).find("limit, budget") != std::string::npos);
+  CHECK(made({.dirty_background_bytes = 3 * C, .dirty_throttle_bytes = 2 * C}).find("limit, budget") !=
+        std::string::npos);
+  CHECK(made({.dirty_background_bytes = 3 * C, .dirty_limit_bytes = 2 * C}).find("limit, budget") != std::string::npos);
+  CHECK(made({.file_dirty_limit_bytes = budget + 1}).find("file_dirty_limit_bytes") != std::string::npos);
+
+  CHECK(made({.dirty_background_bytes = 1, .dirty_throttle_bytes = 1, .dirty_limit_bytes = C}) == "made");
+  CHECK(made({.dirty_background_bytes = 2 * C, .dirty_limit_bytes = budget}) == "made");
+  CHECK(made({.dirty_throttle_bytes = budget, .dirty_limit_bytes = budget, .file_dirty_limit_bytes = 1}) == "made");
+
+  Pool pool{{.budget_bytes = budget, .chunk_bytes = C, .dirty_throttle_bytes = budget, .dirty_limit_bytes = budget}};
+  CHECK(pool.set_budget_bytes(budget / 2));
+  MemoryStore<Heap> store;
+  auto meta = tarn::MetadataFor<Heap>::created(1);
+  REQUIRE(tarn::write_range(pool, meta, 0, bytes_of("x")));
+  CHECK(tarn::flush(pool, meta, store));
+}
+
+TEST_CASE("a window is whole chunks, one at least", "[chunk_pool]") {
+  const auto window = [](std::uint64_t window_bytes) {
+    return tarn::ChunkPool<Heap>{{.budget_bytes = 4 * MiB, .chunk_bytes = 4096, .window_bytes = window_bytes}}
+        .window_bytes();
+  };
+  CHECK(window(100) == 4096);
+  CHECK(window(2 * 4096 + 100) == 2 * 4096);
+}
+
 TEMPLATE_TEST_CASE("a thousand files grown by small writes never pass the budget, at the seam where memory is taken",
                    "[chunk_pool]", EACH_STORAGE(Watched, WatchedInArena)) {
   using Pool = tarn::ChunkPool<TestType>;

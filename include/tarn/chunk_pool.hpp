@@ -123,10 +123,10 @@ class ChunkPool {
   using Metadata = MetadataFor<Traits>;
   using Pin = PinnedChunk<Traits>;
 
-  /// Errors: throws system_error(EINVAL) for a chunk that is not a power of two, a window of 0, or a budget below
-  ///         min_budget_bytes.
+  /// Errors: throws system_error(EINVAL) for a chunk that is not a power of two, a window of 0, a budget below
+  ///         min_budget_bytes, or marks that cannot work.
   explicit ChunkPool(const PoolOptions& options, typename Traits::Observer observer = {})
-      : core_{options, std::move(observer)} {}
+      : core_{detail::checked_marks(options), std::move(observer)} {}
   ChunkPool(const ChunkPool&) = delete;
   ChunkPool& operator=(const ChunkPool&) = delete;
   /// What is still dirty here is lost, and the observer is told whose.
