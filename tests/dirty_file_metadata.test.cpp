@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -72,6 +73,23 @@ TEST_CASE("a file of three content ids has three parts and no fourth id", "[dirt
     CHECK(*meta.content_id(part) == ids[part]);
   }
   CHECK(meta.content_id(3) == nullptr);
+}
+
+TEST_CASE("a file that the store has is at most as large as an offset reaches", "[dirty_file_metadata]") {
+  const auto error_of = [](auto make) {
+    try {
+      (void)make();
+    } catch (const std::system_error& error) {
+      return error.code();
+    }
+    return std::error_code{};
+  };
+  for (const auto size_bytes : {tarn::max_offset + 1, UINT64_MAX}) {
+    CHECK(error_of([&] { return tarn::DirtyFileMetadata::from_store(7, size_bytes); }) == std::errc::file_too_large);
+    CHECK(error_of([&] { return tarn::DirtyFileMetadata::from_content(7, size_bytes, {}); }) ==
+          std::errc::file_too_large);
+  }
+  CHECK(tarn::DirtyFileMetadata::from_store(7, tarn::max_offset).size() == tarn::max_offset);
 }
 
 TEST_CASE("a user's payload is carried, copied and compared untouched", "[dirty_file_metadata]") {

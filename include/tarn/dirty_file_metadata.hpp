@@ -29,6 +29,7 @@
 #include <map>
 #include <optional>
 #include <span>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -59,14 +60,17 @@ class BasicDirtyFileMetadata {
     return BasicDirtyFileMetadata{std::move(id), options};
   }
   /// A file of which the store has all `size_bytes` bytes.
-  /// Requires: size_bytes <= max_offset.
+  /// Errors: throws system_error(EFBIG) past max_offset.
   [[nodiscard]] static BasicDirtyFileMetadata from_store(FileId id, std::uint64_t size_bytes,
                                                          const FileOptions& options = {}) {
+    if (size_bytes > max_offset) {
+      throw std::system_error{std::make_error_code(std::errc::file_too_large), "tarn::DirtyFileMetadata: size_bytes"};
+    }
     BasicDirtyFileMetadata meta{std::move(id), options};
     meta.reset_to_store(size_bytes, options.version);
     return meta;
   }
-  /// A file whose parts the store has by content id, in order.
+  /// A file whose parts the store has by content id, in order. Errors: as from_store.
   [[nodiscard]] static BasicDirtyFileMetadata from_content(FileId id, std::uint64_t size_bytes,
                                                            std::span<const ContentId> parts,
                                                            const FileOptions& options = {}) {
