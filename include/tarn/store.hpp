@@ -121,7 +121,8 @@ concept ReservesOrHasNoReserve = Reserves<S, Traits> || !names_reserve<std::remo
 }  // namespace detail
 
 /// Gives bytes. `load` fills all of `request.into` and answers how many bytes that was; any other number is EIO, since
-/// tarn asks only for bytes that the store said it has.
+/// tarn asks only for bytes that the store said it has. That memory is not zeroed before: where a store has not filled
+/// what it counts, readers see what was there, perhaps another file's.
 template <class S, class Traits>
 concept ChunkLoader = detail::AnswersLoadAtOnce<S, Traits> || detail::AnswersLoadLater<S, Traits>;
 
