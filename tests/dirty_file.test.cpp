@@ -1053,6 +1053,7 @@ TEMPLATE_TEST_CASE("arguments that no file can have are refused, and nothing has
   CHECK(file->read(0, std::span<std::byte>{static_cast<std::byte*>(nullptr), 3}).error().value() == EINVAL);
   CHECK(file->append(std::span<const std::byte>{static_cast<const std::byte*>(nullptr), 3}).error().value() == EINVAL);
   CHECK(file.write(max_offset, "").value() == 0);
+  CHECK(file.write(max_offset + 1, "").error().value() == EFBIG);
   CHECK(file->append({}).value().size_bytes == 0);
   CHECK(file->size() == 5);
   REQUIRE(file->truncate(max_offset));
