@@ -129,7 +129,7 @@ TEST_CASE("the store's bound rises with a flush of unknown fate and falls only w
   meta.note_store_size_unknown(5);
   CHECK(meta.store_size_bound_bytes() == 30);
   CHECK(meta.store_lacks_size());
-  meta.note_store_size(5);
+  meta.note_store_size(5, true);
   CHECK(meta.store_size_bound_bytes() == 5);
   CHECK_FALSE(meta.store_lacks_size());
 }

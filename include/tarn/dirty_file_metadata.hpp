@@ -133,6 +133,7 @@ class BasicDirtyFileMetadata {
     version_ = version;
     content_.clear();
     unsynced_.clear();
+    size_unsynced_ = at_risk_.size_set = at_risk_since_sync_.size_set = false;
   }
 
   /// Errors: throws bad_alloc, and changes nothing.
@@ -151,7 +152,7 @@ class BasicDirtyFileMetadata {
     unsynced.add(extents);
     stored_.add(extents);
     unsynced_ = std::move(unsynced);
-    needs_sync_ = needs_data_sync_ = true;
+    needs_sync_ = needs_data_sync_ = size_unsynced_ = true;
   }
   void note_not_stored(ByteRange range) {
     if (unsynced_.intersects(range)) unsynced_.reserve_for_change();
@@ -160,14 +161,20 @@ class BasicDirtyFileMetadata {
   }
   /// What a sync is asked for now, and answers for.
   [[nodiscard]] ExtentSet take_unsynced(SyncScope scope) {
-    needs_data_sync_ = false;
+    needs_data_sync_ = size_unsynced_ = false;
     if (scope == SyncScope::all) needs_sync_ = false;
+    at_risk_since_sync_ = {.bound_bytes = store_size_bound_bytes_};
     return std::exchange(unsynced_, {});
   }
+  /// The sync did not fail: what the store could lose by the next one is what it was given since this one began.
+  void note_synced() { at_risk_ = at_risk_since_sync_; }
   /// The sync failed: what of `asked` is still stored is unsynced again, and the size is not sure to be there. Null:
   /// the store was given other bytes since the sync began, and only what was stored after it matters.
   void note_sync_failed(const ExtentSet* asked) {
-    if (asked != nullptr || needs_data_sync_) note_store_size_unknown(size_bytes_);
+    if (asked != nullptr || size_unsynced_) {
+      note_store_size_unknown(std::max(size_bytes_, at_risk_.bound_bytes));  // it may have forgotten that it was cut
+      size_set_ = size_set_ || at_risk_.size_set;
+    }
     needs_sync_ = needs_data_sync_ = true;
     if (asked == nullptr) return;
     for (const auto& extent : asked->extents()) {
@@ -179,20 +186,26 @@ class BasicDirtyFileMetadata {
     size_set_ = true;
     ++size_sets_;
   }
-  /// How often it was, and: the store has heard of all but those after that.
+  /// How often it was, and: the store has set this size, and has heard of all but those after that.
   [[nodiscard]] std::uint64_t size_sets() const { return size_sets_; }
-  void note_size_stored(std::uint64_t size_sets) {
-    if (size_sets_ == size_sets) size_set_ = false;
+  void note_size_stored(std::uint64_t size_bytes, std::uint64_t size_sets, bool durable) {
+    note_store_size(size_bytes, durable);
+    if (size_sets_ != size_sets) return;
+    if (size_set_ && !durable) at_risk_.size_set = at_risk_since_sync_.size_set = true;
+    size_set_ = false;
   }
   /// The store has set this size, and cut off what was past it.
-  void note_store_size(std::uint64_t size_bytes) {
+  void note_store_size(std::uint64_t size_bytes, bool durable) {
     store_size_bytes_ = size_bytes;
     store_size_bound_bytes_ = size_bytes;
+    if (durable) at_risk_.bound_bytes = at_risk_since_sync_.bound_bytes = 0;
+    note_bound_at_risk();
   }
   /// The store may have set this size, wholly, in part or not at all.
   void note_store_size_unknown(std::uint64_t size_bytes) {
     store_size_bytes_.reset();
     store_size_bound_bytes_ = std::max(store_size_bound_bytes_, size_bytes);
+    note_bound_at_risk();
   }
   void set_content_id(std::uint64_t part, ContentId id) { content_.insert_or_assign(part, std::move(id)); }
   void clear_content_ids(std::uint64_t first_part, std::uint64_t last_part) {
@@ -208,18 +221,30 @@ class BasicDirtyFileMetadata {
     stored_ = std::move(shown);
     size_bytes_ = size;
     note_replaced(version);
-    note_store_size(size_bytes);
+    note_store_size(size_bytes, true);
   }
   /// As the store has it: `size_bytes` bytes, all stored, by no content id.
   void reset_to_store(std::uint64_t size_bytes, std::uint64_t version) {
     stored_ = ExtentSet{ByteRange::between(0, size_bytes)};
     size_bytes_ = size_bytes;
     note_replaced(version);
-    note_store_size(size_bytes);
+    note_store_size(size_bytes, true);
     note_clean();
   }
 
  private:
+  // What a store that fails a sync may have forgotten: it was cut off from so many bytes, and its size was set here.
+  struct AtRisk {
+    std::uint64_t bound_bytes = 0;
+    bool size_set = false;
+    friend bool operator==(const AtRisk&, const AtRisk&) = default;
+  };
+  void note_bound_at_risk() {
+    for (auto* const at_risk : {&at_risk_, &at_risk_since_sync_}) {
+      at_risk->bound_bytes = std::max(at_risk->bound_bytes, store_size_bound_bytes_);
+    }
+  }
+
   BasicDirtyFileMetadata(FileId id, const FileOptions& options)
       : id_{std::move(id)}, part_bytes_{options.part_bytes}, version_{options.version}, mtime_ns_{options.mtime_ns} {}
 
@@ -233,7 +258,9 @@ class BasicDirtyFileMetadata {
   ExtentSet stored_, unsynced_;
   std::map<std::uint64_t, ContentId> content_;  // by part; sparse: a part written over has none
   FileState state_ = FileState::created;
+  AtRisk at_risk_, at_risk_since_sync_;  // since the last good sync began; and since the one in flight did
   bool needs_sync_ = false, needs_data_sync_ = false, size_set_ = false;
+  bool size_unsynced_ = false;  // the store was given a size, with bytes or alone, that no sync was asked for yet
   std::uint64_t size_sets_ = 0;
   [[no_unique_address]] Payload payload_{};
 };

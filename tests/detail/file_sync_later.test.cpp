@@ -66,6 +66,26 @@ struct LaterSyncedFile {
     file->store().answer_at_once(false);
     return n ? into : "error: " + n.error().message();
   }
+  /// Calls sync, and ends what the store is asked for so; `answer` is the store's to the sync.
+  void sync_now(const tarn::Result<>& answer = {}) {
+    std::optional<tarn::Result<>> ended;
+    auto operation = sync(ended);
+    operation.start();
+    while (!ended) {
+      if (store.open_flushes() != 0) {
+        store.store_one();
+      } else {
+        store.finish_sync(answer);
+      }
+    }
+    REQUIRE(ended->has_value() == answer.has_value());
+  }
+  /// A flush is asked for, and not answered. Returns: its token.
+  [[nodiscard]] auto begin_flush() {
+    tarn::start_flush(*file, [](const tarn::Result<std::uint64_t>&) {});
+    REQUIRE(store.open_flushes() == 1);
+    return store.take_flush();
+  }
   /// The store has `text` now, by somebody else's hand, and the file is told so.
   void replace(const std::string& how, const std::string& text) {
     store.memory.put(id, text);
@@ -404,4 +424,101 @@ TEST_CASE("what has a content id and is not durable stays the file's own, and is
   file.store.finish_sync();
   CHECK((ended[1] && *ended[1]));
   CHECK(file.store.memory.text(file.id) == text);
+}
+
+TEST_CASE("a cut that a failed sync may have forgotten is no bound: what grows over it is stored as zeros", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, std::string(2 * file.C, 'x'));
+  file.sync_now();
+  REQUIRE(file.file->truncate(8));
+  const bool other_first = GENERATE(false, true);
+  if (other_first) file.sync_now();  // the cut is durable: then it is a bound
+  if (other_first) REQUIRE(file.file->truncate(7));
+  file.sync_now(tarn::fail(std::errc::io_error));
+  REQUIRE(file.file->truncate(2 * file.C));
+  const auto flush = file.begin_flush();
+  const auto& request = flush.request();
+  CHECK(request.size_bytes == 2 * file.C);
+  CHECK(request.store_size_bound_bytes == (other_first ? 8 : 2 * file.C));
+  REQUIRE(request.ranges.size() == 1);
+  CHECK(request.ranges[0] == tarn::FlushRange{ByteRange::between(other_first ? 7 : 8, 2 * file.C), true});
+}
+
+TEST_CASE("a cut that is in flight when a sync fails is flushed again", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, std::string(file.C, 'x'));
+  file.sync_now();
+  file.write(file.C, "y");
+  std::optional<tarn::Result<>> ended;
+  auto sync = file.sync(ended);
+  sync.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  REQUIRE(file.file->truncate(4));
+  auto flush = file.begin_flush();
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended);
+  REQUIRE(file.store.memory.flush(flush.request()).ok());
+  flush.complete(tarn::FlushOutcome<Heap>::stored());
+  CHECK(file.file->is_dirty());
+  const auto again = file.begin_flush();
+  CHECK(again.request().size_bytes == 4);
+  CHECK(again.request().store_size_bound_bytes == file.C + 1);
+}
+
+TEST_CASE("what was stored during a sync and then replaced is no size of ours if the sync fails", "[sync]") {
+  const std::string how = GENERATE("invalidate", "rebase", "discard_dirty");
+  CAPTURE(how);
+  LaterSyncedFile file;
+  file.write(0, "mine");
+  std::optional<tarn::Result<>> ended;
+  auto sync = file.sync(ended);
+  sync.start();
+  file.store.store_one();
+  file.write(0, "more");
+  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
+  file.store.store_one();
+  REQUIRE_FALSE(file.file->is_dirty());
+  file.replace(how, "news");
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  REQUIRE(ended);
+  CHECK_FALSE(file.file->is_dirty());
+  CHECK(file.read_all() == "news");
+}
+
+TEST_CASE("who called for a sync of bytes that another's failed sync lost is told, too", "[sync]") {
+  const bool evicted = GENERATE(true, false);
+  LaterSyncedFile file;
+  file.write(0, "a");
+  std::optional<tarn::Result<>> ended[2];
+  auto first = file.sync(ended[0]), second = file.sync(ended[1]);
+  first.start();
+  second.start();
+  file.store.store_one();
+  REQUIRE(file.store.open_syncs() == 1);
+  if (evicted) file.pool.evict_clean();
+  file.store.finish_sync(tarn::fail(std::errc::io_error));
+  while (!ended[1]) {
+    if (file.store.open_flushes() != 0) {
+      file.store.store_one();
+    } else {
+      file.store.finish_sync();
+    }
+  }
+  REQUIRE(ended[0]);
+  CHECK(ended[0]->error() == std::errc::io_error);
+  CHECK(ended[1]->has_value() == !evicted);  // held: it is stored anew, and durable
+  file.sync_now();                           // who calls later is answered for what is dirty then
+}
+
+TEST_CASE("a size that was set here outlives a failed sync and a rebase", "[sync]") {
+  LaterSyncedFile file;
+  file.write(0, std::string(file.C, 'x'));
+  file.sync_now();
+  REQUIRE(file.file->truncate(4));
+  const bool fails = GENERATE(true, false);
+  file.sync_now(fails ? tarn::Result<>{tarn::fail(std::errc::io_error)} : tarn::Result<>{});
+  REQUIRE(file.file->rebase(file.C, 9));
+  CHECK(file.file->size() == (fails ? 4 : file.C));
+  CHECK(file.file->is_dirty() == fails);
 }

@@ -43,6 +43,8 @@ struct FileBody {
   std::optional<ExtentSet> syncing_extents;           // and what; nothing once it has other bytes than those
   bool gone = false;                                  // the DirtyFile: the record may be another one's by now
   std::uint64_t syncs_failed = 0;                     // each made dirty again what was stored before
+  std::uint64_t syncs_lost = 0;                       // those of which some was not held any more
+  std::error_code sync_error;                         // of the last one of those
 
   Mutex errors_mutex;  // of flushes that nobody asked for: a count of them, the last one, and whether anybody was told
   std::error_code error;

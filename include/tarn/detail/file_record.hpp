@@ -79,6 +79,7 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
 struct FlushInFlight {
   ExtentSet lent;
   bool dropped = false;
+  bool taken_back = false;  // a sync failed meanwhile: what it stores, the size too, may be forgotten
 };
 
 template <class Traits>

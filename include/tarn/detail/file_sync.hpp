@@ -105,6 +105,11 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       if (!answer) ++body_->syncs_failed;
       const bool deleted = body_->meta.state() == FileState::deleted && !body_->removing;  // else it may yet stay
       if (!answer && !body_->gone && !deleted) evicted = take_back(std::move(asked));
+      if (answer) body_->meta.note_synced();
+      if (!evicted.empty()) {
+        ++body_->syncs_lost;
+        body_->sync_error = answer.error();
+      }
     }
     auto& counters = body_->core.counters;
     counters.syncs.fetch_add(1, std::memory_order_relaxed);
@@ -133,19 +138,20 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
   // the store may have forgotten with it. Requires: the lock.
   [[nodiscard]] ExtentSet take_back(std::optional<ExtentSet> asked) noexcept {
     auto& meta = body_->meta;
+    // A flush in flight may have given its bytes to a store that forgets them now: it settles nothing.
+    body_->core.take_back_lent(*body_->record);
+    ExtentSet evicted;
     try {
       meta.note_sync_failed(asked ? &*asked : nullptr);
-      // A flush in flight may have given its bytes to a store that forgets them now: it settles nothing.
-      body_->core.take_back_lent(*body_->record);
-      auto evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
-      if (body_->record->dirty_bytes.load() != 0 || body_->lacks_store()) {
-        meta.note_modified();
-        if (meta.state() != FileState::deleted) body_->core.note_changed(*body_->record);
-      }
-      return evicted;
+      evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
     } catch (const std::bad_alloc&) {
-      return asked ? std::move(*asked) : ExtentSet{};  // none the better, but named
+      if (asked) evicted = std::move(*asked);  // none the better, but named
     }
+    if (body_->record->dirty_bytes.load() != 0 || body_->lacks_store()) {
+      meta.note_modified();
+      if (meta.state() != FileState::deleted) body_->core.note_changed(*body_->record);
+    }
+    return evicted;
   }
   void note_error() noexcept {
     if (!result_ && !noted_.exchange(true)) body_->note_error(result_.error());
@@ -192,6 +198,7 @@ class FileSync {
         if (!flush_) {
           std::shared_lock lock{body_->lock};
           failed_before_ = body_->syncs_failed;
+          if (!lost_before_) lost_before_ = body_->syncs_lost;
           lock.unlock();
           flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
         }
@@ -230,10 +237,12 @@ class FileSync {
         flushed_ = false;  // it may fail, and then there is more to store
         return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
       }
+      if (body_->syncs_lost != lost_before_) {
+        error_ = body_->sync_error;  // it was ours, too, and there is nothing left to store it from
+        return Progress::done;
+      }
       if (body_->syncs_failed != failed_before_) {
-        lock.unlock();
-        flushed_ =
-            false;  // one failed since our flush began: what that was asked for is dirty again, and ours to store
+        flushed_ = false;  // one failed since our flush began: what it was asked for is dirty again, and ours to store
         return std::nullopt;
       }
       if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync(scope_)) return Progress::done;
@@ -263,7 +272,8 @@ class FileSync {
   WaitFor<Traits> waits_for_here_;
   const WaitFor<Traits>* waits_for_ = nullptr;
   std::error_code error_;
-  std::uint64_t failed_before_ = 0;  // syncs of the file that had failed when our flush began
+  std::uint64_t failed_before_ = 0;           // syncs of the file that had failed when our flush began
+  std::optional<std::uint64_t> lost_before_;  // and at our call, those that had named bytes that were not held any more
   bool flushed_ = false, waits_for_sync_ = false;
 };
 

@@ -303,6 +303,7 @@ class FlushJob {
   ExtentSet leave() noexcept {
     std::lock_guard table{record_->table_mutex};
     dropped_ = flight_->dropped;
+    taken_back_ = flight_->taken_back;
     record_->forget(*flight_);
     core_->counters.lent_bytes.fetch_sub(flight_->lent.size_bytes(), std::memory_order_relaxed);
     left_ = true;
@@ -338,7 +339,7 @@ class FlushJob {
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
   // parts and files there is no less.
   std::size_t max_extents_ = 4096;
-  bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false;
+  bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false, taken_back_ = false;
   bool consistent_ = false;
 };
 
@@ -397,10 +398,11 @@ template <class Traits, class File>
   auto& meta = file.meta;
   auto lent = job.leave();
   std::error_code error = outcome.error();
+  const bool is_durable = durable || outcome.status() == FlushStatus::durable;
   bool noted = false;
   if (outcome.ok() && !job.dropped_) {
     try {
-      meta.note_stored(lent, durable || outcome.status() == FlushStatus::durable);
+      meta.note_stored(lent, is_durable);
       job.for_each_range([&](ByteRange range, bool) {
         if (meta.content_count() == 0) return;
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
@@ -419,12 +421,10 @@ template <class Traits, class File>
   if (job.dropped_) {
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {
-    meta.note_store_size(job.size_bytes_);
-    meta.note_size_stored(job.size_sets_);
+    if (!job.taken_back_) meta.note_size_stored(job.size_bytes_, job.size_sets_, is_durable);
     if (outcome.version()) meta.set_version(*outcome.version());
     note_clean_if_stored(file);
     // Only what is durable: a sync that fails makes dirty again what the file holds, not what content does.
-    const bool is_durable = durable || outcome.status() == FlushStatus::durable;
     for (const auto& [part, id] : outcome.content()) {
       if (is_durable) detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
     }

@@ -361,6 +361,7 @@ class PoolCore {
     if (record.flush == nullptr) return;
     counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
     record.flush->lent.clear();
+    record.flush->taken_back = true;
   }
   /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
   /// Returns: those that a flush had. Requires: the table mutex. Errors: as FileRecord::take_out.
