@@ -92,6 +92,7 @@ enum class Came : std::uint8_t {
   sync_failed_after_change,
   sync_dirty_again,
   sync_unsure,
+  sync_loss_shared,
   sync_waited_for_another,
   room_wait_ended,
   room_wait_refused,
@@ -145,6 +146,7 @@ constexpr std::array<const char*, static_cast<std::size_t>(Came::count)> came_na
     "a sync that failed after a change",
     "a sync that failed and made bytes dirty again",
     "a sync that failed and named bytes that are not held",
+    "such a failure told to a sync of another",
     "a sync that waited for another",
     "a wait for room that ended well",
     "a wait for room that was refused",
@@ -237,6 +239,7 @@ class World {
     ExtentSet unsure;                       // of these a failed sync said that only the store knows
     std::uint64_t failed_loads = 0, refused_reserves = 0, generation = 0;
     std::uint64_t failures = 0, delivered = 0, noted = 0;  // of flushes and syncs: each is told to one, or noted
+    std::uint64_t lost_syncs = 0;                          // those that named bytes: told to each sync called before
     bool noted_was_seen = false;
     std::error_code last_noted;
   };
@@ -258,7 +261,7 @@ class World {
     bool over = false, waits_for_room = false, cancelled = false;
     int shown = 0;
     std::string seen_wrong;
-    std::uint64_t changes, failed_loads, refused_reserves, failures;
+    std::uint64_t changes, failed_loads, refused_reserves, failures, lost_syncs;
     ExtentSet untouched;  // of a flush and a sync: what it answers for
     std::unique_ptr<ModelOperation> operation;
   };
@@ -370,6 +373,7 @@ class World {
                                                  .failed_loads = file.failed_loads,
                                                  .refused_reserves = file.refused_reserves,
                                                  .failures = file.failures,
+                                                 .lost_syncs = file.lost_syncs,
                                                  .untouched = {},
                                                  .operation = {}}));
     auto& call = *calls_.back();
@@ -555,7 +559,9 @@ class World {
       require(error.value() == ESTALE, "a flush of a file whose id another has");
     } else {
       require(file.failures > call.failures, "a flush or sync failed by itself: " + error.message());
-      ++file.delivered;
+      const bool shared = call.kind == Kind::sync && file.lost_syncs > call.lost_syncs;
+      if (shared) came(Came::sync_loss_shared), hear();  // its own caller may have gone: then it is noted
+      if (!shared || file.failures != file.delivered + file.noted) ++file.delivered;
     }
   }
 
@@ -1354,7 +1360,7 @@ class World {
     }
     if (file.deleted) return;
     file.unsure.add(named);
-    if (!named.empty()) came(Came::sync_unsure);
+    if (!named.empty()) came(Came::sync_unsure), ++file.lost_syncs;
     auto dirty = pool_.dirty_extents(file.it->metadata());
     if (dirty.intersects(tarn::whole_file)) came(Came::sync_dirty_again);
     dirty.add(named);
