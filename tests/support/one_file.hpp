@@ -41,8 +41,8 @@ struct Arena : TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 
-// The traits that a test runs with, one for each storage: all of them, or the first alone in a build that says so. A
-// sanitizer sees no more in an arena than on the heap, and the code of the tests is most of what it takes to build.
+// The traits that a test runs with, one for each storage: all of them, or the first alone in the presets that say so. A
+// sanitizer or another compiler sees no more in an arena, and the code of the tests is most of what there is to build.
 #if TARN_TESTS_ON_ONE_STORAGE
 #define EACH_STORAGE(first, ...) first
 #else
