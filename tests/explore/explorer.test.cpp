@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// CTest: LABELS slow
 
 // The explorer itself: that it finds what it should, in as many orders as there are, and no more.
 
