@@ -159,7 +159,7 @@ class BasicDirtyFileMetadata {
     stored_.subtract(range);
     unsynced_.subtract(range);
   }
-  /// What a sync is asked for now, and answers for.
+  /// A sync begins. Returns: the bytes that it answers for.
   [[nodiscard]] ExtentSet take_unsynced(SyncScope scope) {
     needs_data_sync_ = size_unsynced_ = false;
     if (scope == SyncScope::all) needs_sync_ = false;
