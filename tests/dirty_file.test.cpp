@@ -222,7 +222,7 @@ TEMPLATE_TEST_CASE("a first write that comes while another is being filled waits
   Gate filling;
   filling.close();
   tarn::Result<std::size_t> one = std::size_t{0}, two = std::size_t{0};
-  Sleeper second;
+  BlockedThread second;
   {
     Worker first{filling, [&] {
                    one = file->write(extends_first ? size : 0, 1, [&](tarn::MutableBuffers into) {
@@ -235,7 +235,7 @@ TEMPLATE_TEST_CASE("a first write that comes while another is being filled waits
                    second.here();
                    two = file.write(extends_first ? 0 : size, "2");
                  }};
-    CHECK(second.wait_until_asleep());
+    CHECK(second.wait_until_blocked());
     filling.open();
   }
   CHECK(one.value() == 1);
@@ -352,7 +352,7 @@ TEMPLATE_TEST_CASE("a truncate that comes while a write is being filled waits fo
   tarn::Result<std::size_t> written = std::size_t{0};
   tarn::Result<> truncated;
   std::atomic<bool> filled{false}, cut_before_filled{false};
-  Sleeper cutter;
+  BlockedThread cutter;
   {
     Worker writes{filling, [&] {
                     written = file->write(extends ? 2 * C : C, C, [&](tarn::MutableBuffers into) {
@@ -368,7 +368,7 @@ TEMPLATE_TEST_CASE("a truncate that comes while a write is being filled waits fo
                        truncated = file->truncate(1);
                        cut_before_filled = !filled;
                      }};
-    CHECK(cutter.wait_until_asleep());
+    CHECK(cutter.wait_until_blocked());
     filling.open();
   }
   CHECK_FALSE(cut_before_filled);
@@ -398,7 +398,7 @@ TEMPLATE_TEST_CASE("a write that comes while a truncate waits for a view goes af
   tarn::Result<std::string> seen = std::string{};
   tarn::Result<std::size_t> written = std::size_t{0};
   tarn::Result<> truncated;
-  Sleeper cutter, writer;
+  BlockedThread cutter, writer;
   {
     Worker views{viewing, [&] {
                    seen = file->view(0, C, [&](tarn::ConstBuffers bytes) {
@@ -413,12 +413,12 @@ TEMPLATE_TEST_CASE("a write that comes while a truncate waits for a view goes af
                        cutter.here();
                        truncated = file->truncate(1);
                      }};
-    REQUIRE(cutter.wait_until_asleep());
+    REQUIRE(cutter.wait_until_blocked());
     Worker writes{viewing, [&] {
                     writer.here();
                     written = file.write(at, text);
                   }};
-    CHECK(writer.wait_until_asleep());
+    CHECK(writer.wait_until_blocked());
     viewing.open();
   }
   CHECK(seen.value() == before.substr(0, C));  // whole, though it was cut at once afterwards
@@ -474,7 +474,7 @@ TEMPLATE_TEST_CASE("a second file of an id waits for the flush of the first, and
   tarn::Result<> flushed, stored;
   tarn::Result<std::size_t> written = std::size_t{0};
   std::string when_made;
-  Sleeper maker;
+  BlockedThread maker;
   {
     Worker flusher{file.store.flush_gate, [&] { flushed = file->flush(); }};
     REQUIRE(file.store.flush_gate.wait_for_arrivals());
@@ -487,7 +487,7 @@ TEMPLATE_TEST_CASE("a second file of an id waits for the flush of the first, and
                     written = second->write(0, bytes_of("2nd"));
                     stored = second->flush();
                   }};
-    CHECK(maker.wait_until_asleep());
+    CHECK(maker.wait_until_blocked());
     CHECK(file.store.counts().flushes == 1);
     file.store.flush_gate.open();
   }
@@ -571,7 +571,7 @@ TEMPLATE_TEST_CASE("a file deleted while it is being flushed stays deleted, and 
   REQUIRE(file.write(0, "hello"));
   file.store.flush_gate.close();
   tarn::Result<> flushed, removed;
-  Sleeper removes;
+  BlockedThread removes;
   {
     Worker flusher{file.store.flush_gate, [&] { flushed = file->flush(); }};
     REQUIRE(file.store.flush_gate.wait_for_arrivals(1));
@@ -579,7 +579,7 @@ TEMPLATE_TEST_CASE("a file deleted while it is being flushed stays deleted, and 
                      removes.here();
                      removed = file->remove();
                    }};
-    CHECK(removes.wait_until_asleep());
+    CHECK(removes.wait_until_blocked());
     CHECK(file.store.counts().removes == 0);  // it waits for the flush, as the store checks
     CHECK(file.store.counts().flushes == 1);
     file.store.flush_gate.open();

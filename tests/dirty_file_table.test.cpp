@@ -213,7 +213,7 @@ TEST_CASE(
   tarn::Result<std::size_t> written = std::size_t{0};
   Table::FilePtr young;
   std::string at_drop;
-  Sleeper user;
+  BlockedThread user;
   {
     Worker flusher{t.store.flush_gate, [&] { flushed = old->flush(); }};
     REQUIRE(t.store.flush_gate.wait_for_arrivals());
@@ -226,12 +226,12 @@ TEST_CASE(
                     written = young->write(0, bytes_of("young"));
                     stored = young->flush();
                   }};
-    CHECK(user.wait_until_asleep());
+    CHECK(user.wait_until_blocked());
     CHECK(t.store.counts().flushes == 1);
     t.store.flush_gate.open();
   }
   CHECK((flushed || flushed.error().value() == ESTALE));  // of the parts after the one that was in flight
-  CHECK(at_drop == "old" + pattern(3, 2));  // the drop came back after the flush had
+  CHECK(at_drop == "old" + pattern(3, 2));                // the drop came back after the flush had
   CHECK(removed);
   REQUIRE(written);
   CHECK(stored);

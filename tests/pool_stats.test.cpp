@@ -335,7 +335,7 @@ TEST_CASE("a latch that was not to be had at once is waited for, and counted onc
   world.read(0, C);
   Gate gate;
   gate.close();
-  Sleeper writer_sleeps;
+  BlockedThread writer_sleeps;
   {
     Worker reader{gate, [&] { (void)world.file->view(0, 1, [&](tarn::ConstBuffers) { gate.pass(); }).has_value(); }};
     REQUIRE(gate.wait_for_arrivals());
@@ -343,7 +343,7 @@ TEST_CASE("a latch that was not to be had at once is waited for, and counted onc
       writer_sleeps.here();
       (void)world.file->write(0, bytes_of("a")).has_value();
     }};
-    CHECK(writer_sleeps.wait_until_asleep());
+    CHECK(writer_sleeps.wait_until_blocked());
     gate.open();
   }
   CHECK(world.stats().latch_waits == 1);

@@ -57,7 +57,7 @@ TEMPLATE_TEST_CASE("what one thread does and another sees goes through the heade
     const Moved moved;
     std::string one, two;
     file.store.load_gate.close();
-    Sleeper second;
+    BlockedThread second;
     {
       Worker loads{file.store.load_gate, [&] { one = file.read(0, 16); }};
       REQUIRE(file.store.load_gate.wait_for_arrivals());
@@ -65,7 +65,7 @@ TEMPLATE_TEST_CASE("what one thread does and another sees goes through the heade
                      second.here();
                      two = file.read(0, 16);
                    }};
-      CHECK(second.wait_until_asleep());
+      CHECK(second.wait_until_blocked());
       CHECK(moved.waits() != 0);
       file.store.load_gate.open();
     }

@@ -563,7 +563,7 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
   Gate looking, turn;
   looking.close();
   turn.close();
-  Sleeper settles, goes;
+  BlockedThread settles, goes;
   {
     Worker looker{looking, [&] { (void)pin->with_data([&](auto) { looking.pass(); }).has_value(); }};
     REQUIRE(looking.wait_for_arrivals());
@@ -580,12 +580,12 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
                    goes.here();
                    file.reset();
                  }};
-    REQUIRE(goes.wait_until_asleep());
+    REQUIRE(goes.wait_until_blocked());
     Worker settler{looking, [&] {
                      settles.here();
                      store.finish_flush();
                    }};
-    REQUIRE(settles.wait_until_asleep());
+    REQUIRE(settles.wait_until_blocked());
     turn.open();
     maker.join();
     const auto still_in_turn = [&] {
@@ -597,7 +597,7 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
       return asked;
     };
     CHECK(wait_until([&] { return !still_in_turn(); }));
-    CHECK(goes.wait_until_asleep());  // for the flush
+    CHECK(goes.wait_until_blocked());  // for the flush
     looking.open();
     ender.join();
     settler.join();

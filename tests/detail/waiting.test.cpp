@@ -179,9 +179,9 @@ TEST_CASE("a call in a store call may wait for another file", "[waiting]") {
     tarn::Result<> first;
     Worker flusher{other_store.memory.flush_gate, [&] { first = other.flush(); }};
     REQUIRE(other_store.memory.flush_gate.wait_for_arrivals());
-    Sleeper waits;
+    BlockedThread waits;
     Worker opener{[&] {
-      if (waits.wait_until_asleep()) other_store.memory.flush_gate.open();
+      if (waits.wait_until_blocked()) other_store.memory.flush_gate.open();
     }};
     f.store.in_load = [&] {
       waits.here();

@@ -68,14 +68,14 @@ template <class Predicate>
   return true;
 }
 
-/// A thread that others can see asleep in the kernel: on a lock, a condition, a gate. That is how a test knows that
+/// A thread that others can see blocked in the kernel: on a lock, a condition, a gate. That is how a test knows that
 /// somebody waits, where a wait shows in nothing else.
-class Sleeper {
+class BlockedThread {
  public:
   /// Said by the thread itself, before what it is to wait for.
   void here() { thread_ = ::gettid(); }
-  /// Returns: true once it sleeps; false if it came to its end, or the deadline came first.
-  [[nodiscard]] bool wait_until_asleep() const {
+  /// Returns: true once it is blocked; false if it came to its end, or the deadline came first.
+  [[nodiscard]] bool wait_until_blocked() const {
     char state = '?';
     const bool told = wait_until([&] {
       state = thread_ == 0 ? '?' : state_of(thread_);
