@@ -5,56 +5,27 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/replaced_new.hpp"
 #include "support/shared_file.hpp"
 
-// What a read of held bytes takes from the heap: nothing. Every form of operator new of this program counts; all of
-// them are here, so that none of a sanitizer's own is mixed with ours.
+// What a read of held bytes takes from the heap: nothing. Every allocation of this program is counted.
+
+using namespace tarn_test;
 
 namespace {
 
 std::atomic<std::uint64_t> allocations{0};
 
-void* take(std::size_t size, std::align_val_t alignment = std::align_val_t{__STDCPP_DEFAULT_NEW_ALIGNMENT__}) noexcept {
-  ++allocations;
-  const auto unit = static_cast<std::size_t>(alignment);
-  return std::aligned_alloc(unit, (std::max<std::size_t>(size, 1) + unit - 1) / unit * unit);
-}
-void* or_throw(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc{};
-  return memory;
-}
-
-// Not inlined: g++ would see a free of what operator new gave, and warn.
-[[gnu::noinline]] void give_back(void* memory) noexcept { std::free(memory); }
-
 }  // namespace
 
-void* operator new(std::size_t n) { return or_throw(take(n)); }
-void* operator new[](std::size_t n) { return or_throw(take(n)); }
-void* operator new(std::size_t n, std::align_val_t a) { return or_throw(take(n, a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return or_throw(take(n, a)); }
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
-void* operator new(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return take(n, a); }
-void* operator new[](std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return take(n, a); }
-void operator delete(void* memory) noexcept { give_back(memory); }
-void operator delete[](void* memory) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { give_back(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { give_back(memory); }
-void operator delete[](void* memory, const std::nothrow_t&) noexcept { give_back(memory); }
-
-using namespace tarn_test;
+bool tarn_test::may_allocate() noexcept {
+  ++allocations;
+  return true;
+}
 
 namespace {
 

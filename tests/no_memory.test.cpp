@@ -4,17 +4,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <new>
 #include <optional>
 #include <string>
 #include <system_error>
 
 #include "support/catch.hpp"
+#include "support/replaced_new.hpp"
 #include "support/shared_file.hpp"
 
 // What calls come to that the system refuses memory: each allocation of a call fails once, alone or with all later ones.
-// operator new of this whole program is replaced for that.
 
 namespace {
 
@@ -36,33 +35,17 @@ struct FailAllocation {
   [[nodiscard]] static bool met() { return has_failed; }
 };
 
-void* take(std::size_t size_bytes) noexcept {
+}  // namespace
+
+bool tarn_test::may_allocate() noexcept {
   if (allocations_left == 0) {
     has_failed = true;
     if (!fails_on) allocations_left = -1;
-    return nullptr;
+    return false;
   }
   if (allocations_left > 0) --allocations_left;
-  return std::malloc(size_bytes == 0 ? 1 : size_bytes);
+  return true;
 }
-void* or_throw(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc{};
-  return memory;
-}
-
-// Not inlined: g++ would see a free of what operator new gave, and warn.
-[[gnu::noinline]] void give_back(void* memory) noexcept { std::free(memory); }
-
-}  // namespace
-
-void* operator new(std::size_t n) { return or_throw(take(n)); }
-void* operator new[](std::size_t n) { return or_throw(take(n)); }
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
-void operator delete(void* memory) noexcept { give_back(memory); }
-void operator delete[](void* memory) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { give_back(memory); }
 
 using namespace tarn_test;
 
