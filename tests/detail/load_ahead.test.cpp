@@ -16,6 +16,7 @@
 #include "support/catch.hpp"
 #include "support/chaos_store.hpp"
 #include "support/gate.hpp"
+#include "support/later_file.hpp"
 #include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
@@ -23,28 +24,21 @@ using namespace tarn_test;
 
 namespace {
 
-/// A pool, a store that answers when told, and one DirtyFile of `stored_bytes` of the pattern.
+/// A file of which the store has so many chunks, and what is asked for ahead of its reader.
 template <class Traits>
-struct World {
-  using Pool = tarn::ChunkPool<Traits>;
-  using Metadata = tarn::MetadataFor<Traits>;
-  using Store = LaterStore<Traits>;
-  using File = tarn::DirtyFile<Traits, Store>;
-
-  static constexpr std::uint64_t id = 7;
+struct World : LaterFile<Traits> {
+  using Base = LaterFile<Traits>;
+  using Base::C, Base::file, Base::finish_loads, Base::id, Base::P, Base::pool, Base::store;
+  using typename Base::Metadata;
+  using typename Base::Store;
 
   explicit World(const Sizes& sizes, std::uint64_t stored_chunks, std::uint64_t more_bytes = 16 * MiB)
-      : C{sizes.chunk_bytes}, P{sizes.chunk_bytes * sizes.chunks_per_part}, pool{pool_options<Traits>(C, more_bytes)} {
-    store.memory.expect_parts_of(P);
-    store.memory.put_pattern(id, stored_chunks * C);
-    make(Metadata::from_store(id, stored_chunks * C, {.part_bytes = P}));
-  }
+      : Base{sizes, stored_chunks * sizes.chunk_bytes, more_bytes} {}
   ~World() {
     store.answer_at_once();
     while (store.open_flushes() != 0) store.finish_flush();
     finish_loads();
     if (file) CHECK(file->flush());
-    CHECK(store.memory.complaints() == "");
     file.reset();
     pool.evict_clean();
     check_empty(pool.stats());
@@ -72,27 +66,12 @@ struct World {
     const auto& request = token.request();
     store.load(request, std::move(token));
   }
-  void finish_loads() {
-    while (store.open_loads() != 0) store.finish_load();
-  }
-  [[nodiscard]] std::string read_held(std::uint64_t offset, std::size_t size_bytes) {
-    std::string into(size_bytes, '?');
-    auto outcome = file->try_read(offset, writable(into));
-    if (!outcome.done()) return outcome.needs_load() ? "not held" : "busy";
-    into.resize(*outcome);
-    return into;
-  }
   /// Makes every chunk that the pool can have a dirty one. Returns: how many bytes that are.
   [[nodiscard]] std::uint64_t fill_with_dirty_bytes(const std::string& chunk) {
     std::uint64_t at = 0;
     while (file->try_write(at, bytes_of(chunk))) at += C;
     return at;
   }
-
-  const std::uint64_t C, P;
-  Pool pool;
-  Store store;
-  std::optional<File> file;
 };
 
 /// A read that waits with no thread, and what it came to.
