@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -80,6 +81,19 @@ struct LaterSyncedFile {
     }
     REQUIRE(ended->has_value() == answer.has_value());
   }
+  /// A sync for which something was stored, and that the store has not answered. Returns: what keeps it.
+  [[nodiscard]] auto begin_sync(std::optional<tarn::Result<>>& ended, tarn::SyncScope scope = tarn::SyncScope::all) {
+    using Operation = decltype(sync(ended, scope));
+    std::unique_ptr<Operation> operation{new Operation(sync(ended, scope))};
+    operation->start();
+    store.store_one();
+    REQUIRE(store.open_syncs() == 1);
+    return operation;
+  }
+  void flush_now() {
+    tarn::start_flush(*file, [](const tarn::Result<std::uint64_t>&) {});
+    store.store_one();
+  }
   /// A flush is asked for, and not answered. Returns: its token.
   [[nodiscard]] auto begin_flush() {
     tarn::start_flush(*file, [](const tarn::Result<std::uint64_t>&) {});
@@ -110,10 +124,7 @@ TEST_CASE("syncs that wait for one in flight wait, and do not wake each other fo
   LaterSyncedFile file;
   file.write(0, "a");
   std::optional<tarn::Result<>> ended[3];
-  auto first = file.sync(ended[0]);
-  first.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto first = file.begin_sync(ended[0]);
   auto second = file.sync(ended[1]), third = file.sync(ended[2]);
   second.start();
   third.start();
@@ -128,10 +139,7 @@ TEST_CASE("a sync is not good while what a failed one made dirty again is still 
   LaterSyncedFile file;
   file.write(0, "a");
   std::optional<tarn::Result<>> ended[2];
-  auto first = file.sync(ended[0]);
-  first.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto first = file.begin_sync(ended[0]);
   file.write(file.C, "b");
   auto second = file.sync(ended[1]);
   second.start();
@@ -183,10 +191,7 @@ TEST_CASE("a flush that was in flight when a sync failed leaves its bytes dirty:
   LaterSyncedFile file;
   file.write(0, "a");
   std::optional<tarn::Result<>> synced;
-  auto sync = file.sync(synced);
-  sync.start();
-  file.store.store_one();
-  REQUIRE_FALSE(synced);
+  const auto sync = file.begin_sync(synced);
   file.write(0, "b");
   tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
   REQUIRE(file.store.open_flushes() == 1);
@@ -203,10 +208,7 @@ TEST_CASE("a sync that fails after the store's bytes were replaced makes none of
   LaterSyncedFile file;
   file.write(0, "mine");
   std::optional<tarn::Result<>> ended;
-  auto first = file.sync(ended);
-  first.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto first = file.begin_sync(ended);
   file.replace(how, "news");
   CHECK(file.read_all() == "news");  // held from here on
   file.store.finish_sync(tarn::fail(std::errc::io_error));
@@ -243,8 +245,7 @@ TEST_CASE("what was stored before the store's bytes were replaced is not made di
     REQUIRE(ended[0]);
     REQUIRE(file.file->is_dirty());
   }
-  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
-  file.store.store_one();
+  file.flush_now();
   REQUIRE_FALSE(file.file->is_dirty());
   file.replace(how, "news");
   CHECK(file.read_all() == "news");
@@ -262,9 +263,7 @@ TEST_CASE("bytes that a failed sync made dirty again are given up by a discard, 
   LaterSyncedFile file;
   file.write(0, "mine");
   std::optional<tarn::Result<>> ended;
-  auto first = file.sync(ended);
-  first.start();
-  file.store.store_one();
+  const auto first = file.begin_sync(ended);
   file.store.finish_sync(tarn::fail(std::errc::io_error));
   REQUIRE(ended);
   SECTION("discard_dirty") {
@@ -284,13 +283,10 @@ TEST_CASE("what is stored after the store's bytes were replaced is dirty again i
   LaterSyncedFile file;
   file.write(0, "mine");
   std::optional<tarn::Result<>> ended;
-  auto first = file.sync(ended);
-  first.start();
-  file.store.store_one();
+  const auto first = file.begin_sync(ended);
   file.replace(GENERATE("invalidate", "rebase", "discard_dirty"), "news");
   file.write(1, "ai");
-  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
-  file.store.store_one();
+  file.flush_now();
   CHECK(file.read_all() == "nais");
   REQUIRE_FALSE(file.file->is_dirty());
   file.store.finish_sync(tarn::fail(std::errc::io_error));
@@ -302,10 +298,7 @@ TEST_CASE("a sync that fails while the file is being removed counts, if the stor
   LaterSyncedFile file;
   file.write(0, "mine");
   std::optional<tarn::Result<>> ended, removed;
-  auto first = file.sync(ended);
-  first.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto first = file.begin_sync(ended);
   const bool keeps = GENERATE(true, false);
   if (keeps) file.store.memory.fail_next(MemoryStore<Heap>::Call::remove, 1, std::errc::permission_denied);
   file.store.memory.remove_gate.close();
@@ -324,10 +317,7 @@ TEST_CASE("a sync of the data stores what is dirty and asks the store for that m
   LaterSyncedFile file;
   file.write(0, "a");
   std::optional<tarn::Result<>> ended[3];
-  auto first = file.sync(ended[0], tarn::SyncScope::data);
-  first.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto first = file.begin_sync(ended[0], tarn::SyncScope::data);
   CHECK(file.store.asked_for() == tarn::SyncScope::data);
   file.store.finish_sync();
   CHECK((ended[0] && *ended[0]));
@@ -350,10 +340,7 @@ TEST_CASE("a sync of the data stores what is dirty and asks the store for that m
   // A size is data.
   REQUIRE(file.file->truncate(0));
   std::optional<tarn::Result<>> cut;
-  auto size = file.sync(cut, tarn::SyncScope::data);
-  size.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto size = file.begin_sync(cut, tarn::SyncScope::data);
   file.store.finish_sync();
   CHECK((cut && *cut));
 }
@@ -385,9 +372,7 @@ TEST_CASE("a sync of the data that fails makes dirty again, and a sync of all is
   LaterSyncedFile file;
   file.write(0, "a");
   std::optional<tarn::Result<>> ended[2];
-  auto data = file.sync(ended[0], tarn::SyncScope::data);
-  data.start();
-  file.store.store_one();
+  const auto data = file.begin_sync(ended[0], tarn::SyncScope::data);
   file.store.finish_sync(tarn::fail(std::errc::io_error));
   REQUIRE(ended[0]);
   CHECK(ended[0]->error() == std::errc::io_error);
@@ -450,10 +435,7 @@ TEST_CASE("a cut that is in flight when a sync fails is flushed again", "[sync]"
   file.sync_now();
   file.write(file.C, "y");
   std::optional<tarn::Result<>> ended;
-  auto sync = file.sync(ended);
-  sync.start();
-  file.store.store_one();
-  REQUIRE(file.store.open_syncs() == 1);
+  const auto sync = file.begin_sync(ended);
   REQUIRE(file.file->truncate(4));
   auto flush = file.begin_flush();
   file.store.finish_sync(tarn::fail(std::errc::io_error));
@@ -472,12 +454,9 @@ TEST_CASE("what was stored during a sync and then replaced is no size of ours if
   LaterSyncedFile file;
   file.write(0, "mine");
   std::optional<tarn::Result<>> ended;
-  auto sync = file.sync(ended);
-  sync.start();
-  file.store.store_one();
+  const auto sync = file.begin_sync(ended);
   file.write(0, "more");
-  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>&) {});
-  file.store.store_one();
+  file.flush_now();
   REQUIRE_FALSE(file.file->is_dirty());
   file.replace(how, "news");
   file.store.finish_sync(tarn::fail(std::errc::io_error));
