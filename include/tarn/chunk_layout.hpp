@@ -59,6 +59,11 @@ class ChunkLayout {
 
   [[nodiscard]] constexpr std::uint64_t part_of(std::uint64_t offset) const { return offset / part_bytes_; }
   [[nodiscard]] constexpr ByteRange part_range(std::uint64_t part) const { return range_of(part, part_bytes_); }
+  /// The parts that `range` is in, whole; empty for an empty range.
+  [[nodiscard]] constexpr ByteRange parts_around(ByteRange range) const {
+    if (range.empty()) return range;
+    return ByteRange::between(part_range(part_of(range.offset())).offset(), part_range(part_of(range.end() - 1)).end());
+  }
   /// Which chunk of its part `chunk` is, from 0.
   [[nodiscard]] constexpr std::uint64_t chunk_of_part(std::uint64_t chunk) const {
     return chunk % (part_bytes_ >> chunk_shift_);

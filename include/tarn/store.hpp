@@ -5,10 +5,10 @@
 //
 // A store is any object with `load`, `flush` and `remove` as below. tarn calls it with no lock and no latch held, from
 // whichever thread read, wrote or flushed, several at once for different ranges and files, but never with two flushes
-// of one file at a time. A store may block. It may use the pool for other files; a call for the very file that it is
-// asked for answers EDEADLK where it would wait. (Not so visitors and fillers: those run under latches, and call
-// nothing of tarn, not even size().) An exception that leaves a store counts as a failure (EIO, or its own code if it
-// is a std::system_error). Its errors may be of any category: see fail.
+// of one file at a time, unless it asks for that. A store may block. It may use the pool for other files; a call for
+// the very file that it is asked for answers EDEADLK where it would wait. (Not so visitors and fillers: those run under
+// latches, and call nothing of tarn, not even size().) An exception that leaves a store counts as a failure (EIO, or
+// its own code if it is a std::system_error). Its errors may be of any category: see fail.
 //
 // A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing. A
 // `sync` or `reserve` of another form than these is refused, not ignored:
@@ -18,16 +18,22 @@
 //     FlushOutcome<Traits> flush(const FlushRequest<Traits>& request);     // or (request, FlushToken<Traits>) -> void
 //     Result<> sync(const SyncRequest<Traits>& request);                   // optional; or with a SyncToken<Traits>
 //     Result<> reserve(const ReserveRequest<Traits>& request);             // optional
+//     std::size_t flushes_at_once() const;                                 // optional; 1 without it
 //     Result<> remove(const FileId& file);
 //   };
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
 // take every sync for one of all (see SyncScope).
 // `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.
+// `flushes_at_once` is for one that is faster with several flushes of a file at a time: a flush then has so many in
+// flight, in different parts, all of the size that the store has; one that sets a size, or is in a part where another
+// is, comes when those before it have ended. Such a store fences by part, answers no version (that is EINVAL: nobody
+// could say which is the last), and stores ranges or parts, not files.
 // `reserve` is for one that knows before a write that it could not store it (quota, full): its error is the write's.
 //
 // With a token it answers later, from any thread: see token.hpp.
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <type_traits>
@@ -73,6 +79,14 @@ template <class S>
 [[nodiscard]] constexpr FlushUnit flush_unit_of() {
   if constexpr (requires { S::flush_unit; }) return S::flush_unit;
   return FlushUnit::ranges;
+}
+template <class S>
+[[nodiscard]] std::size_t flushes_at_once_of(const S& store) {
+  if constexpr (requires { store.flushes_at_once(); }) {
+    static_assert(flush_unit_of<S>() != FlushUnit::file, "flushes of whole files are one at a time");
+    return std::max<std::size_t>(store.flushes_at_once(), 1);
+  }
+  return 1;
 }
 template <class S, class Traits>
 concept Reserves = requires(S& store, const ReserveRequest<Traits>& request) {
@@ -151,6 +165,7 @@ template <class S, class Traits>
   static_assert(
       ReservesOrHasNoReserve<S, Traits>,
       "the store's reserve is not one that tarn calls: Result<> reserve(const ReserveRequest<Traits>&), public");
+  static_assert(!requires { S::flushes_at_once + 0; }, "a store's flushes_at_once is a function");
   return ChunkStore<S, Traits>;
 }
 

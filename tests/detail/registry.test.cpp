@@ -65,11 +65,11 @@ TEST_CASE("a record stays without a user while anything of it is in flight", "[r
   Budget budget{1 << 20};
   Registry registry{budget};
   tarn::detail::FlushInFlight flush;
-  registry.find_or_make(file(1))->flush = &flush;
+  registry.find_or_make(file(1))->flushes = &flush;
   {
     const auto found = registry.find(file(1));
     REQUIRE(found);
-    CHECK(found->flush == &flush);
+    CHECK(found->flushes == &flush);
     std::lock_guard table{found->table_mutex};
     found->forget(flush);
   }

@@ -38,6 +38,7 @@ std::span<const std::byte> bytes_of(const std::string& text) { return std::as_by
 /// Holds one file, as text. Its calls are one step each.
 struct TextStore {
   std::string text;
+  bool side_by_side = false;  // it takes two flushes at a time
   int loads = 0;
   tarn::detail::Atomic<int> turn{0};
 
@@ -49,15 +50,16 @@ struct TextStore {
     return request.into.copy_from(bytes_of(text).subspan(at, static_cast<std::size_t>(request.range.size_bytes())));
   }
   tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
-    std::string stored = text;
-    stored.resize(static_cast<std::size_t>(request.size_bytes), '\0');
+    std::vector<std::pair<std::uint64_t, std::string>> pieces;
     request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> bytes, bool) {
-      for (const auto byte : bytes) stored[static_cast<std::size_t>(at++)] = static_cast<char>(byte);
+      pieces.emplace_back(at, std::string{reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     });
     (void)turn.fetch_add(1);
-    text = stored;
+    text.resize(static_cast<std::size_t>(request.size_bytes), '\0');
+    for (const auto& [at, piece] : pieces) text.replace(static_cast<std::size_t>(at), piece.size(), piece);
     return tarn::FlushOutcome<Traits>::durable();
   }
+  [[nodiscard]] std::size_t flushes_at_once() const { return side_by_side ? 2 : 1; }
   tarn::Result<> remove(const std::uint64_t&) {
     (void)turn.fetch_add(1);
     text.clear();
@@ -71,9 +73,9 @@ struct World {
     options.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(options) + 64 * chunk_bytes;
     return options;
   }
-  explicit World(std::string stored) : store{std::move(stored)} {
+  explicit World(std::string stored, bool side_by_side) : store{std::move(stored), side_by_side} {
     using Metadata = tarn::MetadataFor<Traits>;
-    const auto layout = tarn::FileOptions{.part_bytes = 4 * chunk_bytes};
+    const auto layout = tarn::FileOptions{.part_bytes = (side_by_side ? 1 : 4) * chunk_bytes};
     file.emplace(pool,
                  store.text.empty() ? Metadata::created(7, layout) : Metadata::from_store(7, store.text.size(), layout),
                  store);
@@ -117,9 +119,9 @@ using Call = std::function<void(World&)>;
 /// Threads that make one call each; `held`: the stored bytes are in the pool before. In the end the file reads as one
 /// of `allowed`, and so does the store after a flush.
 std::function<Scenario()> race(std::string stored, bool held, std::vector<Call> calls, std::vector<std::string> allowed,
-                               std::optional<int> loads = {}) {
+                               std::optional<int> loads = {}, bool side_by_side = false) {
   return [=] {
-    auto world = std::make_shared<World>(stored);
+    auto world = std::make_shared<World>(stored, side_by_side);
     if (held) (void)world->read(0, stored.size());
     Scenario scenario;
     for (const auto& call : calls) scenario.threads.emplace_back([=] { call(*world); });
@@ -276,4 +278,17 @@ TEST_CASE("three calls at once lose no byte", "[explore]") {
 TEST_CASE("two flushes store every byte once or more, and end", "[explore]") {
   const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
   explore(race(sixteen, true, {both, flush}, {with(sixteen, 3, "bb")}));
+}
+
+TEST_CASE("flushes of two parts beside each other, and a write in one of them, lose no byte", "[explore]") {
+  const Call two_parts = [](World& world) { write(3, "bb")(world), write(19, "cc")(world), flush(world); };
+  const Call one_part = [](World& world) { write(3, "d")(world), flush(world); };
+  const auto both = with(with(two_chunks, 3, "bb"), 19, "cc");
+  SECTION("of one size") {
+    explore(race(two_chunks, true, {two_parts, one_part}, {both, with(both, 3, "d")}, {}, true));
+  }
+  SECTION("and a cut") {
+    const Call cut = [](World& world) { truncate(20)(world), flush(world); };
+    explore(race(two_chunks, true, {two_parts, cut}, {both.substr(0, 20), both.substr(0, 21)}, {}, true));
+  }
 }

@@ -19,11 +19,11 @@
 namespace tarn_test {
 
 /// The file has `stored_bytes` of the pattern.
-template <class Traits>
+template <class Traits, class StoreType = LaterStore<Traits>>
 struct LaterFile {
   using Pool = tarn::ChunkPool<Traits>;
   using Metadata = tarn::MetadataFor<Traits>;
-  using Store = LaterStore<Traits>;
+  using Store = StoreType;
   using File = tarn::DirtyFile<Traits, Store>;
 
   static constexpr std::uint64_t id = 7;

@@ -132,6 +132,11 @@ class MemoryStore {
     std::lock_guard lock{mutex_};
     overtaken_ = true;
   }
+  /// From now on flushes of a file may be answered in another order than they began in.
+  void take_flushes_in_any_order() {
+    std::lock_guard lock{mutex_};
+    in_any_order_ = true;
+  }
   /// The parts that requests must keep to; 0: not looked at.
   void expect_parts_of(std::uint64_t part_bytes) {
     std::lock_guard lock{mutex_};
@@ -420,8 +425,8 @@ class MemoryStore {
   }
   void check(const tarn::FlushRequest<Traits>& request) {
     if (!flushing_.insert(*request.file).second) complain_locked("two flushes of one file at a time");
-    if (request.generation <= last_generation_[*request.file]) complain_locked("a generation that does not rise");
-    last_generation_[*request.file] = request.generation;
+    const auto last = std::exchange(last_generation_[*request.file], request.generation);
+    if (request.generation <= last && !in_any_order_) complain_locked("a generation that does not rise");
     std::uint64_t end = 0, data_bytes = 0;
     std::optional<std::uint64_t> part;
     for (const auto& [range, zero] : request.ranges) {
@@ -477,7 +482,7 @@ class MemoryStore {
   std::map<FileId, std::uint64_t> last_generation_;
   std::uint64_t part_bytes_ = 0;
   std::size_t flushes_to_hold_ = SIZE_MAX;
-  bool overtaken_ = false;
+  bool overtaken_ = false, in_any_order_ = false;
   bool keeps_versions_ = false, naive_ = false;
   Counts counts_;
   std::vector<tarn::ByteRange> loaded_ranges_;

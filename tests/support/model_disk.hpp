@@ -48,6 +48,21 @@ struct ModelChange {
     });
     return change;
   }
+  /// Nothing of it changes `range` any more.
+  void forget(tarn::ByteRange range) {
+    std::vector<Piece> left;
+    for (const auto& [offset, all] : pieces) {
+      const auto end = offset + all.size();
+      const auto keep = [&, from = offset, &bytes = all](std::uint64_t first, std::uint64_t last) {
+        if (first >= last) return;
+        const auto at = [&](std::uint64_t where) { return bytes.begin() + static_cast<std::ptrdiff_t>(where - from); };
+        left.push_back({first, {at(first), at(last)}});
+      };
+      keep(offset, std::min(end, range.offset()));
+      keep(std::max(offset, range.end()), end);
+    }
+    pieces = std::move(left);
+  }
   /// The size, and the first `piece_count` pieces. Requires: no piece is past the size.
   void apply_to(ModelBytes& bytes, std::size_t piece_count) const {
     bytes.resize(static_cast<std::size_t>(size_bytes));
@@ -96,6 +111,18 @@ class ModelDisk {
     durable_ = bytes;
     size_order_ = next_order(bytes.size());
     orders_.assign(bytes.size(), order_);
+  }
+  /// A newer flush is asked for: nothing older changes the parts that it is in; nothing at all, if that sets another
+  /// size, or if flushes come one by one.
+  template <class Traits>
+  void fence(const tarn::FlushRequest<Traits>& request, std::uint64_t part_bytes, bool one_by_one) {
+    if (!late) return;
+    if (one_by_one || late->size_bytes != request.size_bytes) return late.reset();
+    for (const auto& [range, zero] : request.ranges) late->forget(parts_around(range, part_bytes));
+  }
+  [[nodiscard]] static tarn::ByteRange parts_around(tarn::ByteRange range, std::uint64_t part_bytes) {
+    const auto end = ((range.end() - 1) / part_bytes + 1) * part_bytes;
+    return tarn::ByteRange::between(range.offset() / part_bytes * part_bytes, end);
   }
   /// A flush has ended well.
   void note_stored(ModelChange&& change) {

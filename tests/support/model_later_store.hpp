@@ -6,6 +6,7 @@
 //
 // Thread safety: none.
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,12 +37,14 @@ class ModelLaterStore {
   std::function<void(FlushToken)> on_flush;
   std::function<void(SyncToken)> on_sync;
   std::function<tarn::Result<>()> on_reserve, on_remove;
+  std::size_t at_once = 1;
 
   void load(const LoadRequest&, LoadToken token) { on_load(std::move(token)); }
   void flush(const FlushRequest&, FlushToken token) { on_flush(std::move(token)); }
   void sync(const tarn::SyncRequest<Traits>&, SyncToken token) { on_sync(std::move(token)); }
   tarn::Result<> reserve(const tarn::ReserveRequest<Traits>&) { return on_reserve(); }
   tarn::Result<> remove(const FileId&) { return on_remove(); }
+  [[nodiscard]] std::size_t flushes_at_once() const { return at_once; }
 };
 
 /// What has happened to bytes that were asked for, since.

@@ -80,6 +80,7 @@ struct FileBody {
   /// Waits until no flush is in flight, without the lock; comes back with it, so that none begins.
   /// Returns: why the caller waits no longer; then without the lock.
   [[nodiscard]] std::error_code wait_for_flush(std::unique_lock<FileLock>& held, const CallOptions& options) {
+    const NoFlushJoins<Traits> none_joins{*record};
     while (const auto arrivals = flush_in_flight(*record)) {
       held.unlock();
       if (const auto why = block(core, WaitFor<Traits>::arrival(record, *arrivals), options); why) return why;

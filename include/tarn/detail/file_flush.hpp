@@ -8,14 +8,20 @@
 // whoever asked may stop waiting, and the file may even go: what was stored is noted all the same, or is of no use any
 // more. An error that nobody waits for is kept for the file's openers.
 //
+// A store that takes several flushes of a file at once (see store.hpp) gets them: the file's next jobs begin while
+// those before are in flight, as long as they may (see flush_search.hpp). After one that failed no other begins, but
+// all end before the call does.
+//
 // Thread safety: FileFlush is one call's own; FlushFlight is settled from any thread.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <tarn/detail/file_body.hpp>
 #include <tarn/store.hpp>
@@ -40,9 +46,13 @@ class FlushFlight final
  public:
   using Traits = typename Owner::TraitsType;
 
-  /// `syncs`: the store has a sync, so stored is not durable.
-  FlushFlight(std::shared_ptr<Owner> owner, FlushJob<Traits>&& job, bool syncs)
-      : owner_{std::move(owner)}, job_{std::move(job)}, request_{job_.request()}, syncs_{syncs} {}
+  /// `syncs`: the store has a sync, so stored is not durable. `one_by_one`: it takes one flush of a file at a time.
+  FlushFlight(std::shared_ptr<Owner> owner, FlushJob<Traits>&& job, bool syncs, bool one_by_one)
+      : owner_{std::move(owner)},
+        job_{std::move(job)},
+        request_{job_.request()},
+        syncs_{syncs},
+        one_by_one_{one_by_one} {}
 
   /// Asks the store. Requires: nothing is held; once. Whom this thread has woken was let go on before: not here, where
   /// it may be one who makes the file go that is being flushed for room.
@@ -64,7 +74,10 @@ class FlushFlight final
   void settle(std::size_t, const FlushOutcome<Traits>& outcome) noexcept override {
     auto&& file = owner_->access();
     try {
-      result_ = finish_flush_of(file, std::move(job_), outcome, !syncs_);
+      // Of versions that flushes side by side made of the file, nobody could say which is the last.
+      const bool unordered = !one_by_one_ && outcome.version();
+      const auto invalid = FlushOutcome<Traits>::failed(std::make_error_code(std::errc::invalid_argument));
+      result_ = finish_flush_of(file, std::move(job_), unordered ? invalid : outcome, !syncs_);
     } catch (...) {
       result_ = fail(current_exception_code());
     }
@@ -91,7 +104,7 @@ class FlushFlight final
   const std::shared_ptr<Owner> owner_;
   FlushJob<Traits> job_;
   const FlushRequest<Traits> request_;
-  const bool syncs_;
+  const bool syncs_, one_by_one_;
   Result<std::uint64_t> result_ = std::uint64_t{0};
   Atomic<bool> done_{false}, forgotten_{false}, noted_{false};
 };
@@ -103,11 +116,12 @@ class FileFlush {
   using Answer = std::uint64_t;
 
   /// Flushes what is dirty in `range` at the call, `most_jobs` at most; what becomes dirty meanwhile may go with it or
-  /// stay. `wait`: for another flush of the file to end; else that is EBUSY.
+  /// stay. `wait`: for flushes that are in the way; else it passes over what those have, and has EBUSY if that is all.
   FileFlush(std::shared_ptr<Owner> owner, Store& store, ByteRange range, std::size_t most_jobs, bool wait)
       : owner_{std::move(owner)},
         store_{store},
         jobs_left_{most_jobs},
+        at_once_{flushes_at_once_of(store)},
         waits_{wait},
         at_{range.offset()},
         end_{range.end()} {}
@@ -115,48 +129,48 @@ class FileFlush {
   FileFlush& operator=(const FileFlush&) = delete;
   ~FileFlush() {
     let_writes_go();
-    if (flight_ != nullptr) flight_->forget();
+    for (const auto& flight : flights_) flight->forget();
+    if (error_) owner_->note_error(error_);  // the caller gave up before all had ended
   }
 
   /// Errors: throws bad_alloc.
   [[nodiscard]] Progress step() {
     auto&& file = owner_->access();
-    while (!over_) {
-      if (flight_ != nullptr) {
-        const auto seen = owner_->record->arrivals.load();
-        if (!flight_->done()) return wait_for(WaitFor<Traits>::arrival(owner_->record, seen));
-        const auto settled = std::exchange(flight_, nullptr)->result();
-        if (!settled) return end(settled.error());
-        settled_bytes_ += *settled;
-        go_on(true);
-        if (!over_) return Progress::between;
-        break;
-      }
+    for (;;) {
+      const auto seen = owner_->record->arrivals.load();
+      const bool settled = take_results();
+      if (over_ && flights_.empty()) break;
+      if (settled) return Progress::between;
+      if (over_ || flights_.size() == at_once_) return wait_for(WaitFor<Traits>::arrival(owner_->record, seen));
       // Asked before writes are held back: who waits for another flush must not wake a third that does.
-      if (waits_) {
+      if (waits_ && flush_unit_of<Store>() == FlushUnit::file) {
         if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
       }
       if (const auto held = hold_back_writes(); !held) return Progress::waiting;
       constexpr bool owned = requires(Owner & owner) { owner.long_writes; };
-      const FlushKind kind{.unit = flush_unit_of<Store>(), .after_dropped = owned, .promised = true};
+      const FlushKind kind{.unit = flush_unit_of<Store>(),
+                           .after_dropped = owned,
+                           .promised = true,
+                           .at_once = at_once_,
+                           .passes_over = !waits_ && flights_.empty()};
       auto job = begin_flush_of<Traits>(file, ByteRange::between(at_, end_), kind);
       let_writes_go();
       if (!job) {
-        if (job.error() != std::errc::device_or_resource_busy || !waits_) return end(job.error());
-        if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
+        const bool busy = job.error() == std::errc::device_or_resource_busy && (waits_ || !flights_.empty());
+        if (busy) return wait_for(WaitFor<Traits>::arrival(owner_->record, seen));
+        end(job.error());
         continue;
       }
-      next_ = job->end();
-      if (job->empty()) {
-        go_on(false);  // there may be more behind it: a chunk is dirty, but not where we look
-        continue;
-      }
-      end_ = std::min(end_, job->request().size_bytes);
-      --jobs_left_;
-      flight_ = std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job), Syncs<Store, Traits>);
+      const bool empty = job->empty();
+      if (!empty) end_ = std::min(end_, job->request().size_bytes);
+      go_on(job->end(), !empty);
+      if (empty) continue;  // there may be more behind it: a chunk is dirty, but not where we look
+      flights_.push_back(
+          std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job), Syncs<Store, Traits>, at_once_ == 1));
       if (waits_) Resumer::run();
-      flight_->start(store_);
+      flights_.back()->start(store_);
     }
+    if (error_) return Progress::done;
     std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
     note_clean_if_stored(file);
     return Progress::done;
@@ -164,12 +178,25 @@ class FileFlush {
   [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
   [[nodiscard]] Result<std::uint64_t> give_up(std::error_code why) const { return fail(why); }
   /// The bytes that the store has now and had not.
-  [[nodiscard]] Result<std::uint64_t> take_result() const {
-    if (error_) return fail(error_);
+  [[nodiscard]] Result<std::uint64_t> take_result() {
+    if (const auto error = std::exchange(error_, {})) return fail(error);
     return settled_bytes_;
   }
 
  private:
+  // Of the flights that have ended. Returns: whether there was one.
+  bool take_results() {
+    return std::erase_if(flights_, [&](const auto& flight) {
+             if (!flight->done()) return false;
+             if (const auto& settled = flight->result(); settled) {
+               settled_bytes_ += *settled;
+             } else {
+               end(settled.error());
+             }
+             return true;
+           }) != 0;
+  }
+
   // A file of one moment: no write of several windows is half in, and none begins until all is marked. One that only
   // makes room does not wait: the write in the way may need that room. Returns: whether to go on.
   [[nodiscard]] bool hold_back_writes() {
@@ -198,23 +225,24 @@ class FileFlush {
     wait_ = std::move(what);
     return Progress::waiting;
   }
-  Progress end(std::error_code error) {
-    error_ = error;
+  void end(std::error_code error) {
+    if (!error_) error_ = error;
     over_ = true;
-    return Progress::done;
   }
-  // A job that stored something may stand: then it was the size, and what begins there comes now.
-  void go_on(bool stored) {
-    over_ = (next_ <= at_ && !stored) || next_ >= end_ || jobs_left_ == 0;
-    at_ = next_;
+  // A job that stores something may stand: then it is the size, and what begins there comes after it.
+  void go_on(std::uint64_t next, bool stores) {
+    if (stores) --jobs_left_;
+    over_ = (next <= at_ && !stores) || next >= end_ || jobs_left_ == 0;
+    at_ = next;
   }
 
   const std::shared_ptr<Owner> owner_;
   Store& store_;
   std::size_t jobs_left_;
+  const std::size_t at_once_;  // flights
   const bool waits_;
-  std::uint64_t at_, end_, next_ = 0, settled_bytes_ = 0;
-  std::shared_ptr<FlushFlight<Owner>> flight_;
+  std::uint64_t at_, end_, settled_bytes_ = 0;
+  std::vector<std::shared_ptr<FlushFlight<Owner>>> flights_;
   WaitFor<Traits> wait_;
   std::error_code error_;
   bool over_ = false, holds_back_ = false;

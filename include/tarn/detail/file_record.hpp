@@ -2,9 +2,9 @@
 #pragma once
 
 // What the pool keeps of one file, or of one piece of content: its chunks by index, and the records of the loads and
-// the flush in flight.
+// the flushes in flight.
 //
-// The records make late arrivals harmless. A load in flight has a set `loading`: what it may still fill. The flush in
+// The records make late arrivals harmless. A load in flight has a set `loading`: what it may still fill. A flush in
 // flight has a set `lent`: what it took and nobody changed since. Whoever changes bytes (write, truncate, punch,
 // invalidate, discard, drop) takes them out of both, so a load that ends late covers no newer byte, and a flush that
 // ends well settles none.
@@ -76,8 +76,13 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
   ~LoadInFlight() = default;
 };
 
+/// A flush between begin and finish: what it took. Those of one file are in different parts, and one that sets the
+/// file's size, or whose store wants them one after another, is the only one.
 struct FlushInFlight {
   ExtentSet lent;
+  ByteRange parts;  // those that it is in, whole; guarded by the file's lock
+  FlushInFlight* next = nullptr;
+  bool alone = true;
   bool dropped = false;
   bool taken_back = false;  // a sync failed meanwhile: what it stores, the size too, may be forgotten
 };
@@ -99,23 +104,25 @@ struct FileRecord {
   Mutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;
-  FlushInFlight* flush = nullptr;
-  std::uint32_t dropped_flushes = 0;  // in flight still, of a file that has gone: they settle nothing
-  Atomic<std::uint64_t> arrivals{0};  // rises when a load or the flush ends; who waits for one parks here
+  FlushInFlight* flushes = nullptr;
+  std::uint32_t dropped_flushes = 0;        // in flight still, of a file that has gone: they settle nothing
+  Atomic<std::uint32_t> waits_for_none{0};  // callers that wait until none is in flight: none joins another then
+  Atomic<std::uint64_t> arrivals{0};        // rises when a load or a flush ends; who waits for one parks here
   Atomic<std::uint64_t> dirty_bytes{
       0};  // of the attached chunks; changes under their exclusive latch or the table mutex
 
-  [[nodiscard]] bool idle() const { return table.empty() && loads == nullptr && flush == nullptr; }
+  [[nodiscard]] bool idle() const { return table.empty() && loads == nullptr && flushes == nullptr; }
 
   /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,
   /// which only makes a load or a flush settle less.
   /// Returns: the bytes that were lent.
   std::uint64_t take_out(ByteRange range) {
     for (auto* load = loads; load != nullptr; load = load->next) load->loading.subtract(range);
-    if (flush == nullptr) return 0;
     std::uint64_t lent_bytes = 0;
-    flush->lent.for_each_in(range, [&](ByteRange run) { lent_bytes += run.size_bytes(); });
-    flush->lent.subtract(range);
+    for (auto* flush = flushes; flush != nullptr; flush = flush->next) {
+      flush->lent.for_each_in(range, [&](ByteRange run) { lent_bytes += run.size_bytes(); });
+      flush->lent.subtract(range);
+    }
     return lent_bytes;
   }
   /// A load that may still fill some of `range`, or null.
@@ -128,23 +135,28 @@ struct FileRecord {
   /// The load has landed or failed. Whoever calls this wakes `arrivals` afterwards.
   void forget(LoadInFlight& load) {
     arrivals.fetch_add(1);
-    if (load.dropped) return;
-    for (auto** at = &loads; *at != nullptr; at = &(*at)->next) {
-      if (*at == &load) {
-        *at = load.next;
+    if (!load.dropped) take_off(loads, load);
+  }
+  /// The flush has ended. Whoever calls this wakes `arrivals` afterwards.
+  void forget(FlushInFlight& flush) {
+    arrivals.fetch_add(1);
+    if (flush.dropped) {
+      --dropped_flushes;
+    } else {
+      take_off(flushes, flush);
+    }
+  }
+
+ private:
+  template <class T>
+  static void take_off(T*& first, T& one) {
+    for (auto** at = &first; *at != nullptr; at = &(*at)->next) {
+      if (*at == &one) {
+        *at = one.next;
         return;
       }
     }
-    assert(false && "a load in flight is on its record's list");
-  }
-  void forget(FlushInFlight& job) {
-    arrivals.fetch_add(1);
-    if (job.dropped) {
-      --dropped_flushes;
-      return;
-    }
-    assert(flush == &job);
-    flush = nullptr;
+    assert(false && "what is in flight is on its record's list");
   }
 };
 

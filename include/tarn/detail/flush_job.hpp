@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/detail/flush_search.hpp>
 #include <tarn/detail/read_loop.hpp>
 #include <tarn/detail/share_content.hpp>
 #include <tarn/store.hpp>
@@ -38,6 +39,8 @@ struct FlushKind {
   FlushUnit unit = FlushUnit::ranges;
   bool after_dropped = false;  // not while a flush of the id's last file is in flight
   bool promised = false;       // it ends as soon as the store answers: others may wait for the room it makes
+  std::size_t at_once = 1;     // flushes of the file that may be in flight with it, itself counted: in other parts
+  bool passes_over = false;    // what other flushes in flight have, in place of EBUSY
 };
 
 /// What begin_flush took. Move-only. Must not outlive its pool.
@@ -91,16 +94,24 @@ class FlushJob {
     std::byte* memory;  // what the store reads; the chunk's own until a writer moves away from it
   };
 
-  // Registers first, so that there is one job a file at a time.
-  // Returns: false if there is one.
-  [[nodiscard]] bool enter(bool promised, bool after_dropped) {
+  // Registers first, so that it is the only one, or with those that it may be with.
+  // Returns: what of `range` it may take; nothing if it must wait. Requires: the file's lock.
+  [[nodiscard]] std::optional<ByteRange> enter(const FlushKind& kind, const ChunkLayout& layout, ByteRange range) {
     std::lock_guard table{record_->table_mutex};
-    if (record_->flush != nullptr || (after_dropped && record_->dropped_flushes != 0)) return false;
-    record_->flush = flight_.get();
-    promised_ = promised;
-    if (promised) core_->flying.fetch_add(1);
+    if (kind.after_dropped && record_->dropped_flushes != 0) return std::nullopt;
+    flight_->alone = sets_size_ || kind.at_once == 1;
+    auto free = std::optional{range};
+    if (record_->flushes != nullptr) {
+      if (flight_->alone || !detail::may_join(*record_, kind.at_once)) return std::nullopt;
+      free = kind.passes_over ? detail::free_dirty_parts(*record_, layout, range) : detail::free_parts(*record_, range);
+      if (!free) return std::nullopt;
+    }
+    flight_->parts = layout.parts_around(*free);
+    flight_->next = std::exchange(record_->flushes, flight_.get());
+    promised_ = kind.promised;
+    if (promised_) core_->flying.fetch_add(1);
     entered_ = true;
-    return true;
+    return free;
   }
 
   void take(const Metadata& meta, const ChunkLayout& layout, ByteRange range, FlushUnit unit) {
@@ -111,8 +122,8 @@ class FlushJob {
       max_extents_ = SIZE_MAX;
       (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::dirty, data);
     } else if (unit == FlushUnit::parts) {
-      find_parts_by_size(layout);
-      covers_ = part_to_store(meta, layout, range);
+      by_size_ = detail::parts_by_size(*record_, layout, bound_bytes_, size_bytes_);
+      covers_ = detail::part_to_store(*record_, meta, layout, range, by_size_);
       // Those below it go first, with the size alone: if this failed, nobody would know that the store has none there.
       if (!covers_.empty() && by_size_.intersects(ByteRange::between(0, covers_.offset()))) {
         covers_ = ByteRange::between(range.offset(), range.offset());
@@ -121,12 +132,13 @@ class FlushJob {
       const auto chunks = layout.chunks_of(zone);
       max_extents_ = SIZE_MAX;
       (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::valid, data);
-    } else if (const auto [first, last] = dirty_part(layout, range); first < last) {
+    } else if (const auto [first, last] = detail::dirty_part(*record_, layout, range); first < last) {
       const auto part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
       zone = ByteRange::between(range.offset(), std::min(range.end(), part.end()));
       zone = ByteRange::between(range.offset(), take_data(first, last, zone, &PoolChunk::dirty, data));
     }
     list_ranges(meta, zone, data);
+    flight_->parts = layout.parts_around(ByteRange::between(range.offset(), std::max(range.offset(), end_)));
     generation_ = core_->flush_generation.fetch_add(1) + 1;
     std::lock_guard table{record_->table_mutex};
     for_each_range([&](ByteRange taken, bool) {
@@ -139,48 +151,6 @@ class FlushJob {
   void for_each_range(F f) const {
     for (const auto& [range, zero] : ranges_) f(range, zero);
     for (const auto& parts : by_size_.extents()) f(parts, true);
-  }
-
-  // The parts past all that the store has, but for those with dirty bytes: setting the size makes them zero, so a huge
-  // hole is not a request a part. Cost: O(chunks held there).
-  void find_parts_by_size(const ChunkLayout& layout) {
-    for (auto at = layout.part_range(layout.part_count(bound_bytes_)).offset(); at < size_bytes_;) {
-      const auto [first, last] = dirty_part(layout, ByteRange::between(at, size_bytes_));
-      auto part = ByteRange::between(size_bytes_, size_bytes_);
-      if (first < last) part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
-      by_size_.add(ByteRange::between(at, part.offset()));
-      at = part.end();
-    }
-  }
-
-  // The first part of the range with a byte that the store lacks, cut at the range's end; empty there if none has.
-  [[nodiscard]] ByteRange part_to_store(const Metadata& meta, const ChunkLayout& layout, ByteRange range) {
-    const auto [first, last] = dirty_part(layout, range);
-    auto gap = meta.stored().next_gap_in(range);
-    while (gap && by_size_.contains(ByteRange::between(gap->offset(), gap->offset() + 1))) {
-      const auto parts = *by_size_.next_in(ByteRange::between(gap->offset(), range.end()));
-      gap = meta.stored().next_gap_in(ByteRange::between(parts.end(), range.end()));
-    }
-    if (first >= last && !gap) return ByteRange::between(range.end(), range.end());
-    auto at = first < last ? std::max(range.offset(), layout.chunk_range(first).offset()) : gap->offset();
-    if (gap) at = std::min(at, gap->offset());
-    return layout.part_range(layout.part_of(at)).intersect(ByteRange::between(0, meta.size()));
-  }
-
-  // The chunks from the first dirty one of the range to the end of its part: [first, last).
-  [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> dirty_part(const ChunkLayout& layout, ByteRange range) {
-    const auto chunks = layout.chunks_of(range);
-    std::lock_guard table{record_->table_mutex};
-    for (auto from = chunks.first; from < chunks.last;) {
-      const auto [index, chunk] = record_->table.next(from);
-      if (chunk == nullptr || index >= chunks.last) break;
-      if (chunk->state.is(detail::ChunkState::dirty)) {
-        const auto part = layout.part_range(layout.part_of(layout.chunk_range(index).offset()));
-        return {index, std::min(chunks.last, layout.chunks_of(part).last)};
-      }
-      from = index + 1;
-    }
-    return {0, 0};
   }
 
   // Takes the bytes of `zone` that are in `which` of the chunks [first, last), and lists their memory.
@@ -351,24 +321,25 @@ template <class Traits, class File>
   FlushJob<Traits> job{file.core, file.record, file.meta};
   if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
-  if (!job.enter(kind.promised, kind.after_dropped)) return fail(std::errc::device_or_resource_busy);
+  job.sets_size_ = file.meta.store_lacks_size();
+  const auto free = job.enter(kind, file.layout, range.intersect(ByteRange::between(0, file.meta.size())));
+  if (!free) return fail(std::errc::device_or_resource_busy);
   // After entering: who abandons the file says so first and then looks for a flush in flight.
   if (file.record->abandoned.load()) return fail(static_cast<std::errc>(ESTALE));
-  job.sets_size_ = file.meta.store_lacks_size();
   const bool nothing_half_in = file.long_writes == nullptr || file.long_writes->under_way == 0;
   job.consistent_ = kind.unit == FlushUnit::file && nothing_half_in;
   job.size_sets_ = file.meta.size_sets();
   try {
-    job.take(file.meta, file.layout, range.intersect(ByteRange::between(0, file.meta.size())), kind.unit);
+    job.take(file.meta, file.layout, *free, kind.unit);
   } catch (const std::system_error& e) {
     return fail(e.code());
   } catch (const std::bad_alloc&) {
     return fail(std::errc::not_enough_memory);
   }
-  // From here on the store may have any part of it, also if the job is dropped and nobody says what became of it.
   if (!job.empty()) {
+    // From here on the store may have this size, also if the job is dropped and nobody says what became of it.
     const auto of_part = job.covers_.empty() ? 0 : job.covers_.end();  // and of no other part
-    file.meta.note_store_size_unknown(kind.unit == FlushUnit::parts ? of_part : file.meta.size());
+    if (job.sets_size_) file.meta.note_store_size_unknown(kind.unit == FlushUnit::parts ? of_part : file.meta.size());
     if (file.record->flush_failed) file.core.counters.flush_retries.fetch_add(1, std::memory_order_relaxed);
     if constexpr (detail::hears_flushes<Traits>) job.begun_ns_ = file.core.time.now_ns();
   }

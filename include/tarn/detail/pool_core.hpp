@@ -273,11 +273,9 @@ class PoolCore {
         record.loads->loading.clear();
         record.loads = record.loads->next;
       }
-      if (record.flush != nullptr) {
-        record.flush->dropped = true;
-        counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
-        record.flush->lent.clear();
-        record.flush = nullptr;
+      take_back_all_lent(record);
+      for (; record.flushes != nullptr; record.flushes = record.flushes->next) {
+        record.flushes->dropped = true;
         ++record.dropped_flushes;
       }
       record.changed_since_ns = 0;
@@ -355,13 +353,10 @@ class PoolCore {
   void note_latch(bool waited) noexcept {
     if (waited) counters.latch_waits.fetch_add(1, std::memory_order_relaxed);
   }
-  /// The flush in flight, if any, settles nothing any more.
+  /// The flushes in flight settle nothing any more.
   void take_back_lent(Record& record) noexcept {
     std::lock_guard table{record.table_mutex};
-    if (record.flush == nullptr) return;
-    counters.lent_bytes.fetch_sub(record.flush->lent.size_bytes(), std::memory_order_relaxed);
-    record.flush->lent.clear();
-    record.flush->taken_back = true;
+    take_back_all_lent(record);
   }
   /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
   /// Returns: those that a flush had. Requires: the table mutex. Errors: as FileRecord::take_out.
@@ -415,6 +410,15 @@ class PoolCore {
     return std::max<std::uint64_t>(chunks, 1) * chunk;
   }
 
+  // Requires: the table mutex.
+  void take_back_all_lent(Record& record) noexcept {
+    for (auto* flush = record.flushes; flush != nullptr; flush = flush->next) {
+      counters.lent_bytes.fetch_sub(flush->lent.size_bytes(), std::memory_order_relaxed);
+      flush->lent.clear();
+      flush->taken_back = true;
+    }
+  }
+
   // Requires: the record has a chunk, which cannot leave it now.
   [[nodiscard]] RecordHandle use(Record& record) {
     record.users.fetch_add(1);
@@ -434,7 +438,7 @@ class PoolCore {
 template <class Traits>
 [[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {
   std::lock_guard table{record.table_mutex};
-  if (record.flush == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
+  if (record.flushes == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
   return record.arrivals.load();
 }
 

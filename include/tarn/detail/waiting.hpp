@@ -77,10 +77,24 @@ template <class Traits>
   return why_stop(core, options);
 }
 
+/// While it lives, no flush of the file joins one in flight, so that there comes a moment with none.
+template <class Traits>
+class NoFlushJoins {
+ public:
+  explicit NoFlushJoins(FileRecord<Traits>& record) : waiting_{record.waits_for_none} { waiting_.fetch_add(1); }
+  NoFlushJoins(const NoFlushJoins&) = delete;
+  NoFlushJoins& operator=(const NoFlushJoins&) = delete;
+  ~NoFlushJoins() { waiting_.fetch_sub(1); }
+
+ private:
+  Atomic<std::uint32_t>& waiting_;
+};
+
 /// Waits until no flush of the file is in flight. Returns: why not, as block. Requires: the caller holds nothing.
 template <class Traits>
 [[nodiscard]] std::error_code wait_for_flush(PoolCore<Traits>& core, const RecordRef<Traits>& record,
                                              const CallOptions& options = {}) {
+  const NoFlushJoins<Traits> none_joins{*record};
   while (const auto arrivals = flush_in_flight(*record)) {
     if (const auto why = block(core, WaitFor<Traits>::arrival(record, *arrivals), options); why) return why;
   }
