@@ -5,7 +5,7 @@
 //
 // begin_flush takes, the store stores, finish_flush settles; flush does all three until what was dirty is stored. A
 // write that comes in between stays dirty. One flush of a file is in flight at a time, so a store never has to order
-// two; a store that takes several at once has them from flush, in different parts (see store.hpp).
+// two; one that takes several at once has them from a DirtyFile.
 
 #include <cstdint>
 #include <memory>

@@ -11,24 +11,24 @@
 // its own code if it is a std::system_error). Its errors may be of any category: see fail.
 //
 // A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing. A
-// `sync` or `reserve` of another form than these is refused, not ignored:
+// `sync`, `reserve` or `flushes_at_once` of another form than these is refused, not ignored:
 //
 //   struct MyStore {
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);        // or (request, LoadToken<Traits>) -> void
 //     FlushOutcome<Traits> flush(const FlushRequest<Traits>& request);     // or (request, FlushToken<Traits>) -> void
 //     Result<> sync(const SyncRequest<Traits>& request);                   // optional; or with a SyncToken<Traits>
 //     Result<> reserve(const ReserveRequest<Traits>& request);             // optional
-//     std::size_t flushes_at_once() const;                                 // optional; 1 without it
+//     std::size_t flushes_at_once() noexcept;                              // optional; 1 without it
 //     Result<> remove(const FileId& file);
 //   };
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
 // take every sync for one of all (see SyncScope).
 // `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.
-// `flushes_at_once` is for one that is faster with several flushes of a file at a time: a flush then has so many in
-// flight, in different parts, all of the size that the store has; one that sets a size, or is in a part where another
-// is, comes when those before it have ended. Such a store fences by part, answers no version (that is EINVAL: nobody
-// could say which is the last), and stores ranges or parts, not files.
+// `flushes_at_once` is for one that is faster with several flushes of a file at a time: a DirtyFile's flush then has so
+// many in flight, in different parts, all of the size that the store has; one that sets a size, or is in a part where
+// another is, comes when those before it have ended. Such a store fences by part, answers no version (that is EINVAL:
+// nobody could say which is the last), and stores ranges or parts, not files.
 // `reserve` is for one that knows before a write that it could not store it (quota, full): its error is the write's.
 //
 // With a token it answers later, from any thread: see token.hpp.
@@ -80,9 +80,14 @@ template <class S>
   if constexpr (requires { S::flush_unit; }) return S::flush_unit;
   return FlushUnit::ranges;
 }
-template <class S>
-[[nodiscard]] std::size_t flushes_at_once_of(const S& store) {
-  if constexpr (requires { store.flushes_at_once(); }) {
+template <class S, class Traits>
+concept FlushesAtOnce = requires(S& store) {
+  { store.flushes_at_once() }
+  noexcept->std::same_as<std::size_t>;
+};
+template <class Traits, class S>
+[[nodiscard]] std::size_t flushes_at_once_of(S& store) noexcept {
+  if constexpr (FlushesAtOnce<S, Traits>) {
     static_assert(flush_unit_of<S>() != FlushUnit::file, "flushes of whole files are one at a time");
     return std::max<std::size_t>(store.flushes_at_once(), 1);
   }
@@ -108,6 +113,9 @@ struct NamesSync {
 struct NamesReserve {
   int reserve;
 };
+struct NamesFlushesAtOnce {
+  int flushes_at_once;
+};
 template <class S, class Other>
 struct Both : S, Other {
  protected:
@@ -127,10 +135,19 @@ template <class S>
     };
   return requires { &S::reserve; };
 }
+template <class S>
+[[nodiscard]] constexpr bool names_flushes_at_once() {
+  if constexpr (std::is_class_v<S> && !std::is_final_v<S>) return !requires {
+      &Both<S, NamesFlushesAtOnce>::flushes_at_once;
+    };
+  return requires { &S::flushes_at_once; };
+}
 template <class S, class Traits>
 concept SyncsOrHasNoSync = Syncs<S, Traits> || !names_sync<std::remove_cvref_t<S>>();
 template <class S, class Traits>
 concept ReservesOrHasNoReserve = Reserves<S, Traits> || !names_reserve<std::remove_cvref_t<S>>();
+template <class S, class Traits>
+concept FlushesAtOnceOrOneByOne = FlushesAtOnce<S, Traits> || !names_flushes_at_once<std::remove_cvref_t<S>>();
 
 }  // namespace detail
 
@@ -147,7 +164,8 @@ concept ChunkFlusher = detail::AnswersFlushAtOnce<S, Traits> || detail::AnswersF
 /// All a DirtyFile needs.
 template <class S, class Traits>
 concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> && detail::Removes<S, Traits> &&
-    detail::SyncsOrHasNoSync<S, Traits> && detail::ReservesOrHasNoReserve<S, Traits>;
+    detail::SyncsOrHasNoSync<S, Traits> && detail::ReservesOrHasNoReserve<S, Traits> &&
+    detail::FlushesAtOnceOrOneByOne<S, Traits>;
 
 namespace detail {
 
@@ -165,7 +183,9 @@ template <class S, class Traits>
   static_assert(
       ReservesOrHasNoReserve<S, Traits>,
       "the store's reserve is not one that tarn calls: Result<> reserve(const ReserveRequest<Traits>&), public");
-  static_assert(!requires { S::flushes_at_once + 0; }, "a store's flushes_at_once is a function");
+  static_assert(
+      FlushesAtOnceOrOneByOne<S, Traits>,
+      "the store's flushes_at_once is not one that tarn calls: std::size_t flushes_at_once() noexcept, public");
   return ChunkStore<S, Traits>;
 }
 

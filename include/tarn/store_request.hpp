@@ -59,8 +59,9 @@ struct FlushRequest {
   std::uint64_t size_bytes;              ///< the size to set
   std::uint64_t store_size_bound_bytes;  ///< the store holds no byte at or past it, whatever failed before
   std::uint64_t version;                 ///< the version these changes were made to
-  std::uint64_t generation;              ///< rises with every flush of the pool: fences one whose fate is unknown; of a
-                                         ///< store that takes several at once, in the same part, or of another size
+  std::uint64_t generation;              ///< rises with every flush of the pool: fences one whose fate is unknown;
+                                         ///< where a store takes several at once, one in the same part, and if this
+                                         ///< changes the size, any
   ByteRange covers = {};                 ///< of whole parts: the part, as far as the file reaches. What of it is in no
                                          ///< range the store has, in `version` (or by the part's content id). Empty:
                                          ///< only the size is to be set

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/flush_search.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,8 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/flush.hpp>
+#include <tarn/write_range.hpp>
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
@@ -24,7 +27,7 @@ namespace {
 template <class Traits>
 struct SideBySideStore : LaterStore<Traits> {
   SideBySideStore() { this->memory.take_flushes_in_any_order(); }
-  [[nodiscard]] std::size_t flushes_at_once() const { return 3; }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return 3; }
 };
 /// The same, of which what it has stored is not durable before a sync says so.
 template <class Traits>
@@ -307,6 +310,51 @@ TEST_CASE("a part that is flushed in several jobs has one of them at a time", "[
   REQUIRE(ended);
   CHECK(*ended);
   CHECK(file.pool.stats().dirty_bytes == 0);
+}
+
+TEST_CASE("chunks taken behind more zeros than one job lists are in no other job", "[flush_search]") {
+  constexpr std::uint64_t C = 16 * KiB;
+  World<Heap> file{{C, 1}, 3};
+  for (std::uint64_t at = 1; at < C; at += 2) REQUIRE(file.file->punch_hole(*ByteRange::at(at, 1)));
+  file.change(1);
+  World<Heap>::Ended ended;
+  file.start(ended);
+  CHECK(file.asked() == Parts{0});
+  file.store.finish_flush();
+  CHECK(file.asked() == Parts{1});
+  file.store.finish_flush();
+  REQUIRE(ended);
+  CHECK(*ended);
+  CHECK(file.stored(1));
+}
+
+TEST_CASE("a building block's flush is one at a time, whatever the store takes", "[flush_search]") {
+  constexpr std::uint64_t C = 16, parts = 8;
+  SideBySideStore<Heap> store;
+  std::atomic<bool> over{false};
+  std::size_t most = 0;
+  {
+    tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+    store.memory.put_pattern(7, parts * C);
+    auto meta = tarn::MetadataFor<Heap>::from_store(7, parts * C, {.part_bytes = C});
+    for (std::uint64_t part = 0; part < parts; ++part) REQUIRE(tarn::write_range(pool, meta, part * C, bytes_of("x")));
+    tarn::Result<> flushed;
+    {
+      const Worker worker{[&] {
+        flushed = tarn::flush(pool, meta, store);
+        over = true;
+      }};
+      CHECK(wait_until([&] {
+        most = std::max(most, store.open_flushes());
+        if (store.open_flushes() != 0) store.finish_flush();
+        return over.load();
+      }));
+    }
+    CHECK(flushed);
+    CHECK(pool.stats().dirty_bytes == 0);
+    pool.drop(meta);
+  }
+  CHECK(most == 1);
 }
 
 TEST_CASE("a call that needs room flushes another part while one is in flight", "[flush_search]") {

@@ -59,7 +59,7 @@ struct TextStore {
     for (const auto& [at, piece] : pieces) text.replace(static_cast<std::size_t>(at), piece.size(), piece);
     return tarn::FlushOutcome<Traits>::durable();
   }
-  [[nodiscard]] std::size_t flushes_at_once() const { return side_by_side ? 2 : 1; }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return side_by_side ? 2 : 1; }
   tarn::Result<> remove(const std::uint64_t&) {
     (void)turn.fetch_add(1);
     text.clear();

@@ -44,7 +44,7 @@ class ModelLaterStore {
   void sync(const tarn::SyncRequest<Traits>&, SyncToken token) { on_sync(std::move(token)); }
   tarn::Result<> reserve(const tarn::ReserveRequest<Traits>&) { return on_reserve(); }
   tarn::Result<> remove(const FileId&) { return on_remove(); }
-  [[nodiscard]] std::size_t flushes_at_once() const { return at_once; }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
 };
 
 /// What has happened to bytes that were asked for, since.

@@ -75,16 +75,18 @@ class FlushFlight final
     auto&& file = owner_->access();
     try {
       // Of versions that flushes side by side made of the file, nobody could say which is the last.
-      const bool unordered = !one_by_one_ && outcome.version();
+      const bool unordered = !one_by_one_ && outcome.ok() && outcome.version();
       const auto invalid = FlushOutcome<Traits>::failed(std::make_error_code(std::errc::invalid_argument));
       result_ = finish_flush_of(file, std::move(job_), unordered ? invalid : outcome, !syncs_);
     } catch (...) {
       result_ = fail(current_exception_code());
     }
+    const auto record = owner_->record.share();  // a borrowed file may be gone once it is done
+    auto& core = owner_->core;
     done_.store(true);
     if (forgotten_.load()) note_error();
-    owner_->record->arrivals.fetch_add(1);
-    owner_->core.parking.wake(&owner_->record->arrivals);
+    record->arrivals.fetch_add(1);
+    core.parking.wake(&record->arrivals);
   }
 
   [[nodiscard]] bool done() const { return done_.load(); }
@@ -121,7 +123,7 @@ class FileFlush {
       : owner_{std::move(owner)},
         store_{store},
         jobs_left_{most_jobs},
-        at_once_{flushes_at_once_of(store)},
+        at_once_{owned ? flushes_at_once_of<Traits>(store) : 1},
         waits_{wait},
         at_{range.offset()},
         end_{range.end()} {}
@@ -147,7 +149,6 @@ class FileFlush {
         if (auto busy = owner_->flush_or_removal()) return wait_for(std::move(*busy));
       }
       if (const auto held = hold_back_writes(); !held) return Progress::waiting;
-      constexpr bool owned = requires(Owner & owner) { owner.long_writes; };
       const FlushKind kind{.unit = flush_unit_of<Store>(),
                            .after_dropped = owned,
                            .promised = true,
@@ -184,6 +185,9 @@ class FileFlush {
   }
 
  private:
+  // Not a building block's, whose metadata has one owner at a time, and flights settle in any thread.
+  static constexpr bool owned = requires(Owner & owner) { owner.long_writes; };
+
   // Of the flights that have ended. Returns: whether there was one.
   bool take_results() {
     return std::erase_if(flights_, [&](const auto& flight) {

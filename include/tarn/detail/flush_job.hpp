@@ -138,7 +138,9 @@ class FlushJob {
       zone = ByteRange::between(range.offset(), take_data(first, last, zone, &PoolChunk::dirty, data));
     }
     list_ranges(meta, zone, data);
-    flight_->parts = layout.parts_around(ByteRange::between(range.offset(), std::max(range.offset(), end_)));
+    // Where there are too many zeros, they end before the chunks that were taken do.
+    const auto taken_end = taken_.empty() ? end_ : std::max(end_, zone.end());
+    flight_->parts = layout.parts_around(ByteRange::between(range.offset(), std::max(range.offset(), taken_end)));
     generation_ = core_->flush_generation.fetch_add(1) + 1;
     std::lock_guard table{record_->table_mutex};
     for_each_range([&](ByteRange taken, bool) {
@@ -281,8 +283,8 @@ class FlushJob {
   }
   void release() noexcept {
     const detail::Resumer resumer;
+    give_back({});  // before another may take the same chunks
     if (entered_ && !left_) (void)leave();
-    give_back({});
     land();
   }
   void land() noexcept {
