@@ -3,10 +3,14 @@
 # Builds tarn and runs its tests, from a clean clone on a machine that may lack all it takes.
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
+#   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if [[ ${1:-} == soak ]]; then
+  exec tests/sim/soak.sh "${2:-3600}"
+fi
 preset=${1:-dev}
 shift $(($# > 0))
 

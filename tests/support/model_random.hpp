@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <tarn/byte_range.hpp>
@@ -17,15 +19,31 @@ namespace tarn_test {
 
 using ModelBytes = std::vector<std::byte>;
 
+/// All that a run draws, step by step; the first of it before the first step.
+using ModelChoices = std::vector<std::vector<std::uint64_t>>;
+
+/// What keeps a run's draws, or has them from another one.
+class ModelTape {
+ public:
+  virtual ~ModelTape() = default;
+  virtual void begin_step() = 0;
+  /// Returns: what is drawn; `fresh` is what would be.
+  virtual std::uint64_t draw(std::uint64_t fresh) = 0;
+};
+
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 class ModelRandom {
  public:
-  explicit ModelRandom(std::uint64_t seed) : word_{seed} {}
+  explicit ModelRandom(std::uint64_t seed, std::shared_ptr<ModelTape> tape = {}) : word_{seed}, tape_{std::move(tape)} {}
+  void begin_step() {
+    if (tape_ != nullptr) tape_->begin_step();
+  }
   std::uint64_t next() {
     auto z = (word_ += 0x9E3779B97F4A7C15u);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    z ^= z >> 31;
+    return tape_ == nullptr ? z : tape_->draw(z);
   }
   /// In [0, end). Requires: end != 0.
   std::uint64_t below(std::uint64_t end) { return next() % end; }
@@ -77,6 +95,7 @@ class ModelRandom {
 
  private:
   std::uint64_t word_;
+  std::shared_ptr<ModelTape> tape_;
 };
 
 }  // namespace tarn_test

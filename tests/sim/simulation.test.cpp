@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <initializer_list>
 #include <iostream>
@@ -20,10 +23,12 @@
 #include <utility>
 #include <vector>
 
+#include "sim/byte_table.hpp"
+#include "sim/history.hpp"
+#include "sim/later_store.hpp"
+#include "sim/operations.hpp"
+#include "sim/shrink.hpp"
 #include "support/catch.hpp"
-#include "support/model_history.hpp"
-#include "support/model_later_store.hpp"
-#include "support/model_operations.hpp"
 #include "support/model_random.hpp"
 #include "support/model_run.hpp"
 #include "support/model_table.hpp"
@@ -32,7 +37,7 @@
 // Random operations in flight beside calls that do not wait, against a flat array for each file and a store that answers
 // by tokens: in any order, well or not, inline, late or never. One thread, so a run replays from its seed:
 //
-//   TARN_MODEL_SEED=1 TARN_MODEL_STEPS=1000000 model_async.test
+//   TARN_MODEL_SEED=1 TARN_MODEL_STEPS=1000000 sim.simulation.test
 //
 // The model changes at the moment at which the library does: a call of it is made with a Resumer around it, so that
 // what it wakes goes on only when the model has the change, too; a write that is an operation says when each window is
@@ -45,6 +50,7 @@ using tarn::ByteRange;
 using tarn::ExtentSet;
 using tarn::KiB;
 using tarn::MiB;
+using tarn_test::ByteColumn;
 using tarn_test::ModelBytes;
 using tarn_test::ModelChange;
 using tarn_test::ModelDisk;
@@ -177,6 +183,7 @@ constexpr std::array<const char*, static_cast<std::size_t>(Came::count)> came_na
 };
 std::array<std::uint64_t, came_names.size()> reach{};
 void came(Came where) { ++reach[static_cast<std::size_t>(where)]; }
+tarn_test::ByteTable byte_table;
 
 struct Config {
   const char* name;
@@ -199,10 +206,10 @@ class World {
   using FlushToken = tarn::FlushToken<Traits>;
   using SyncToken = tarn::SyncToken<Traits>;
 
-  World(const Config& config, std::uint64_t seed, ModelTrace& trace)
+  World(const Config& config, std::uint64_t seed, ModelRandom random, ModelTrace& trace)
       : config_{config},
         trace_{trace},
-        random_{seed},
+        random_{std::move(random)},
         part_bytes_{config.chunk_bytes * config.part_chunks},
         most_bytes_{tarn_test::model_file_bytes(config.chunk_bytes)},
         disks_{ModelDisk{config.keeps_sizes}, ModelDisk{config.keeps_sizes}, ModelDisk{config.keeps_sizes}},
@@ -217,6 +224,7 @@ class World {
   [[nodiscard]] const std::string& run(std::uint64_t steps) {
     for (std::uint64_t step = 0; step < steps && wrong_.empty(); ++step) {
       trace_.begin_step(step);
+      random_.begin_step();
       one_step(*files_[random_.below(files_.size())]);
       after_step();
     }
@@ -614,6 +622,7 @@ class World {
     ModelBytes into(static_cast<std::size_t>(range.size_bytes()), filler_byte);
     const auto loads = pool_.stats().loads;
     const tarn::detail::Resumer hold;
+    const Cell cell{*this, file, ByteColumn::read, range};
     auto outcome = file.it->try_read(range.offset(), into);
     require(loads == pool_.stats().loads, "a try loaded");
     result = outcome.done() ? static_cast<std::int64_t>(*outcome) : -outcome.error().value();
@@ -651,8 +660,10 @@ class World {
     const auto reserves = file.refused_reserves;
     const tarn::detail::Resumer hold;
     touched(file, range);
+    Cell cell{*this, file, ByteColumn::write, range};
     const auto n = file.it->try_write(range.offset(), from, mtime_ns);
     result = code_of(n);
+    cell.came_to(ByteRange::between(range.offset(), range.offset() + (n ? *n : 0)));
     if (!n) return check_refusal(file, n.error(), reserves, std::errc::resource_unavailable_try_again);
     require(*n == from.size() || may_refuse(), "a try took in less than it was given");
     written(file, range.offset(), std::span{from}.first(*n), mtime_ns);
@@ -681,8 +692,10 @@ class World {
     auto& result = note("truncate", file, ByteRange::between(size, size));
     const auto mtime_ns = ++clock_ns_;
     const tarn::detail::Resumer hold;
+    Cell cell{*this, file, ByteColumn::zero, ByteRange::between(size, tarn::max_offset)};
     const auto truncated = file.it->truncate(size, mtime_ns, not_waiting());
     result = code_of(truncated);
+    if (!truncated) cell.came_to(ByteRange{});
     if (!truncated) return check_given_up(file, truncated.error());
     const auto low = std::min<std::uint64_t>(size, file.bytes.now.size());
     file.bytes.now.resize(static_cast<std::size_t>(size));
@@ -695,9 +708,11 @@ class World {
     auto& result = note(keep_size ? "punch" : "zero", file, range);
     const auto mtime_ns = ++clock_ns_;
     const tarn::detail::Resumer hold;
+    Cell cell{*this, file, ByteColumn::zero, range};
     const auto done = keep_size && random_.one_in(2) ? file.it->punch_hole(range, mtime_ns, not_waiting())
                                                      : file.it->zero_range(range, keep_size, mtime_ns, not_waiting());
     result = code_of(done);
+    if (!done) cell.came_to(ByteRange{});
     if (!done) return check_given_up(file, done.error());
     auto& bytes = file.bytes.now;
     const auto size = bytes.size();
@@ -743,6 +758,53 @@ class World {
     const auto n = file.it->read(range.offset(), call.bytes, giving_up());
     result = code_of(n);
     end_read(call, n);
+  }
+  // A cell of the byte table: what comes, and the rows of the file before it. At the end it sees that each byte is in a row
+  // that the cell leads to, if nothing else came in between; it is looked at now and then, which is often.
+  class Cell {
+   public:
+    Cell(World& world, File& file, ByteColumn column, ByteRange where) : world_{world}, file_{file}, column_{column} {
+      looks_ = world.config_.chunk_bytes <= 16 && file.it != nullptr && !file.replaced && ++world.cells_ % 2 == 0;
+      if (!looks_) return;
+      came_to(where);
+      before_ = tarn_test::ByteRows::of(world.pool_, file.it->metadata());
+      asked_ = world.asked_count_;
+    }
+    Cell(const Cell&) = delete;
+    Cell& operator=(const Cell&) = delete;
+    ~Cell() {
+      if (!looks_) return;
+      byte_table.enter(column_, before_, where_);
+      if (asked_ != world_.asked_count_ || file_.it == nullptr) return;
+      const auto after = tarn_test::ByteRows::of(world_.pool_, file_.it->metadata());
+      const auto broken = tarn_test::ByteTable::broken_cell(column_, before_, after, where_);
+      world_.require(broken.empty(), broken);
+    }
+    /// What is dirty is brought, and what is neither held nor stored as zero; nothing else.
+    void check_begun(const tarn::FlushRequest<Traits>& request) const {
+      if (!looks_ || world_.nested_) return;
+      for (const auto& [range, zero] : request.ranges) {
+        const auto row = zero ? tarn_test::ByteRow::nothing : tarn_test::ByteRow::dirty;
+        world_.require(before_.bytes(row).contains(range),
+                       "the byte table: a flush begins with what is in another row");
+      }
+    }
+    /// The bytes that it came to, after all.
+    void came_to(ByteRange where) { where_ = where.empty() ? ExtentSet{} : ExtentSet{where}; }
+
+   private:
+    World& world_;
+    File& file_;
+    const ByteColumn column_;
+    ExtentSet where_;
+    tarn_test::ByteRows before_;
+    std::uint64_t asked_ = 0;
+    bool looks_ = false;
+  };
+  // From the first byte that it brings to the last, with what lies between.
+  [[nodiscard]] static ByteRange span_of(const tarn::FlushRequest<Traits>& request) {
+    if (request.ranges.empty()) return {};
+    return ByteRange::between(request.ranges.front().range.offset(), request.ranges.back().range.end());
   }
   void view_given_up(File& file) {
     const auto range = pick(most_bytes_ + 2 * config_.chunk_bytes);
@@ -812,6 +874,8 @@ class World {
 
   void evict(File& file) {
     auto& result = note("evict_clean", file, {});
+    const tarn::detail::Resumer hold;
+    const Cell cell{*this, file, ByteColumn::evict, tarn::whole_file};
     result = static_cast<std::int64_t>(pool_.evict_clean());
   }
   void set_budget(File& file) {
@@ -1199,6 +1263,9 @@ class World {
       came(Came::load_failed);
       if (!asked.ahead) ++file.failed_loads;
     }
+    const tarn::detail::Resumer hold;
+    std::optional<Cell> cell;
+    if (how == How::well && !asked.gone) cell.emplace(*this, file, ByteColumn::load_lands, request.range);
     switch (how) {
       case How::well:
         asked.token.complete(size);
@@ -1232,12 +1299,11 @@ class World {
     const auto* const misdeed = tarn_test::misdeed_of(request, disk.bytes.size(), part_bytes_);
     require(misdeed == nullptr, misdeed == nullptr ? "" : misdeed);
     check_flush(file, request);
+    Cell{*this, file, ByteColumn::flush_begins, span_of(request)}.check_begun(request);
     FlushAsked asked{file.shared_from_this(), std::move(token)};
     asked.change = ModelChange::of(request, config_.keeps_sizes);
     asked.lent = lent(request);
-    if (!request.ranges.empty()) {
-      aim(file, ByteRange::between(request.ranges.front().range.offset(), request.ranges.back().range.end()));
-    }
+    aim(file, span_of(request));
     entering_ = &asked;
     nested(file, Came::from_inside_the_store, 8);
     entering_ = nullptr;
@@ -1301,6 +1367,9 @@ class World {
     trace_.note(how == How::well ? "flush answered" : "flush answered badly", file.id, 0, asked.change.size_bytes,
                 depth_) = static_cast<int>(how);
     const bool written = asked.since.saw(ModelEvent::write);
+    const tarn::detail::Resumer hold;
+    const auto column = how == How::well ? ByteColumn::flush_ok : ByteColumn::flush_fails;
+    const Cell cell{*this, file, column, span_of(asked.token.request())};
     if (how == How::well) {
       if (written) came(Came::flush_ok_after_write);
       if (asked.since.saw(ModelEvent::truncate) || asked.since.saw(ModelEvent::punch)) came(Came::flush_ok_after_cut);
@@ -1741,19 +1810,68 @@ class World {
   bool calm_ = false, watches_ = false;
   bool nested_ = false;  // in this step, a call from inside the store or a completion
   int depth_ = 0;
-  std::uint64_t asked_count_ = 0, ceiling_bytes_;
+  std::uint64_t asked_count_ = 0, cells_ = 0, ceiling_bytes_;
   std::int64_t clock_ns_ = 0;
   std::string wrong_;
 };
 
+// Makes a run that goes wrong short, and keeps it as a file.
+template <class Traits>
+std::string shrunk(const Config& config, std::uint64_t seed, std::uint64_t world_seed, std::uint64_t steps) {
+  const tarn_test::ModelRunner runner = [&](ModelRandom random, std::uint64_t most) {
+    ModelTrace trace{config.name, seed};
+    auto world = std::make_unique<World<Traits>>(config, world_seed, std::move(random), trace);
+    const auto wrong = world->run(most);
+    (void)world.release();
+    return wrong.empty() ? wrong : wrong + trace.text("");
+  };
+  tarn_test::ModelChoices choices;
+  const auto wrong = tarn_test::ModelTry{}.record(runner, world_seed, steps, choices);
+  if (wrong.empty()) return "it goes well in a process of its own\n";
+  choices = tarn_test::shrink(runner, std::move(choices), wrong, std::chrono::seconds{60});
+  const auto name = "simulation-" + std::to_string(seed) + ".replay";
+  std::ofstream{name} << config.name << '\n' << tarn_test::text_of(choices);
+  return "made short: " + std::to_string(choices.size() - 1) +
+         " steps; run them with TARN_MODEL_SEED=" + std::to_string(seed) + " TARN_MODEL_REPLAY=" + name + "\n" +
+         tarn_test::ModelTry{}.run(runner, choices);
+}
+
+// Returns: the choices of a run that was kept, if it is one of this world.
+[[nodiscard]] std::optional<tarn_test::ModelChoices> kept_choices(const char* file, const char* world) {
+  std::ifstream in{file};
+  std::string name;
+  if (!std::getline(in, name) || name != world) return std::nullopt;
+  return tarn_test::choices_of(in);
+}
+
 template <class Traits>
 void run(const Config& config, std::uint64_t seed, std::uint64_t all_steps) {
+  auto steps = all_steps * config.share / 1000;
+  const auto world_seed = seed ^ std::hash<std::string>{}(config.name);
+  if (std::getenv("TARN_MODEL_SHRINK") != nullptr) {
+    const auto short_run = shrunk<Traits>(config, seed, world_seed, steps);
+    std::cout << config.name << ": " << short_run << std::endl;
+    SUCCEED(short_run);
+    return;
+  }
   ModelTrace trace{config.name, seed};
-  auto world = std::make_unique<World<Traits>>(config, seed ^ std::hash<std::string>{}(config.name), trace);
-  const auto wrong = world->run(all_steps * config.share / 1000);
+  ModelRandom random{world_seed};
+  std::optional<tarn_test::ModelChoices> kept;
+  if (const auto* const replay = std::getenv("TARN_MODEL_REPLAY"); replay != nullptr) {
+    kept = kept_choices(replay, config.name);
+    if (!kept) {
+      SUCCEED("not of this world");
+      return;
+    }
+    random = ModelRandom{0, std::make_shared<tarn_test::ReplayingTape>(*kept)};
+    steps = kept->size() - 1;
+  }
+  auto world = std::make_unique<World<Traits>>(config, world_seed, std::move(random), trace);
+  const auto wrong = world->run(steps);
   if (!wrong.empty()) {
     (void)world.release();  // what is in flight in it stays so
-    FAIL(trace.text(wrong));
+    const auto text = trace.text(wrong);
+    FAIL(text << (kept ? "" : shrunk<Traits>(config, seed, world_seed, steps)));
   }
   SUCCEED(config.name);
 }
@@ -1764,6 +1882,7 @@ TEST_CASE("no order of operations and answers loses, shifts, resurrects or inven
           "[model]") {
   const auto [seed, steps] = tarn_test::model_run();
   reach = {};
+  byte_table = {};
 
   for (const Config& config : {
            Config{"heap, 1-byte chunks, tight", 1, 1, 4, true, false, true, 110},
@@ -1782,6 +1901,8 @@ TEST_CASE("no order of operations and answers loses, shifts, resurrects or inven
   run<ArenaTraits>({"arena, 16-byte chunks, parts of 4, marks", 16, 4, 4, false, true, true, 60}, seed, steps);
   run<ArenaTraits>({"arena, 4096-byte chunks, parts of 4", 4096, 4, 2, false, false, true, 40}, seed, steps);
 
+  if (std::getenv("TARN_MODEL_SHRINK") != nullptr || std::getenv("TARN_MODEL_REPLAY") != nullptr) return;
+
   // The run was where bytes, errors and wake-ups get lost: a hundred times in a million steps.
   const auto enough = std::min<std::uint64_t>(100, steps / 10000);
   for (std::size_t i = 0; i < reach.size(); ++i) {
@@ -1791,5 +1912,13 @@ TEST_CASE("no order of operations and answers loses, shifts, resurrects or inven
   for (std::size_t i = 0; i < reach.size(); ++i) {
     INFO(came_names[i]);
     CHECK(reach[i] >= enough);
+  }
+  // And in every cell of the byte table.
+  std::cout << byte_table.text();
+  for (std::size_t row = 0; row < tarn_test::byte_rows; ++row) {
+    for (std::size_t column = 0; column < tarn_test::byte_columns; ++column) {
+      INFO(tarn_test::byte_row_names[row] << ": " << tarn_test::byte_column_names[column]);
+      CHECK(byte_table.entered(static_cast<tarn_test::ByteRow>(row), static_cast<ByteColumn>(column)) >= enough);
+    }
   }
 }

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The simulation for so many seconds, on every processor, each run from a seed of its own. Stops at the first that fails,
+# and shows it; says at the end how many steps were simulated. Writes build/report/soak.md.
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+seconds=$1 steps=5000000
+log=build/report/soak
+mkdir -p "$log"
+rm -f "$log"/*
+
+cmake/dependencies.sh
+cmake --preset dev >/dev/null
+cmake --build --preset dev --target sim.simulation.test
+
+end=$((SECONDS + seconds))
+one_after_another() {
+  local runs=0 out=$log/$1.log
+  while ((SECONDS < end)) && [[ ! -e $log/failed ]]; do
+    if ! TARN_MODEL_STEPS=$steps build/dev/tests/sim.simulation.test >"$out" 2>&1; then
+      touch "$log/failed"
+      cat "$out"
+      return 1
+    fi
+    runs=$((runs + 1))
+    echo "$runs" >"$log/$1.runs"
+  done
+}
+for ((i = 0; i < $(nproc); ++i)); do
+  one_after_another "$i" &
+done
+failed=0
+for job in $(jobs -p); do
+  wait "$job" || failed=1
+done
+runs=$(cat "$log"/*.runs 2>/dev/null | awk '{n += $1} END {print n + 0}')
+printf '%s: %d runs of %d steps went well, %d steps in all, in %d s\n' "$(date -u +%F)" "$runs" $steps $((runs * steps)) \
+  $SECONDS | tee build/report/soak.md
+exit $failed
