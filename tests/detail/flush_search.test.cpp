@@ -26,8 +26,10 @@ namespace {
 /// A store that takes three flushes of a file at a time.
 template <class Traits>
 struct SideBySideStore : LaterStore<Traits> {
+  std::size_t at_once = 3;
+
   SideBySideStore() { this->memory.take_flushes_in_any_order(); }
-  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return 3; }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
 };
 /// The same, of which what it has stored is not durable before a sync says so.
 template <class Traits>
@@ -300,8 +302,8 @@ TEMPLATE_TEST_CASE("two flushes of a file share its parts, and no part has two",
 TEST_CASE("a part that is flushed in several jobs has one of them at a time", "[flush_search]") {
   constexpr std::uint64_t C = 64 * KiB;
   World<Heap> file{{C, 8}, 2};
-  // More extents in the part than one job lists: each second byte of two chunks.
-  for (std::uint64_t at = 0; at < 3 * C; at += 2) REQUIRE(file.file->write(at, bytes_of("x")));
+  // More extents in the part than one job lists, though not in one chunk.
+  for (std::uint64_t at = 0; at < 3 * C; at += 20) REQUIRE(file.file->write(at, bytes_of("x")));
   file.change(1);
   World<Heap>::Ended ended;
   file.start(ended);
@@ -382,6 +384,67 @@ TEST_CASE("a call that needs room flushes another part while one is in flight", 
     file.start(ended);
     file.finish_flushes();
   }
+}
+
+TEST_CASE("a call that needs room waits while the store has as many flushes of the file as it takes",
+          "[flush_search]") {
+  constexpr std::uint64_t C = 4096, parts = 1'000;
+  World<Heap> file{{C, 1}, parts, 4 * C};
+  World<Heap>::Ended ended;
+  for (std::uint64_t part = 0; part < 3; ++part) file.change(part);
+  file.start(ended);
+  bool wrote = true;
+  for (std::uint64_t part = 3; wrote; ++part) {  // until the pool is full of dirty chunks
+    REQUIRE(part < parts);
+    wrote = false;
+    tarn::start_write(*file.file, part * C, bytes_of("x"), [&](const auto& written) { wrote = written.has_value(); });
+  }
+  CHECK(file.asked() == Parts{0, 1, 2});
+  file.store.finish_flush();
+  CHECK(wrote);
+  do {
+    file.finish_flushes();
+    file.start(ended);
+  } while (file.pool.stats().dirty_bytes != 0);
+}
+
+TEST_CASE("a flush begun when the store took one at a time stays the only one", "[flush_search]") {
+  constexpr std::uint64_t C = 4096, parts = 1'000;
+  World<Heap> file{{C, 1}, parts, 4 * C};
+  file.store.at_once = 1;
+  World<Heap>::Ended ended;
+  file.change(0);
+  file.start(ended);
+  file.store.at_once = 3;
+  bool wrote = true;
+  for (std::uint64_t part = 1; wrote; ++part) {  // until the pool is full of dirty chunks
+    REQUIRE(part < parts);
+    wrote = false;
+    tarn::start_write(*file.file, part * C, bytes_of("x"), [&](const auto& written) { wrote = written.has_value(); });
+  }
+  CHECK(file.asked() == Parts{0});
+  do {
+    file.finish_flushes();
+    file.start(ended);
+  } while (file.pool.stats().dirty_bytes != 0);
+  CHECK(wrote);
+}
+
+TEST_CASE("a flush goes no further than where another is, also if all before is clean", "[flush_search]") {
+  World<Heap> file{{16, 1}};
+  World<Heap>::Ended first, second;
+  file.change(1);
+  file.change(3);
+  file.start(first);
+  CHECK(file.asked() == Parts{1, 3});
+  file.store.finish_flush();
+  file.change(5);
+  file.start(second);
+  CHECK(file.asked() == Parts{3});
+  file.store.finish_flush();
+  CHECK(file.asked() == Parts{5});
+  file.store.finish_flush();
+  REQUIRE((first && second));
 }
 
 TEST_CASE("a call that needs room while all that is dirty is in flight waits for that", "[flush_search]") {
