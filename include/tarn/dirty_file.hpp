@@ -326,13 +326,20 @@ class DirtyFile final : private detail::Flushable {
     for (;;) {
       detail::RecordRef<Traits> retired;
       auto record = core.registry.own(core.file_key(metadata.id()), retired);
-      if (const auto why = retired ? detail::wait_for_flush(core, retired) : std::error_code{}; why) {
+      // A flush of the id's last files may leave bytes anywhere, now or while we wait for it.
+      const bool leaves_bytes = record && detail::flush_in_flight(retired ? *retired : *record, true);
+      if (const auto why = retired ? detail::wait_for_flush(core, retired, {}, true) : std::error_code{}; why) {
+        core.registry.disown(*record);
         throw std::system_error{why, "tarn::DirtyFile: made inside the flush of a file of its id"};
       }
       if (record) {
-        // A flush of the id's last file may yet leave bytes anywhere.
-        if (detail::flush_in_flight(*record, true)) metadata.note_store_size_unknown(max_offset);
-        return std::make_shared<Body>(core, std::move(metadata), *layout, std::move(record));
+        if (leaves_bytes) metadata.note_store_size_unknown(max_offset);
+        try {
+          return std::make_shared<Body>(core, std::move(metadata), *layout, std::move(record));
+        } catch (...) {
+          core.registry.disown(*record);  // or the next file of the id would take it for a file that lives
+          throw;
+        }
       }
       while (room.step(reserve, {.chunks = 0, .bytes = core.record_and_table_bytes}) == detail::Progress::waiting) {
         (void)detail::block(core, room.wait(), {});

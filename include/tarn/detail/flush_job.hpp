@@ -374,6 +374,8 @@ template <class Traits, class File>
   const bool is_durable = durable || outcome.status() == FlushStatus::durable;
   bool noted = false;
   if (outcome.ok() && !job.dropped_) {
+    // Also if there is no memory to note the bytes: what the store had before is in the new version, too.
+    if (outcome.version()) meta.set_version(*outcome.version());
     try {
       meta.note_stored(lent, is_durable);
       job.for_each_range([&](ByteRange range, bool) {
@@ -395,7 +397,6 @@ template <class Traits, class File>
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {
     if (!job.taken_back_) meta.note_size_stored(job.size_bytes_, job.size_sets_, is_durable);
-    if (outcome.version()) meta.set_version(*outcome.version());
     note_clean_if_stored(file);
     // Only what is durable: a sync that fails makes dirty again what the file holds, not what content does.
     for (const auto& [part, id] : outcome.content()) {

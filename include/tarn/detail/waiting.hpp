@@ -90,12 +90,13 @@ class NoFlushJoins {
   Atomic<std::uint32_t>& waiting_;
 };
 
-/// Waits until no flush of the file is in flight. Returns: why not, as block. Requires: the caller holds nothing.
+/// Waits until no flush of the file is in flight, `dropped`: nor one of a file that has gone.
+/// Returns: why not, as block. Requires: the caller holds nothing.
 template <class Traits>
 [[nodiscard]] std::error_code wait_for_flush(PoolCore<Traits>& core, const RecordRef<Traits>& record,
-                                             const CallOptions& options = {}) {
+                                             const CallOptions& options = {}, bool dropped = false) {
   const NoFlushJoins<Traits> none_joins{*record};
-  while (const auto arrivals = flush_in_flight(*record)) {
+  while (const auto arrivals = flush_in_flight(*record, dropped)) {
     if (const auto why = block(core, WaitFor<Traits>::arrival(record, *arrivals), options); why) return why;
   }
   return {};
