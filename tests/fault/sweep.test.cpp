@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// CTest: LABELS slow
 #include "fault/sweep_script.hpp"
 
 #include <cstdint>

@@ -203,9 +203,11 @@ class SweepCalls : public SweepRun {
     look(at);
   }
   void become_other(Subject& at, tarn::ByteRange range) {
+    auto& stored = at.store->disk(at.id).bytes;
+    if (range.end() > std::min(stored.size(), at.bytes.size())) return complain("stored past what there is");
     for (auto i = static_cast<std::size_t>(range.offset()); i < range.end(); ++i) {
-      at.store->disk(at.id).bytes[i] ^= std::byte{0x55};
-      at.bytes[i] = at.store->disk(at.id).bytes[i];
+      stored[i] ^= std::byte{0x55};
+      at.bytes[i] = stored[i];
     }
   }
   /// The same, with another size, which is the file's where it does not end in dirty bytes. Requires: no size was set
@@ -224,7 +226,7 @@ class SweepCalls : public SweepRun {
       disk.become_durable();
       auto made = disk.bytes;
       made.resize(std::max<std::size_t>(made.size(), dirty.empty() ? 0 : dirty.extents().back().end()));
-      ours = ours.intersect(tarn::ByteRange::between(0, made.size()));
+      ours = ours.intersect(tarn::ByteRange::between(0, std::min(made.size(), at.bytes.size())));
       for (const auto& extent : ours.extents()) copy(made, at.bytes, extent);
       at.bytes = std::move(made);
     } else {
