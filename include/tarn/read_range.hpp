@@ -88,13 +88,14 @@ class CopyRead {
       };
       if (window_->step(use) == Progress::waiting) return Progress::waiting;
       const auto n = window_->result();
+      const bool met_end = window_->met_end();
       window_.reset();
       if (!n) {
         asked_ = fail(n.error());
         return Progress::done;
       }
-      if (*n == 0) break;  // end of file
       done_ += *n;
+      if (met_end) break;
     }
     return Progress::done;
   }
@@ -184,7 +185,8 @@ template <class File>
     if (!lock.owns_lock()) return Outcome::failed(std::make_error_code(std::errc::resource_unavailable_try_again));
     const auto rest =
         ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
-    const auto size = std::min<std::uint64_t>(rest.size_bytes(), file.core.window_bytes);
+    const auto wanted = std::min<std::uint64_t>(into.size() - done, file.core.window_bytes);
+    const auto size = std::min<std::uint64_t>(rest.size_bytes(), wanted);
     if (size == 0) break;  // end of file
     const auto range = ByteRange::between(rest.offset(), rest.offset() + size);
     if (const auto error = window.plan(*file.record, file.meta, file.layout, range, false); error) {
@@ -193,6 +195,7 @@ template <class File>
     if (!window.missing().empty()) return Outcome::needing(window.missing());
     lock.unlock();
     done += window.pieces().copy_to(into.subspan(done));
+    if (size < wanted) break;  // what the file has grown by since is of another moment
   }
   file.core.counters.copy_bytes.add(&*file.record, done);
   return Outcome::of(done);

@@ -20,6 +20,7 @@
 
 #include "explore/explorer.hpp"
 #include "support/catch.hpp"
+#include "support/linearizable.hpp"
 #include "support/traits.hpp"
 
 using tarn_test::Explorer;
@@ -221,6 +222,10 @@ TEST_CASE("a window is read as of one moment", "[explore]") {
     explore(race(sixteen, false, {read(0, 16, {sixteen, with(sixteen, 3, "bb")}), write(3, "bb")},
                  {with(sixteen, 3, "bb")}));
   }
+  SECTION("at the end of a file that grows meanwhile") {
+    const std::string grown(32, 'b');
+    explore(race(sixteen, true, {read(0, 32, {sixteen, grown}), write(0, grown)}, {grown}));
+  }
 }
 
 TEST_CASE("two readers of what is missing load it once", "[explore]") {
@@ -291,4 +296,42 @@ TEST_CASE("flushes of two parts beside each other, and a write in one of them, l
     const Call cut = [](World& world) { truncate(20)(world), flush(world); };
     explore(race(two_chunks, true, {two_parts, cut}, {both.substr(0, 20), both.substr(0, 21)}, {}, true));
   }
+}
+
+TEST_CASE("the answers of a write, a truncate and a read have one order", "[explore]") {
+  using tarn_test::FileCall;
+  const std::vector<FileCall> calls{{.kind = FileCall::Kind::write, .offset = 2, .bytes = std::string(18, 'b')},
+                                    {.kind = FileCall::Kind::truncate, .size_bytes = 4},
+                                    {.kind = FileCall::Kind::read, .size_bytes = 2 * chunk_bytes}};
+  const auto make = [](World& world, FileCall& call) {
+    if (call.kind == FileCall::Kind::write) return world.write(call.offset, call.bytes);
+    if (call.kind == FileCall::Kind::truncate) return truncate(call.size_bytes)(world);
+    call.bytes = world.read(call.offset, static_cast<std::size_t>(call.size_bytes));
+  };
+  // A stamp is a step as any other, so every order of calls and returns is among those that are run.
+  const auto noted = [&](bool held) -> std::function<Scenario()> {
+    return [calls, make, held] {
+      auto world = std::make_shared<World>(sixteen, false);
+      if (held) (void)world->read(0, sixteen.size());
+      auto clock = std::make_shared<tarn::detail::Atomic<std::uint64_t>>(1);
+      auto history = std::make_shared<std::vector<FileCall>>(calls);
+      history->push_back(calls.back());  // what is left in the end
+      const auto note = [=](std::size_t i) {
+        auto& call = (*history)[i];
+        call.called = clock->fetch_add(1);
+        make(*world, call);
+        call.returned = clock->fetch_add(1);
+      };
+      Scenario scenario;
+      for (std::size_t i = 0; i < calls.size(); ++i) scenario.threads.emplace_back([=] { note(i); });
+      scenario.at_end = [=] {
+        note(calls.size());
+        const auto wrong = tarn_test::unexplained(sixteen, *history);
+        if (!wrong.empty()) Explorer::fail(wrong);
+      };
+      return scenario;
+    };
+  };
+  SECTION("of bytes that are held") { explore(noted(true)); }
+  SECTION("of bytes that are not held") { explore(noted(false)); }
 }

@@ -37,10 +37,9 @@ inline constexpr bool model_is_sanitized = false;
 #endif
 
 /// Says what it answers, so that any run can be made again.
-[[nodiscard]] inline ModelRun model_run() {
-  const ModelRun run{
-      .seed = number_from_environment("TARN_MODEL_SEED").value_or(std::random_device{}()),
-      .steps = number_from_environment("TARN_MODEL_STEPS").value_or(model_is_sanitized ? 500'000 : 1'000'000)};
+[[nodiscard]] inline ModelRun model_run(std::uint64_t usual_steps = model_is_sanitized ? 500'000 : 1'000'000) {
+  const ModelRun run{.seed = number_from_environment("TARN_MODEL_SEED").value_or(std::random_device{}()),
+                     .steps = number_from_environment("TARN_MODEL_STEPS").value_or(usual_steps)};
   std::cout << "TARN_MODEL_SEED=" << run.seed << " TARN_MODEL_STEPS=" << run.steps << std::endl;
   return run;
 }

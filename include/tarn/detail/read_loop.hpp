@@ -85,6 +85,8 @@ class ReadLoop {
   }
   /// The bytes used, 0 only at end of file; with a buffer to read into, they may have gone straight there, without use.
   [[nodiscard]] const Result<std::size_t>& result() const { return *result_; }
+  /// Whether the file ended in the window: what it has grown by since is of another moment.
+  [[nodiscard]] bool met_end() const { return met_end_; }
   [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
 
  private:
@@ -151,7 +153,7 @@ class ReadLoop {
     ReadWindow<Traits> window{core};
     std::shared_lock lock{file_.lock};
     const auto range = asked_.intersect(ByteRange::between(0, file_.meta.size()));
-    if (range.empty()) return finish(0);
+    if (range.empty()) return finish(0, true);
     if (const auto error = window.plan(*file_.record, file_.meta, file_.layout, range, true); error) {
       auto* const blocked_on = window.blocked_on();
       if (blocked_on == nullptr || !blocked_on->state.try_pin()) return (void)fail_with(error);
@@ -169,7 +171,7 @@ class ReadLoop {
       const auto end = missing.empty() ? range.end() : missing.front().offset();
       lock.unlock();
       use(window.pieces());
-      return finish(static_cast<std::size_t>(end - range.offset()));
+      return finish(static_cast<std::size_t>(end - range.offset()), missing.empty() && end < asked_.end());
     }
 
     auto only = missing;  // of an uncached read: the part of the first extent that one request covers
@@ -260,7 +262,10 @@ class ReadLoop {
     if (file_.meta.version() == version_) (void)fail_with(error);
   }
 
-  void finish(std::size_t size_bytes) { result_.emplace(size_bytes); }
+  void finish(std::size_t size_bytes, bool met_end = false) {
+    result_.emplace(size_bytes);
+    met_end_ = met_end;
+  }
   Progress fail_with(std::error_code error) {
     result_.emplace(fail(error));
     return Progress::done;
@@ -283,7 +288,7 @@ class ReadLoop {
   std::uint64_t version_ = 0;
   WaitFor<Traits> wait_;
   std::optional<Result<std::size_t>> result_;
-  bool needs_room_ = false, uncached_ = false, awaits_flush_ = false, awaits_removal_ = false;
+  bool needs_room_ = false, uncached_ = false, awaits_flush_ = false, awaits_removal_ = false, met_end_ = false;
 };
 
 }  // namespace tarn::detail
