@@ -86,7 +86,7 @@ class Rounds {
   }
   ~Rounds() {
     over_ = true;
-    round_.fetch_add(1);
+    begin_round();
   }
 
   /// Returns: what no order of a round explains, or what failed; nothing if all is well.
@@ -164,12 +164,12 @@ class Rounds {
     }
     const auto disturbances = random_.below(4);
     start_.reset();
-    done_ = 0;
-    round_.fetch_add(1);
+    working_ = static_cast<std::uint32_t>(plans_.size());
+    begin_round();
     start_.wait_for(plans_.size() + 1);
     bool is_well = true;
     for (std::uint64_t i = 0; i < disturbances; ++i) is_well = disturb() && is_well;
-    while (done_.load() != plans_.size()) std::this_thread::yield();
+    for (auto working = working_.load(); working != 0; working = working_.load()) working_.wait(working);
     if (!is_well) return "a flush fails";
     for (const auto& plan : plans_) {
       if (!plan.failure.empty()) return plan.failure;
@@ -250,11 +250,8 @@ class Rounds {
   // ---- the workers
 
   void work(Plan& plan) {
-    for (std::uint64_t seen = 0;;) {
-      for (std::size_t spins = 0; round_.load() == seen; ++spins) {
-        if (spins % 64 == 63) std::this_thread::yield();
-      }
-      ++seen;
+    for (std::uint32_t seen = 0;; ++seen) {
+      round_.wait(seen);
       if (over_.load()) return;
       start_.wait_for(plans_.size() + 1);
       for (const auto& planned : plan.calls) {
@@ -265,8 +262,12 @@ class Rounds {
         if (answered) plan.history.push_back(std::move(call));
         if (!answered && planned.way != Way::attempt) plan.failure = "this fails: " + describe(call);
       }
-      done_.fetch_add(1);
+      if (working_.fetch_sub(1) == 1) working_.notify_one();
     }
+  }
+  void begin_round() {
+    round_.fetch_add(1);
+    round_.notify_all();
   }
 
   // Makes the call and fills in what it answers. Returns: false if it answered nothing.
@@ -339,8 +340,8 @@ class Rounds {
   std::string bytes_;  // of the file, between two rounds
   std::optional<File> file_;
   std::vector<Plan> plans_;
-  std::atomic<std::uint64_t> clock_{1}, round_{0};
-  std::atomic<std::size_t> done_{0};
+  std::atomic<std::uint64_t> clock_{1};
+  std::atomic<std::uint32_t> round_{0}, working_{0};
   std::atomic<bool> over_{false};
   Start start_;
   std::deque<Worker> workers_;
@@ -358,7 +359,7 @@ void print(const Reach& reach) {
 
 /// Runs the rounds that there is time for, or TARN_MODEL_STEPS.
 Reach run(const Shape& shape) {
-  const auto [seed, steps] = tarn_test::model_run(tarn_test::model_is_sanitized ? 2'000 : 8'000);
+  const auto [seed, steps] = tarn_test::model_run(tarn_test::model_is_sanitized ? 2'000 : 6'000);
   Rounds rounds{shape, seed};
   CHECK(rounds.run(steps) == "");
   const auto& reach = rounds.reach;

@@ -168,6 +168,15 @@ Call read(std::uint64_t at, std::size_t size, std::vector<std::string> allowed) 
     if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail("a read sees " + seen);
   };
 }
+Call try_read(std::uint64_t at, std::size_t size, std::vector<std::string> allowed) {
+  return [=](World& world) {
+    std::string seen(size, '?');
+    auto outcome = world.file->try_read(at, std::as_writable_bytes(std::span{seen}));
+    if (outcome.done()) seen.resize(*outcome);
+    if (!outcome.done()) seen = outcome.busy() ? "busy" : "error";
+    if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail("a try sees " + seen);
+  };
+}
 Call view(std::uint64_t at, std::size_t size, std::vector<std::string> allowed) {
   return [=](World& world) {
     std::string seen;
@@ -225,6 +234,7 @@ TEST_CASE("a window is read as of one moment", "[explore]") {
   SECTION("at the end of a file that grows meanwhile") {
     const std::string grown(32, 'b');
     explore(race(sixteen, true, {read(0, 32, {sixteen, grown}), write(0, grown)}, {grown}));
+    explore(race(sixteen, true, {try_read(0, 32, {sixteen, grown, "busy"}), write(0, grown)}, {grown}));
   }
 }
 
