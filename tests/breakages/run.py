@@ -66,6 +66,7 @@ PROMISES = {
     30: "a full pool serves a load uncached; a read keeps what it loaded; a cancel takes from nobody",
     31: "arguments that cannot be are refused, and change nothing",
     32: "a write heats, a touch costs the same among any number, pins are counted in their own field",
+    33: "of the calls within a window, and of the windows of longer ones, some order explains every answer",
 }
 
 COMPILE_SECONDS = 900
