@@ -22,8 +22,8 @@
 #include "support/shared_file.hpp"
 
 // Rounds of a few calls by a few threads on one small file, while the test's own thread flushes, evicts and loads. Each
-// round is a history, from the bytes that the round before left to a read of the whole file, and some order of its calls
-// must explain every answer. What differs from run to run is which calls overlap: a failure shows its whole history.
+// round is a history, from the bytes that the round before left to a read of the whole file, and some order of its
+// calls must explain every answer. What differs from run to run is which calls overlap: a failure shows its history.
 //
 //   TARN_MODEL_SEED=7 TARN_MODEL_STEPS=1000000 build/dev/tests/linearizability.test     rounds
 

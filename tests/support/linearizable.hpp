@@ -7,8 +7,8 @@
 // A history is linearizable (Herlihy and Wing, "Linearizability: a correctness condition for concurrent objects", 1990)
 // if every call can be taken to happen at one moment between its call and its return. The search takes, one after the
 // other, each call that no other one must come before, and goes back where an answer does not fit (Wing and Gong,
-// "Testing and verifying concurrent objects", 1993). What was reached once, the same calls done and the same bytes left,
-// is not searched again (Lowe, "Testing for linearizability", 2017).
+// "Testing and verifying concurrent objects", 1993). What was reached once, the same calls done and the same bytes
+// left, is not searched again (Lowe, "Testing for linearizability", 2017).
 //
 // Thread safety: none.
 
