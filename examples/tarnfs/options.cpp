@@ -71,6 +71,15 @@ bool set_choice(T& choice, Value text, const std::array<std::pair<Value, T>, N>&
   return false;
 }
 
+// What an argument has of line breaks and the like does not reach a terminal or a log.
+std::string in_one_line(Value text) {
+  std::string shown{text};
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  return shown;
+}
+
 struct Option {
   Value name;
   bool takes_value;
@@ -103,8 +112,9 @@ constexpr std::array options_known{
     Option{"cpu", true,
            [](Options& o, Value v) {
              auto cpus = parse_cpu_list(v);
-             if (cpus) o.cpus = std::move(*cpus);
-             return !o.cpus.empty();
+             if (!cpus) return false;
+             o.cpus = std::move(*cpus);
+             return true;
            }},
     Option{"foreground", false, [](Options& o, Value) { return o.foreground = true; }},
     Option{"stats", false, [](Options& o, Value) { return o.stats = true; }},
@@ -181,7 +191,7 @@ std::variant<Options, UsageError, Information> parse_options(std::span<const cha
     for (const auto& option : options_known) {
       if (name.starts_with("--") && name.substr(2) == option.name) known = &option;
     }
-    if (!known) return UsageError{"unknown option " + std::string{name}};
+    if (!known) return UsageError{"unknown option " + in_one_line(name)};
     std::string_view value;
     if (known->takes_value) {
       if (equals != std::string_view::npos) {
@@ -195,7 +205,7 @@ std::variant<Options, UsageError, Information> parse_options(std::span<const cha
       return UsageError{std::string{name} + " takes no value"};
     }
     if (!known->set(options, value)) {
-      return UsageError{std::string{name} + " does not take '" + std::string{value} + "'"};
+      return UsageError{std::string{name} + " does not take '" + in_one_line(value) + "'"};
     }
   }
   if (operands.size() != 2) return UsageError{"SOURCE and MOUNTPOINT are needed, and nothing else (see --help)"};
