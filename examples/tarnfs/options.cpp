@@ -147,11 +147,11 @@ std::optional<std::vector<int>> parse_cpu_list(std::string_view text) {
   const auto* at = text.data();
   const auto* const end = at + text.size();
   const auto number = [&]() -> std::optional<int> {
-    int cpu = -1;
+    unsigned cpu = 0;  // not an int, which may be -0
     const auto [next, error] = std::from_chars(at, end, cpu);
-    if (error != std::errc{} || cpu < 0 || cpu >= CPU_SETSIZE) return std::nullopt;
+    if (error != std::errc{} || cpu >= CPU_SETSIZE) return std::nullopt;
     at = next;
-    return cpu;
+    return static_cast<int>(cpu);
   };
   for (;;) {
     const auto first = number();
