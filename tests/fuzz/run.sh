@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds the fuzz targets with clang's libFuzzer (preset fuzz) and runs them, as many at a time as there are CPUs.
+#   tests/fuzz/run.sh [SECONDS | -runs=N] [--merge] [TARGET...]     by default 60 seconds each, every target
+# Each begins with tests/fuzz/corpus/TARGET and with what earlier runs have found, kept in build/fuzz/corpus/TARGET.
+# --merge: what was found then goes into tests/fuzz/corpus, reduced to what covers as much.
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+limit=-max_total_time=60
+merge=
+targets=()
+for argument in "$@"; do
+  case $argument in
+    --merge) merge=yes ;;
+    -runs=*) limit=$argument ;;
+    *[!0-9]*) targets+=("$argument") ;;
+    *) limit=-max_total_time=$argument ;;
+  esac
+done
+if [[ ${#targets[@]} -eq 0 ]]; then
+  for source in tests/fuzz/*.fuzz.cpp; do targets+=("$(basename "$source" .fuzz.cpp)"); done
+fi
+
+cmake/dependencies.sh
+cmake --preset fuzz >/dev/null
+cmake --build --preset fuzz
+
+program_of() { printf 'build/fuzz/tests/fuzz/%s.fuzz' "$1"; }
+# Entropic scheduling takes three quarters of the time with so many features.
+options=(-entropic=0 -max_len=1024 -timeout=25 -print_final_stats=1)
+
+# The last number that a log has after some word.
+figure() { grep -oE "$2 *[0-9]+" "$1" | tail -n 1 | grep -oE '[0-9]+$' || printf '?'; }
+
+fuzz() {
+  local target=$1 found=build/fuzz/corpus/$1 failures=build/fuzz/failures/$1 log=build/fuzz/$1.log failed=0 file
+  rm -rf "$failures"
+  mkdir -p "$found" "$failures"
+  cp tests/fuzz/corpus/"$target"/* "$found"/
+  "$(program_of "$target")" "${options[@]}" "$limit" -artifact_prefix="$failures/" "$found" >"$log" 2>&1 || failed=1
+  printf '%-18s %10s executions %8s a second %7s features %5s inputs\n' "$target" \
+    "$(figure "$log" number_of_executed_units:)" "$(figure "$log" average_exec_per_sec:)" \
+    "$(figure "$log" ' ft:')" "$(find "$found" -type f | wc -l)"
+  [[ $failed -eq 0 ]] && return
+  printf '%s failed (%s):\n' "$target" "$log"
+  grep -E 'does not hold|Assertion|^SUMMARY' "$log" | head -n 3 || true
+  for file in "$failures"/*; do
+    if [[ -e $file ]]; then printf '  %s, again by: %s %s\n' "$file" "$(program_of "$target")" "$file"; fi
+  done
+  return 1
+}
+
+# What has a name of its own stays: who gave it one had a reason. Of the rest only edges count, not how often each was
+# taken, so that the corpus stays small enough to run in every build.
+merge() {
+  local target=$1 kept=tests/fuzz/corpus/$1 made
+  made=$(mktemp -d)
+  find "$kept" -type f | grep -vE '/[0-9a-f]{40}$' | xargs -r -d '\n' cp -t "$made"
+  "$(program_of "$target")" "${options[@]}" -use_counters=0 -merge=1 "$made" "$kept" build/fuzz/corpus/"$target" \
+    >build/fuzz/"$target".merge.log 2>&1
+  rm -f "$kept"/*
+  cp "$made"/* "$kept"/
+  rm -rf "$made"
+  printf '%-18s %d inputs kept in %s\n' "$target" "$(find "$kept" -type f | wc -l)" "$kept"
+}
+
+failed=0
+running=0
+for target in "${targets[@]}"; do
+  if ((running == $(nproc))); then
+    wait -n || failed=1
+    running=$((running - 1))
+  fi
+  fuzz "$target" &
+  running=$((running + 1))
+done
+for ((; running > 0; --running)); do wait -n || failed=1; done
+if [[ $failed -ne 0 ]]; then exit 1; fi
+
+if [[ -n $merge ]]; then
+  for target in "${targets[@]}"; do merge "$target"; done
+fi
