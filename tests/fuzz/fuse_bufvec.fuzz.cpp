@@ -160,17 +160,17 @@ struct World {
 
   explicit World(FuzzInput from)
       : input{from},
-        chunk_bytes{std::uint64_t{16} << 4 * input.below(3)},
+        chunk_bytes{std::uint64_t{16} << 2 * input.below(3)},
         pool{options()},
         other{pool, tarn::MetadataFor<Traits>::created(2), store},
         file{open()} {
-    // Dirty chunks, and with them most of the memory; up to all of it.
-    for (auto n = input.below(256); n != 0; --n) {
-      const auto full = other.write(n * chunk_bytes, tarn_test::bytes_of("x"), {}, {.when_full = tarn::WhenFull::fail});
-      if (!full) break;
-    }
+    // It takes all the memory, and gives back that of a few chunks, or all of it.
+    const std::string many(static_cast<std::size_t>(80 * chunk_bytes), 'x');
+    const auto taken = other.write(0, tarn_test::bytes_of(many), {}, {.when_full = tarn::WhenFull::fail});
+    const auto back = input.below(10);
+    const auto stays = taken && back != 9 ? *taken - std::min<std::uint64_t>(*taken, back * chunk_bytes) : 0;
+    must(other.truncate(stays).has_value(), "a truncate takes no memory");
   }
-
   [[nodiscard]] tarn::PoolOptions options() {
     tarn::PoolOptions made{.chunk_bytes = chunk_bytes, .window_bytes = (1 + input.below(3)) * chunk_bytes};
     made.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(made) + input.below(8) * chunk_bytes + record_bytes;

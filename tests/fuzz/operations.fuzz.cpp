@@ -87,6 +87,12 @@ class World {
     store_.during_remove = [this](std::uint64_t) { return calm_ || input_.byte() % 4 != 1; };
     for (std::size_t i = 0; i < files_.size(); ++i) files_[i].id = 10 + i;
     for (auto& file : files_) make(file);
+    // What is never flushed takes all the memory, and gives back that of a few chunks, or all of it.
+    if (const auto back = input_.below(16); back != 0) {
+      const auto taken = tarn::write_range(pool_, hog_, 0, random_.bytes(80 * chunk_bytes_));
+      const auto stays = taken ? *taken - std::min<std::uint64_t>(*taken, back * chunk_bytes_) : 0;
+      must(tarn::truncate(pool_, hog_, stays).has_value(), "a truncate of whole chunks takes no memory");
+    }
   }
 
   void run() {
@@ -584,6 +590,7 @@ class World {
     }
     check();
     for (auto& file : files_) file.it.reset();
+    pool_.drop(hog_);
     pool_.evict_clean();
     must(pool_.stats().charged_bytes == 0, "nothing is charged when all is gone");
   }
@@ -628,6 +635,7 @@ class World {
   void make(File& file) {
     if (try_make(file)) return;
     pinned_.reset();
+    pool_.drop(hog_);
     const bool was_calm = std::exchange(calm_, true);
     for (auto& other : files_) {
       if (other.it == nullptr) continue;
@@ -691,6 +699,7 @@ class World {
   Store store_;
   tarn::ChunkPool<Traits> pool_;
   std::array<File, 2> files_;
+  tarn::MetadataFor<Traits> hog_ = tarn::MetadataFor<Traits>::created(99);
   std::optional<Pinned> pinned_;
   std::uint64_t ceiling_bytes_;
   File* watched_ = nullptr;  // by the call under way, from inside of which others are made
