@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Runs a fuzz target without a fuzzer, with any compiler: over each file named, each file of each folder named, and then
-// over inputs that it makes of those, the same ones every time.
+// Runs a fuzz target without a fuzzer, with any compiler: over each file named, each file of each folder named, and
+// then over inputs that it makes of those, the same ones every time.
 //
 //   NAME.fuzz [--mutations=N] [--seed=N] FILE_OR_FOLDER...
 //
-// An input that ends the program, or takes too long, is written to a file; the program run with that file runs it again.
+// An input that ends the program, or takes too long, is written to a file; the program run with that file runs it
+// again.
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Two ExtentSets against a bit for each byte: every change, every question, and each set with the other. The bytes are a
-// few about an offset that the input chooses; questions are asked about any range that a file can have.
+// Two ExtentSets against a bit for each byte: every change, every question, and each set with the other. The bytes are
+// a few about an offset that the input chooses; questions are asked about any range that a file can have.
 
 #include <tarn/extent_set.hpp>
 

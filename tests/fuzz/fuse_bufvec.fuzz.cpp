@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What a FUSE write brings, taken into a file: buffers in memory and descriptors, of any sizes, that end early or do not
-// read, into a pool that another file may fill, so that a write goes on where it stopped. The file then has the bytes up to
-// where the first buffer ended early, and what it had before elsewhere.
+// What a FUSE write brings, taken into a file: buffers in memory and descriptors, of any sizes, that end early or do
+// not read, into a pool that another file may fill, so that a write goes on where it stopped. The file then has the
+// bytes up to where the first buffer ended early, and what it had before elsewhere.
 
 #include <tarn/fuse_async.hpp>
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a fuzz target is given: bytes, taken from the front as whatever the target needs. Past the end everything is 0, so
-// a target gives 0 the meaning that ends soonest. What must hold is said by `must`.
+// What a fuzz target is given: bytes, taken from the front as whatever the target needs. Past the end everything is 0,
+// so a target gives 0 the meaning that ends soonest. What must hold is said by `must`.
 //
 // Thread safety: one thread's own.
 

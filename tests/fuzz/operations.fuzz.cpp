@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Calls on a small pool and two files, against a flat array for each and a store that fails as the input says, and from
-// inside of which other calls are made. Every read is compared, and after every call all that the pool and the files say
-// of their bytes; at the end all is flushed, and the store compared, and what a crash would leave of it.
+// inside of which other calls are made. Every read is compared, and after every call all that the pool and the files
+// say of their bytes; at the end all is flushed, and the store compared, and what a crash would leave of it.
 
 #include <tarn/tarn.hpp>
 
