@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// CTest: LABELS slow
 #include <tarn/dirty_file.hpp>
 
 #include <array>

@@ -19,9 +19,9 @@
 #include <string>
 #include <system_error>
 
+#include "sim/later_store.hpp"
 #include "support/fault_points.hpp"
 #include "support/fault_store.hpp"
-#include "support/model_later_store.hpp"
 #include "support/model_random.hpp"
 #include "support/one_file.hpp"
 

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "fuzz/input.hpp"
-#include "support/model_later_store.hpp"
+#include "sim/later_store.hpp"
 #include "support/model_store.hpp"
 #include "support/model_table.hpp"
 #include "support/traits.hpp"

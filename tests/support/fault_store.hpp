@@ -127,7 +127,7 @@ class FaultStore {
     disks_.erase(id);
     return {};
   }
-  [[nodiscard]] std::size_t flushes_at_once() const { return options_.flushes_at_once; }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return options_.flushes_at_once; }
 
  private:
   struct Thrown {};
