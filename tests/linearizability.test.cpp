@@ -64,19 +64,20 @@ struct Reach {
   std::uint64_t with_evictions = 0, with_loads = 0, with_flushes = 0, met_end = 0, explained_by_windows_alone = 0;
 };
 
-/// Threads that wait, spinning, until all of them and the test's own are there: their calls then do overlap.
+/// Threads that wait until all of them and the test's own are there: their calls then do overlap.
 class Start {
  public:
-  void wait_for(std::size_t count) {
-    arrived_.fetch_add(1);
-    for (std::size_t spins = 0; arrived_.load() < count; ++spins) {
-      if (spins % 64 == 63) std::this_thread::yield();  // there may be fewer processors than threads
+  void wait_for(std::uint32_t count) {
+    if (arrived_.fetch_add(1) + 1 == count) arrived_.notify_all();
+    std::size_t spins = 0;
+    for (auto arrived = arrived_.load(); arrived < count; arrived = arrived_.load()) {
+      if (++spins > 1'000) arrived_.wait(arrived);  // there may be fewer processors than threads, and those busy
     }
   }
   void reset() { arrived_ = 0; }
 
  private:
-  std::atomic<std::size_t> arrived_{0};
+  std::atomic<std::uint32_t> arrived_{0};
 };
 
 class Rounds {
@@ -116,6 +117,7 @@ class Rounds {
     file_.reset();
     const std::uint64_t stored_bytes = random_.one_in(2) ? 0 : random_.below(shape_.file_bytes + 1);
     file_.emplace(tarn_test::Sizes{chunk_bytes, std::uint64_t{1} << random_.below(3)}, stored_bytes);
+    file_->store.let_flushes_overtake_loads();
     bytes_ = tarn_test::pattern(0, static_cast<std::size_t>(stored_bytes));
   }
 
@@ -168,7 +170,7 @@ class Rounds {
     start_.reset();
     working_ = static_cast<std::uint32_t>(plans_.size());
     begin_round();
-    start_.wait_for(plans_.size() + 1);
+    start_.wait_for(static_cast<std::uint32_t>(plans_.size() + 1));
     bool is_well = true;
     for (std::uint64_t i = 0; i < disturbances; ++i) is_well = disturb() && is_well;
     for (auto working = working_.load(); working != 0; working = working_.load()) working_.wait(working);
@@ -182,7 +184,7 @@ class Rounds {
   [[nodiscard]] Planned draw() {
     Planned planned;
     auto& call = planned.call;
-    planned.yields = random_.one_in(4);
+    planned.yields = random_.one_in(8);
     // Half of the calls begin with the file, or are as long as they may be: so they meet.
     call.offset = random_.one_in(3) ? 0 : random_.below(shape_.file_bytes);
     call.size_bytes = random_.one_in(3) ? shape_.call_bytes : 1 + random_.below(shape_.call_bytes);
@@ -255,7 +257,7 @@ class Rounds {
     for (std::uint32_t seen = 0;; ++seen) {
       round_.wait(seen);
       if (over_.load()) return;
-      start_.wait_for(plans_.size() + 1);
+      start_.wait_for(static_cast<std::uint32_t>(plans_.size() + 1));
       for (const auto& planned : plan.calls) {
         auto call = planned.call;
         call.called = clock_.fetch_add(1);
