@@ -368,8 +368,10 @@ Reach run(const Shape& shape) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds{2500};
   Rounds rounds{shape, seed};
   const auto& reach = rounds.reach;
-  CHECK(rounds.run(steps,
-                   [&] { return !is_told && reach.rounds >= 1'000 && std::chrono::steady_clock::now() > end; }) == "");
+  CHECK(rounds.run(steps, [&] {
+    return !is_told && reach.rounds >= 1'000 && reach.read_and_append > 0 && reach.read_and_truncate > 0 &&
+           std::chrono::steady_clock::now() > end;
+  }) == "");
   print(reach);
   CHECK(reach.overlapping > 0);
   CHECK(reach.read_and_write > 0);
