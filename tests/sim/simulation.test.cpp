@@ -1085,7 +1085,11 @@ class World {
   }
   // Another file of the same id while the first still lives: that one's way to the store ends.
   void take_over(File& file) {
-    if (replaced_.size() >= 2 || flush_in_flight(file) || sync_in_flight(file) || !file.openers.empty()) return;
+    // The constructor waits for flushes of the files that had the id, and there is nobody to answer them.
+    const bool waits =
+        std::ranges::any_of(flushes_, [&](const FlushAsked& flush) { return flush.file->id == file.id; });
+    if (replaced_.size() >= 2 || waits || flush_in_flight(file) || sync_in_flight(file) || !file.openers.empty())
+      return;
     for (const auto& call : calls_) {
       if (call->file.get() == &file && !call->over && call->kind >= Kind::flush) return;
     }
