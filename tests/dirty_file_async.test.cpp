@@ -338,6 +338,45 @@ TEMPLATE_TEST_CASE("a loader's every misdeed has one outcome, and the next try s
   CHECK(into == pattern(0, file.C));
 }
 
+TEST_CASE("operations that are let go on at once go on one after the other, not one inside the other", "[async]") {
+  constexpr std::uint64_t C = 16;
+  constexpr std::size_t count = 3'000;
+  using Metadata = tarn::MetadataFor<Heap>;
+  tarn::PoolOptions options = pool_options<Heap>(C, 16 * MiB);
+  options.window_bytes = C;
+  tarn::ChunkPool<Heap> pool{options};
+  LaterStore<Heap> store;
+  tarn::Digest<16> content;
+  content.bytes[3] = std::byte{7};
+  store.memory.put_content(content, pattern(0, C));
+  // Each reads a part that all share, and waits for one load of it; then one of its own, which is answered at once.
+  struct Reader {
+    Reader(tarn::ChunkPool<Heap>& in, const Metadata& meta, LaterStore<Heap>& from) : file{in, meta, from} {}
+
+    tarn::DirtyFile<Heap, LaterStore<Heap>> file;
+    std::string into = std::string(2 * C, '?');
+  };
+  std::vector<std::unique_ptr<Reader>> readers;
+  std::size_t well = 0;
+  std::uintptr_t deepest = UINTPTR_MAX, highest = 0;
+  for (std::uint64_t id = 1; id <= count; ++id) {
+    store.memory.put_pattern(id, 2 * C);
+    auto meta = Metadata::from_content(id, 2 * C, std::span{&content, 1}, {.part_bytes = C});
+    auto& reader = *readers.emplace_back(std::make_unique<Reader>(pool, meta, store));
+    tarn::start_read(reader.file, 0, writable(reader.into), [&](const tarn::Result<std::size_t>& n) {
+      if (n && *n == 2 * C) ++well;
+      const auto at = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+      deepest = std::min(deepest, at);
+      highest = std::max(highest, at);
+    });
+  }
+  REQUIRE(store.open_loads() == 1);
+  store.answer_at_once();
+  store.finish_load();
+  CHECK(well == count);
+  CHECK(highest - deepest < 16 * KiB);
+}
+
 TEST_CASE("a hundred thousand operations that end at once, each starting the next, take no stack", "[async]") {
   LaterFile<Heap> file{{16, 1}, 16};
   file.store.answer_at_once();
@@ -838,7 +877,7 @@ TEST_CASE("who destroys a pool before what is of it hits an assert that names it
       }
       goes(unnoticed);
     });
-    CHECK(says(outlived, "a token"));
+    CHECK(says(outlived, "a token, an operation or a FlushJob outlives its pool"));
   }
   SECTION("nothing") {
     const auto outlived = assert_in([&](auto unnoticed) {
