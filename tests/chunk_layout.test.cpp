@@ -57,6 +57,17 @@ TEST_CASE("a range in a chunk is cut at its end and never starts past it", "[chu
   CHECK(layout_of(1).clip(2, 50) == ByteRange::between(1, 1));
 }
 
+TEST_CASE("the parts around a range are whole, up to the largest offset; around nothing there are none",
+          "[chunk_layout]") {
+  const auto layout = layout_of(16, 48);
+  CHECK(layout.parts_around(ByteRange::between(0, 1)) == ByteRange::between(0, 48));
+  CHECK(layout.parts_around(ByteRange::between(47, 49)) == ByteRange::between(0, 96));
+  CHECK(layout.parts_around(ByteRange::between(48, 96)) == ByteRange::between(48, 96));
+  CHECK(layout.parts_around(ByteRange::between(50, 50)).empty());
+  const auto last = max_offset / 48 * 48;
+  CHECK(layout.parts_around(ByteRange::between(max_offset - 1, max_offset)) == ByteRange::between(last, max_offset));
+}
+
 TEST_CASE("what of a range lies in a chunk counts from the chunk's start", "[chunk_layout]") {
   const auto layout = layout_of(16);
   CHECK(layout.in_chunk(1, ByteRange::between(20, 70)) == ByteRange::between(4, 16));

@@ -148,15 +148,7 @@ class World {
     std::uint64_t weight;
     void (World::*act)(File&);
   };
-  void one_of(std::initializer_list<Act> acts, File& file) {
-    std::uint64_t all = 0;
-    for (const auto& [weight, act] : acts) all += weight;
-    auto at = random_.below(all);
-    for (const auto& [weight, act] : acts) {
-      if (at < weight) return (this->*act)(file);
-      at -= weight;
-    }
-  }
+  void one_of(std::initializer_list<Act> acts, File& file) { (this->*random_.weighted(acts).act)(file); }
   void one_step(File& file) {
     one_of({{24, &World::read},
             {15, &World::view},

@@ -307,15 +307,7 @@ class World {
     std::uint64_t weight;
     void (World::*act)(File&);
   };
-  void one_of(std::initializer_list<Act> acts, File& file) {
-    std::uint64_t all = 0;
-    for (const auto& [weight, act] : acts) all += weight;
-    auto at = random_.below(all);
-    for (const auto& [weight, act] : acts) {
-      if (at < weight) return (this->*act)(file);
-      at -= weight;
-    }
-  }
+  void one_of(std::initializer_list<Act> acts, File& file) { (this->*random_.weighted(acts).act)(file); }
   void one_step(File& file) {
     nested_ = false;
     aim(file);
@@ -845,28 +837,23 @@ class World {
     end(call, "write ended", code_of(n));
   }
   void flush_given_up(File& file) {
-    auto& result = note("flush, given up", file, {});
-    auto& call = begin(Kind::flush, file, {}, {});
-    call.cancelled = true;
-    const Watch watch{*this};
-    const tarn::detail::Resumer hold;
-    const auto flushed = file.it->flush(giving_up());
-    result = code_of(flushed);
-    count_given_up(flushed.error());
-    check_flushed(call, flushed.error());
-    end(call, "flush ended", code_of(flushed));
+    stored_given_up(file, Kind::flush, "flush, given up", "flush ended", [&] { return file.it->flush(giving_up()); });
   }
   void sync_given_up(File& file) {
-    auto& result = note("sync, given up", file, {});
-    auto& call = begin(Kind::sync, file, {}, {});
+    stored_given_up(file, Kind::sync, "sync, given up", "sync ended", [&] { return file.it->sync(giving_up()); });
+  }
+  template <class Store>
+  void stored_given_up(File& file, Kind kind, const char* begins, const char* ends, Store store) {
+    auto& result = note(begins, file, {});
+    auto& call = begin(kind, file, {}, {});
     call.cancelled = true;
     const Watch watch{*this};
     const tarn::detail::Resumer hold;
-    const auto synced = file.it->sync(giving_up());
-    result = code_of(synced);
-    count_given_up(synced.error());
-    check_flushed(call, synced.error());
-    end(call, "sync ended", code_of(synced));
+    const auto stored = store();
+    result = code_of(stored);
+    count_given_up(stored.error());
+    check_flushed(call, stored.error());
+    end(call, ends, code_of(stored));
   }
   static void count_given_up(std::error_code error) {
     if (error == std::errc::operation_canceled || error == std::errc::timed_out) came(Came::given_up);

@@ -6,9 +6,10 @@ set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 seconds=$1 steps=5000000
-log=build/report/soak
+log=$PWD/build/report/soak
 mkdir -p "$log"
 rm -f "$log"/*
+program=$PWD/build/dev/tests/sim.simulation.test
 
 cmake/dependencies.sh
 cmake --preset dev >/dev/null
@@ -18,7 +19,7 @@ end=$((SECONDS + seconds))
 one_after_another() {
   local runs=0 out=$log/$1.log
   while ((SECONDS < end)) && [[ ! -e $log/failed ]]; do
-    if ! TARN_MODEL_STEPS=$steps build/dev/tests/sim.simulation.test >"$out" 2>&1; then
+    if ! (cd "$log" && TARN_MODEL_STEPS=$steps "$program" >"$out" 2>&1); then  # its .replay stays there
       touch "$log/failed"
       cat "$out"
       return 1

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -34,7 +35,8 @@ class ModelTape {
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 class ModelRandom {
  public:
-  explicit ModelRandom(std::uint64_t seed, std::shared_ptr<ModelTape> tape = {}) : word_{seed}, tape_{std::move(tape)} {}
+  explicit ModelRandom(std::uint64_t seed, std::shared_ptr<ModelTape> tape = {})
+      : word_{seed}, tape_{std::move(tape)} {}
   void begin_step() {
     if (tape_ != nullptr) tape_->begin_step();
   }
@@ -48,6 +50,16 @@ class ModelRandom {
   /// In [0, end). Requires: end != 0.
   std::uint64_t below(std::uint64_t end) { return next() % end; }
   bool one_in(std::uint64_t n) { return below(n) == 0; }
+  /// One of `all`, each as often as its `weight` says. Requires: some weight is not 0.
+  template <class T>
+  [[nodiscard]] const T& weighted(std::initializer_list<T> all) {
+    std::uint64_t sum = 0;
+    for (const auto& one : all) sum += one.weight;
+    auto at = below(sum);
+    const auto* one = all.begin();
+    for (; at >= one->weight; ++one) at -= one->weight;
+    return *one;
+  }
 
   /// Bytes of which none is zero.
   ModelBytes bytes(std::uint64_t size_bytes) {

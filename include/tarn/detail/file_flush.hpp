@@ -10,7 +10,7 @@
 //
 // A store that takes several flushes of a file at once (see store.hpp) gets them: the file's next jobs begin while
 // those before are in flight, as long as they may (see flush_search.hpp). After one that failed no other begins, but
-// all end before the call does.
+// all end before the call does, unless it lacks memory itself.
 //
 // Thread safety: FileFlush is one call's own; FlushFlight is settled from any thread.
 
@@ -204,7 +204,7 @@ class FileFlush {
   // A file of one moment: no write of several windows is half in, and none begins until all is marked. One that only
   // makes room does not wait: the write in the way may need that room. Returns: whether to go on.
   [[nodiscard]] bool hold_back_writes() {
-    if constexpr (requires { owner_->long_writes; }) {
+    if constexpr (owned) {
       if (flush_unit_of<Store>() != FlushUnit::file || !waits_) return true;
       std::lock_guard lock{owner_->lock};
       if (!std::exchange(holds_back_, true)) ++owner_->long_writes.held_back_by;
@@ -215,7 +215,7 @@ class FileFlush {
     return true;
   }
   void let_writes_go() noexcept {
-    if constexpr (requires { owner_->long_writes; }) {
+    if constexpr (owned) {
       if (!std::exchange(holds_back_, false)) return;
       {
         std::lock_guard lock{owner_->lock};

@@ -133,7 +133,7 @@ class FlushJob {
       max_extents_ = SIZE_MAX;
       (void)take_data(chunks.first, chunks.last, zone, &PoolChunk::valid, data);
     } else if (const auto [first, last] = detail::dirty_part(*record_, layout, range); first < last) {
-      const auto part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
+      const auto part = layout.parts_around(layout.chunk_range(first));
       zone = ByteRange::between(range.offset(), std::min(range.end(), part.end()));
       zone = ByteRange::between(range.offset(), take_data(first, last, zone, &PoolChunk::dirty, data));
     }

@@ -39,8 +39,7 @@ template <class Traits>
     const auto [index, chunk] = record.table.next(from);
     if (chunk == nullptr || index >= chunks.last) break;
     if (chunk->state.is(ChunkState::dirty)) {
-      const auto part = layout.part_range(layout.part_of(layout.chunk_range(index).offset()));
-      return {index, std::min(chunks.last, layout.chunks_of(part).last)};
+      return {index, std::min(chunks.last, layout.chunks_of(layout.parts_around(layout.chunk_range(index))).last)};
     }
     from = index + 1;
   }
@@ -98,7 +97,7 @@ template <class Traits>
   for (auto at = layout.part_range(layout.part_count(bound_bytes)).offset(); at < size_bytes;) {
     const auto [first, last] = dirty_part(record, layout, ByteRange::between(at, size_bytes));
     auto part = ByteRange::between(size_bytes, size_bytes);
-    if (first < last) part = layout.part_range(layout.part_of(layout.chunk_range(first).offset()));
+    if (first < last) part = layout.parts_around(layout.chunk_range(first));
     parts.add(ByteRange::between(at, part.offset()));
     at = part.end();
   }
