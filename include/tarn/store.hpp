@@ -24,6 +24,8 @@
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
 // take every sync for one of all (see SyncScope).
+// `load_unit` (see LoadUnit) is for one that cannot give less than a part: the rest of it is kept as far as there is
+// room, in place of what has not been used for long.
 // `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.
 // `flushes_at_once` is for one that is faster with several flushes of a file at a time: a DirtyFile's flush then has so
 // many in flight, in different parts, all of the size that the store has; one that sets a size, or is in a part where
@@ -75,6 +77,11 @@ template <class S, class Traits>
 concept AnswersSyncLater = requires(S& store, const SyncRequest<Traits>& request, SyncToken<Traits> token) {
   { store.sync(request, std::move(token)) } -> std::same_as<void>;
 };
+template <class S>
+[[nodiscard]] constexpr LoadUnit load_unit_of() {
+  if constexpr (requires { std::remove_cvref_t<S>::load_unit; }) return std::remove_cvref_t<S>::load_unit;
+  return LoadUnit::ranges;
+}
 template <class S>
 [[nodiscard]] constexpr FlushUnit flush_unit_of() {
   if constexpr (requires { S::flush_unit; }) return S::flush_unit;

@@ -34,6 +34,14 @@ struct LoadRequest {
   MutableBuffers into;        ///< range.size_bytes() bytes in all
 };
 
+/// What one load request asks a store for that says so by `static constexpr LoadUnit load_unit`.
+enum class LoadUnit : std::uint8_t {
+  ranges,  ///< what is missing; without a word, this
+  parts,   ///< all of one part, for a store that decodes, checks or fetches a part as a whole: from the part's start to
+           ///< the last byte of it that tarn knows to be stored. What of it is held already, or changed, goes to memory
+           ///< that is the load's own; so does what the pool has no room for
+};
+
 /// What one flush request brings a store that says so by `static constexpr FlushUnit flush_unit`.
 enum class FlushUnit : std::uint8_t {
   ranges,  ///< what is dirty, up to the end of the part in which the first of it lies; without a word, this

@@ -20,9 +20,15 @@
 // Without a chunk to be had, one extent is fetched past the pool (begin without a reserve), and counts only if all of
 // it is still in `loading` at the end.
 //
+// Of a store that gives whole parts (LoadUnit::parts) the request covers the part as far as the store has it. Since it
+// comes anyway, the rest of the part joins what is wanted, as far as nothing has to be waited for: where no chunk is,
+// or one that the window has latched, nobody is loading it, and there are reserved chunks to spare. What does not join
+// goes to memory of the load's own, or to bytes of a reserved chunk that are not made valid, and counts for nothing.
+//
 // Thread safety: begin and start are one call's own; settle comes from any thread; what it shares is under the record's
 //                table mutex.
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <cstddef>
@@ -30,12 +36,14 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/load_places.hpp>
+#include <tarn/detail/load_requests.hpp>
 #include <tarn/detail/read_window.hpp>
 #include <tarn/store.hpp>
 
@@ -52,13 +60,15 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
 
   /// `shift` is added to an offset in the record to make one in the file.
   Load(Core& core, RecordRef<Traits> record, std::uint64_t shift)
-      : core_{core}, record_{std::move(record)}, shift_{shift}, kept_{core} {}
+      : core_{core}, record_{std::move(record)}, shift_{shift}, places_{core, *record_}, kept_{core} {}
   ~Load() { assert(!begun_ && "a load goes before its end"); }
 
   [[nodiscard]] const RecordRef<Traits>& record() const { return record_; }
 
   /// What to ask for, in the record's offsets.
   ExtentSet wanted;
+  /// Of a store that gives whole parts: what it has of those that `wanted` is in. Else empty.
+  ExtentSet in_parts;
 
   enum class Begun : std::uint8_t { yes, need_room, elsewhere, again };
 
@@ -70,13 +80,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
   /// Enters `wanted` in `loading`. With a reserve, places are made for every chunk; without, the caller's buffer is
-  /// used. Errors: throws bad_alloc.
-  [[nodiscard]] Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
+  /// used. `spare_chunks` of the reserve may go to the rest of the parts; what has is taken off.
+  /// Errors: throws bad_alloc.
+  [[nodiscard]] Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve, std::size_t& spare_chunks) {
     loading = wanted;
     if (reserve == nullptr) {
       places_.clear();
     } else {
-      add_places();
+      (void)chunks_needed();
     }
     kept_.reserve(places_.size());
     std::lock_guard table{record_->table_mutex};
@@ -91,21 +102,15 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
         if (chunk != nullptr && !window.holds(chunk)) return Begun::again;
       }
     }
-    for (auto& place : places_) {
-      if (!record_->table.reserve(place.index, core_.budget)) {
-        unreserve();
-        free_fresh();
-        return Begun::need_room;
-      }
-      place.reserved = true;
-      place.fresh = &reserve->take();
-    }
+    if (reserve != nullptr && !places_.fill(*reserve)) return Begun::need_room;
+    if (reserve != nullptr && !in_parts.empty()) add_rest_of_parts(window, *reserve, spare_chunks);
     next = std::exchange(record_->loads, this);
     begun_ = true;
     // Its chunks come back, also if nobody waits for it any more.
-    if (!places_.empty()) counted_.emplace(core_.reserves);
+    if (places_.size() != 0) counted_.emplace(core_.reserves);
     return Begun::yes;
   }
+  [[nodiscard]] std::uint64_t rest_bytes() const { return rest_bytes_; }
   /// The load that has the bytes, when begin answered elsewhere.
   [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return std::move(other_); }
   /// Begun, and not to be started after all.
@@ -121,10 +126,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
              std::shared_ptr<const void> kept) noexcept {
     version = version_asked;
     goes_with_it_ = std::move(kept);
+    core_.counters.load_ahead_bytes.fetch_add(rest_bytes_, std::memory_order_relaxed);
     try {
-      file_ = file;
-      content_ = content;
-      list_requests(layout, into);
+      requests_.list({.file = file, .content = content, .version = version}, layout, shift_, wanted, in_parts,
+                     places_.all(), into);
     } catch (...) {
       requests_.clear();
       note_error(current_exception_code());
@@ -136,7 +141,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
   [[nodiscard]] const LoadRequest<Traits>& request(std::size_t index) const noexcept override {
-    return requests_[index]->request;
+    return requests_[index].request;
   }
   void settle(std::size_t index, const Result<std::size_t>& filled) noexcept override {
     const auto& asked = request(index);
@@ -151,85 +156,71 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       fetched_bytes_.fetch_add(size_bytes);
     }
     if constexpr (hears_loads<Traits>) {
-      const auto ns = core_.time.now_ns() - requests_[index]->asked_ns;
+      const auto ns = core_.time.now_ns() - requests_[index].asked_ns;
       core_.observer.on_load_done(asked.file, asked.content, size_bytes, ns, why);
     }
     close_one();
   }
 
   [[nodiscard]] std::size_t chunks_needed() {
-    if (places_.empty()) add_places();
+    if (places_.size() == 0) places_.set(wanted);
     return places_.size();
+  }
+  /// Those that the rest of the parts would take as well. Requires: not begun.
+  [[nodiscard]] std::size_t chunks_of_rest() {
+    (void)chunks_needed();
+    std::size_t count = 0;
+    auto last = UINT64_MAX;
+    std::lock_guard table{record_->table_mutex};
+    for_each_chunk_of(core_.layout, in_parts, [&](std::uint64_t index, ByteRange) {
+      if (index != last && !places_.has(index) && record_->table.find(index) == nullptr) ++count;
+      last = index;
+    });
+    return count;
   }
 
  private:
-  struct Place {
-    std::uint64_t index;
-    PoolChunk* fresh = nullptr;  // its memory is what the store fills
-    bool reserved = false;
-  };
-  struct Request {
-    LoadRequest<Traits> request{};
-    SmallVector<::iovec, 20> buffers;  // what request.into shows
-    std::int64_t asked_ns = 0;         // if the observer hears how long it took
-  };
-
-  void add_places() {
-    if (!places_.empty()) return;
-    for (const auto& extent : wanted.extents()) {
-      const auto chunks = core_.layout.chunks_of(extent);
-      for (auto index = chunks.first; index < chunks.last; ++index) {
-        if (places_.empty() || places_.back().index != index) places_.push_back({index});
+  // First what follows the wanted bytes, for who reads on comes there. Without memory, nothing.
+  // Requires: the table mutex, and the window's latches.
+  void add_rest_of_parts(ReadWindow<Traits>& window, ChunkReserve<Traits>& reserve,
+                         std::size_t& spare_chunks) noexcept {
+    if (wanted.empty()) return;
+    try {
+      auto rest = in_parts;
+      rest.subtract(wanted);
+      for (const auto* other = record_->loads; other != nullptr; other = other->next) rest.subtract(other->loading);
+      kept_.reserve(places_.size() + spare_chunks);
+      auto all = wanted;
+      const auto end = wanted.extents().back().end();
+      for (const auto where : {ByteRange::between(end, max_offset), ByteRange::between(0, end)}) {
+        for_each_chunk_of(core_.layout, rest.intersect(where), [&](std::uint64_t index, ByteRange bytes) {
+          const auto* const chunk = record_->table.find(index);
+          const bool has_place = places_.has(index);
+          if (chunk != nullptr) {
+            if (has_place && window.holds(chunk)) add_gaps(*chunk, bytes, all);
+          } else if (has_place || add_place(index, reserve, spare_chunks)) {
+            all.add(bytes);
+          }
+        });
       }
+      loading = all;
+      rest_bytes_ = all.size_bytes() - wanted.size_bytes();
+      wanted = std::move(all);
+    } catch (const std::bad_alloc&) {  // a place that was added has nothing to land, and is given back with the others
     }
+    places_.sort();
   }
-  // Requires: the table mutex.
-  void unreserve() noexcept {
-    for (auto& place : places_) {
-      if (std::exchange(place.reserved, false)) record_->table.unreserve(place.index, core_.budget);
-    }
+  [[nodiscard]] bool add_place(std::uint64_t index, ChunkReserve<Traits>& reserve, std::size_t& spare_chunks) {
+    if (spare_chunks != 0) spare_chunks = places_.add_spare(index, reserve) ? spare_chunks - 1 : 0;
+    return places_.has(index);
   }
-  void free_fresh() noexcept {
-    for (auto& place : places_) {
-      if (place.fresh != nullptr) core_.free_chunk(std::exchange(place.fresh, nullptr));
-    }
-  }
-
-  void list_requests(const ChunkLayout& layout, std::byte* into) {
-    for (const auto& extent : wanted.extents()) {
-      for (auto at = extent.offset(); at < extent.end();) {
-        const auto in_file = at + shift_;
-        const auto part = layout.part_range(layout.part_of(in_file));
-        const auto end = std::min(extent.end(), part.end() - shift_);
-        auto asked = std::make_unique<Request>();
-        if (into != nullptr) {
-          asked->buffers.push_back({into, static_cast<std::size_t>(end - at)});
-        } else {
-          list_buffers(ByteRange::between(at, end), asked->buffers);
-        }
-        asked->request = {.file = file_ ? &*file_ : nullptr,
-                          .content = content_ ? &*content_ : nullptr,
-                          .range = ByteRange::between(in_file, end + shift_),
-                          .part = layout.part_of(in_file),
-                          .offset_in_part = in_file - part.offset(),
-                          .version = version,
-                          .into = MutableBuffers{asked->buffers.span()}};
-        requests_.push_back(std::move(asked));
-        at = end;
-      }
-    }
-  }
-  void list_buffers(ByteRange range, SmallVector<::iovec, 20>& buffers) {
-    for (const auto& place : places_) {
-      const auto in_chunk = core_.layout.in_chunk(place.index, range);
-      if (in_chunk.empty()) continue;
-      auto* const at = place.fresh->memory + in_chunk.offset();
-      const auto size = static_cast<std::size_t>(in_chunk.size_bytes());
-      if (!buffers.empty() && static_cast<std::byte*>(buffers.back().iov_base) + buffers.back().iov_len == at) {
-        buffers.back().iov_len += size;
-      } else {
-        buffers.push_back({at, size});
-      }
+  // What of `bytes`, all of them the chunk's, is not valid in it.
+  void add_gaps(const PoolChunk& chunk, ByteRange bytes, ExtentSet& to) const {
+    const auto offset = core_.layout.chunk_range(chunk.index).offset();
+    auto rest = core_.layout.in_chunk(chunk.index, bytes);
+    while (const auto gap = chunk.valid.next_gap_in(rest)) {
+      to.add(ByteRange::between(gap->offset() + offset, gap->end() + offset));
+      rest = ByteRange::between(gap->end(), rest.end());
     }
   }
 
@@ -237,7 +228,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   void ask(Store& store, std::size_t index) noexcept {
     if (failed_.load()) return close_one();  // what is asked no more is answered
     core_.counters.loads.fetch_add(1, std::memory_order_relaxed);
-    if constexpr (hears_loads<Traits>) requests_[index]->asked_ns = core_.time.now_ns();
+    if constexpr (hears_loads<Traits>) requests_[index].asked_ns = core_.time.now_ns();
     const InsideStore inside;
     try {
       if constexpr (AnswersLoadLater<Store, Traits>) {
@@ -276,14 +267,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
   // Out of `loading`, with nothing held any more. Unless it was started, those who wait for it learn nothing by it.
   void leave(bool started) noexcept {
-    free_fresh();
+    places_.free_fresh();
     {
       std::lock_guard table{record_->table_mutex};
       untouched = started && !dropped && loading == wanted;
       count_redundant();
       done.store(true);
       record_->forget(*this);
-      unreserve();
+      places_.unreserve();
       begun_ = false;
     }
     core_.parking.wake(&record_->arrivals);
@@ -295,8 +286,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
 
   void count_redundant() noexcept {
     const auto fetched = fetched_bytes_.load();
-    const bool used_uncached = places_.empty() && untouched && !error;
-    const auto used_bytes = used_uncached ? fetched : landed_bytes_;
+    const bool used_uncached = places_.size() == 0 && untouched && !error;
+    const auto used_bytes = used_uncached ? wanted.size_bytes() : landed_bytes_;
     if (fetched != used_bytes) {
       core_.counters.load_redundant_bytes.fetch_add(fetched - used_bytes, std::memory_order_relaxed);
     }
@@ -304,7 +295,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
 
   [[nodiscard]] std::error_code land() noexcept {
     try {
-      for (auto& place : places_) {
+      for (auto& place : places_.all()) {
         if (const auto why = land(place); why) return why;
       }
     } catch (const std::bad_alloc&) {
@@ -312,7 +303,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     }
     return {};
   }
-  [[nodiscard]] std::error_code land(Place& place) {
+  [[nodiscard]] std::error_code land(LoadPlace<Traits>& place) {
     const auto whole = core_.layout.chunk_range(place.index);
     for (;;) {
       std::unique_lock table{record_->table_mutex};
@@ -338,7 +329,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
   // The file has no chunk here: it takes ours. Requires: the table mutex.
-  [[nodiscard]] std::error_code adopt(Place& place) {
+  [[nodiscard]] std::error_code adopt(LoadPlace<Traits>& place) {
     const auto whole = core_.layout.chunk_range(place.index);
     auto& fresh = *place.fresh;
     const auto fill = loading.intersect(whole);
@@ -356,7 +347,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
   // Requires: the exclusive latch on `chunk`.
-  [[nodiscard]] std::error_code copy_in(PoolChunk& chunk, Place& place, const ExtentSet& fill, std::uint64_t offset) {
+  [[nodiscard]] std::error_code copy_in(PoolChunk& chunk, LoadPlace<Traits>& place, const ExtentSet& fill,
+                                        std::uint64_t offset) {
     if (fill.empty()) return {};
     const bool moves = chunk.state.is(ChunkState::in_flush);
     if (moves) {
@@ -393,16 +385,15 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   Core& core_;
   RecordRef<Traits> record_;
   const std::uint64_t shift_;
+  LoadPlaces<Traits> places_;
   LatchedChunks<Traits> kept_;  // what has landed
   std::shared_ptr<const void> goes_with_it_;
-  std::optional<FileId> file_;
-  std::optional<ContentId> content_;
-  std::vector<Place> places_;
-  std::vector<std::unique_ptr<Request>> requests_;
+  LoadRequests<Traits> requests_;
   Atomic<std::size_t> open_{0};  // answers to come, and one for start
   Atomic<bool> failed_{false};
   Atomic<std::uint64_t> fetched_bytes_{0};
-  std::uint64_t landed_bytes_ = 0;  // of them, those that a chunk has now
+  std::uint64_t rest_bytes_ = 0;    // of what is wanted, those that came with the part
+  std::uint64_t landed_bytes_ = 0;  // of what was fetched, those that a chunk has now
   std::shared_ptr<LoadInFlight> other_;
   std::optional<typename Core::Count> counted_;
   bool begun_ = false;

@@ -22,36 +22,12 @@
 #include <shared_mutex>
 #include <utility>
 
+#include <tarn/detail/ahead_charge.hpp>
 #include <tarn/detail/chunk_reserve.hpp>
 #include <tarn/detail/read_window.hpp>
 #include <tarn/detail/window_loads.hpp>
 
 namespace tarn::detail {
-
-/// What loads ahead may have of the budget.
-template <class Traits>
-[[nodiscard]] std::uint64_t ahead_limit_bytes(const PoolCore<Traits>& core) {
-  return core.budget.limit_bytes() / 4;
-}
-
-/// What one call's loads have of it, as long as any of them lives.
-template <class Traits>
-class AheadCharge {
- public:
-  AheadCharge(PoolCore<Traits>& core, std::size_t chunks)
-      : sum_{core.counters.ahead_charge_bytes}, bytes_{chunks * (core.chunk_bytes() + core.chunk_overhead_bytes)} {
-    fits_ = sum_.fetch_add(bytes_) + bytes_ <= ahead_limit_bytes(core);
-  }
-  AheadCharge(const AheadCharge&) = delete;
-  AheadCharge& operator=(const AheadCharge&) = delete;
-  ~AheadCharge() { sum_.fetch_sub(bytes_); }
-  [[nodiscard]] bool fits() const { return fits_; }
-
- private:
-  Atomic<std::uint64_t>& sum_;
-  const std::uint64_t bytes_;
-  bool fits_ = false;
-};
 
 /// Asks for what is missing of `range`, a window at most, and not in flight.
 /// Returns: the bytes asked for; nothing at end of file, or if there is something to wait for.
@@ -71,10 +47,10 @@ template <class File, class Store>
     range = range.intersect(ByteRange::between(0, file.meta.size()));
     if (range.empty() || window.plan(*file.record, file.meta, file.layout, range, false)) return std::nullopt;
     Need<Traits> need{.bytes = Core::record_and_table_bytes};
-    if (loads.collect(file, window.missing().extents(), false)) {
+    if (loads.collect(file, window.missing().extents(), false, load_unit_of<Store>())) {
       const auto bytes = loads.go_ahead();
       if (bytes == 0) return 0;
-      need.chunks = loads.chunks_needed();
+      need.chunks = loads.chunks_needed() + loads.chunks_of_rest();
       if (reserve.size() >= need.chunks) {
         if (loads.begin(window, &reserve) != Load<Traits>::Begun::yes) return std::nullopt;
         window.release();
@@ -82,7 +58,7 @@ template <class File, class Store>
         reserve.clear();
         core.counters.load_ahead_bytes.fetch_add(bytes, std::memory_order_relaxed);
         loads.start(store, file.layout, nullptr, std::move(charge));
-        return bytes;
+        return bytes + loads.rest_bytes();
       }
     }
     window.release();

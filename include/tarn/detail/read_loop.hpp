@@ -4,7 +4,8 @@
 // One window of a read, from the first look to the bytes, in steps (see waiting.hpp). The life of a read:
 //
 //   look     file lock shared, chunks pinned and latched: all there? then use the pieces, under the latches alone
-//   room     something is missing and chunks are needed for it: let go of everything, get room, look again
+//   room     something is missing and chunks are needed for it: let go of everything, get room, look again; of a store
+//            that gives whole parts for the rest of the part too, once, if that is to be had with no wait
 //   load     enter `loading`, let go of everything, ask the store, wait; what has landed stays pinned; look again
 //   wait     somebody else loads the same bytes: let go of everything, wait, look again
 //   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there; of a store that answers
@@ -26,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/detail/ahead_charge.hpp>
 #include <tarn/detail/room.hpp>
 #include <tarn/detail/window_loads.hpp>
 
@@ -126,6 +128,7 @@ class ReadLoop {
       awaits_flush_ = false;
       fail_unless_version_moved(std::make_error_code(stale));
     }
+    if (needs_room_ && !result_ && reserve_with_rest()) needs_room_ = false;
     if (needs_room_ && !result_) {
       if (room_.step(reserve_, need_) == Progress::waiting) {
         wait_ = room_.wait();
@@ -185,8 +188,9 @@ class ReadLoop {
     auto loads = std::make_unique<WindowLoads<Traits>>(core);
     auto begun = Begun::need_room;
     need_ = {};
-    const bool collected = loads->collect(file_, only, uncached_);
+    const bool collected = loads->collect(file_, only, uncached_, load_unit_of<Store>());
     if (collected) need_.chunks = loads->chunks_needed();
+    if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
       if (collected) begun = loads->begin(window, uncached_ ? nullptr : &reserve_);
       if (begun == Begun::need_room) more_bytes_ *= 2;
@@ -196,11 +200,15 @@ class ReadLoop {
     lock.unlock();
 
     if (begun == Begun::yes) {
-      loads->start(store_, file_.layout, uncached_ ? past_the_pool() : nullptr, past_);
+      reserve_.clear();  // what the rest of the parts has come without
+      if (uncached_) {
+        loads->start(store_, file_.layout, past_the_pool(), past_);
+      } else {
+        loads->start(store_, file_.layout, nullptr, std::move(rest_charge_));
+      }
       loads_ = std::move(loads);
     } else if (begun == Begun::elsewhere) {
-      kept_.clear();
-      reserve_.clear();
+      let_go();
       core.counters.load_waits.fetch_add(1, std::memory_order_relaxed);
       other_ = loads->take_other();
       other_record_ = loads->record_of_other().share();
@@ -213,6 +221,26 @@ class ReadLoop {
   void ask_for_room() {
     kept_.clear();
     needs_room_ = true;
+  }
+  void let_go() {
+    kept_.clear();
+    reserve_.clear();
+    rest_charge_.reset();
+  }
+  // Chunks for the rest of the parts too, or for a half of it, and so on. Demand comes first: as in load_ahead.hpp.
+  [[nodiscard]] bool reserve_with_rest() {
+    auto& core = file_.core;
+    for (auto chunks = std::exchange(rest_chunks_, 0); chunks != 0; chunks /= 2) {
+      rest_charge_.reset();
+      rest_charge_ = std::make_shared<const AheadCharge<Traits>>(core, chunks);
+      if (!rest_charge_->fits()) continue;
+      auto need = need_;
+      need.chunks += chunks;
+      if (!core.has_room_waiters() && reserve_.fill(need) == Core::Freed::some) return true;
+      break;
+    }
+    rest_charge_.reset();
+    return false;
   }
 
   // All that we asked for has been answered.
@@ -242,8 +270,7 @@ class ReadLoop {
     // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again. Perhaps
     // only the store knows so far; a DirtyFile's flush ends by itself, so wait for that, holding nothing.
     version_ = version;
-    kept_.clear();
-    reserve_.clear();
+    let_go();
     awaits_flush_ = file_.opens != nullptr && depth_in_store() == 0;
     if (!awaits_flush_) fail_unless_version_moved(error);
   }
@@ -253,8 +280,7 @@ class ReadLoop {
     std::shared_lock lock{file_.lock};
     if (!*file_.removing) return false;
     awaits_removal_ = true;
-    kept_.clear();
-    reserve_.clear();
+    let_go();
     return true;
   }
   void fail_unless_version_moved(std::error_code error) {
@@ -279,6 +305,8 @@ class ReadLoop {
   ChunkReserve<Traits> reserve_;
   std::uint64_t more_bytes_ = Core::record_and_table_bytes;  // enough for most windows; doubled where it was not
   Need<Traits> need_;
+  std::size_t rest_chunks_ = 0;  // that the rest of the parts would take
+  std::shared_ptr<const AheadCharge<Traits>> rest_charge_;
   ByteRange first_;
   std::shared_ptr<std::byte[]> past_;              // what an uncached load fills, if the caller's buffer will not do
   std::unique_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
@@ -289,6 +317,7 @@ class ReadLoop {
   WaitFor<Traits> wait_;
   std::optional<Result<std::size_t>> result_;
   bool needs_room_ = false, uncached_ = false, awaits_flush_ = false, awaits_removal_ = false, met_end_ = false;
+  bool rest_counted_ = false;
 };
 
 }  // namespace tarn::detail

@@ -31,12 +31,13 @@ class WindowLoads {
   }
 
   /// Sorts the missing bytes by record. Requires: the file's lock. What is loaded past the pool (`uncached`) goes by
-  /// the file's own record: that of a content may not be had.
+  /// the file's own record: that of a content may not be had. Of content alone nobody knows the part.
   /// Returns: false if the budget has no room for a record.
   /// Errors:  throws bad_alloc.
   template <class File>
-  [[nodiscard]] bool collect(const File& file, std::span<const ByteRange> missing, bool uncached) {
+  [[nodiscard]] bool collect(const File& file, std::span<const ByteRange> missing, bool uncached, LoadUnit unit) {
     uncached_ = uncached;
+    whole_parts_ = unit == LoadUnit::parts && file.content == nullptr;
     version_ = file.meta.version();
     if (file.content == nullptr) file_.emplace(file.meta.id());
     for (const auto& extent : missing) {
@@ -44,7 +45,7 @@ class WindowLoads {
         const auto part = file.layout.part_range(file.layout.part_of(at));
         const auto piece = part.intersect(ByteRange::between(at, extent.end()));
         const auto* const content = file.meta.content_id(file.layout.part_of(at));
-        if (!add(file, content, part.offset(), piece)) return false;
+        if (!add(file, content, part, piece)) return false;
         at = piece.end();
       }
     }
@@ -64,17 +65,32 @@ class WindowLoads {
     for (auto& share : shares_) sum += share.load->chunks_needed();
     return sum;
   }
-  /// Begins all or none. Requires: the file's lock and the window's latches.
+  /// Those that the rest of the parts would take as well, of a store that gives whole parts.
+  [[nodiscard]] std::size_t chunks_of_rest() {
+    std::size_t sum = 0;
+    if (!whole_parts_) return sum;
+    for (auto& share : shares_) sum += share.load->chunks_of_rest();
+    return sum;
+  }
+  /// Begins all or none. What the reserve has beyond the chunks needed goes to the rest of the parts.
+  /// Requires: the file's lock and the window's latches.
   [[nodiscard]] typename Load<Traits>::Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
     using Begun = typename Load<Traits>::Begun;
+    auto spare_chunks = whole_parts_ && reserve != nullptr ? reserve->size() - chunks_needed() : 0;
     for (auto& share : shares_) {
-      const auto begun = share.load->begin(window, reserve);
+      const auto begun = share.load->begin(window, reserve, spare_chunks);
       if (begun == Begun::yes) continue;
       stopped_at_ = share.load.get();
       abandon();
       return begun;
     }
     return Begun::yes;
+  }
+  /// Of what was begun, what nobody asked for.
+  [[nodiscard]] std::uint64_t rest_bytes() const {
+    std::uint64_t bytes = 0;
+    for (const auto& share : shares_) bytes += share.load->rest_bytes();
+    return bytes;
   }
   /// The load that stood in the way, and its record. Requires: begin answered elsewhere.
   [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return stopped_at_->take_other(); }
@@ -129,9 +145,9 @@ class WindowLoads {
   }
 
   template <class File>
-  [[nodiscard]] bool add(const File& file, const ContentId* content, std::uint64_t shift, ByteRange range) {
+  [[nodiscard]] bool add(const File& file, const ContentId* content, ByteRange part, ByteRange range) {
     const bool to_own = content == nullptr || uncached_;
-    if (to_own) shift = 0;
+    const auto shift = to_own ? 0 : part.offset();
     if (content == nullptr) content = file.content;
     auto at = shares_.begin();
     // Parts of equal content in one window would wait for each other's load: the second adds to the first one's bytes.
@@ -144,6 +160,11 @@ class WindowLoads {
       at = shares_.insert(shares_.end(), std::move(share));
     }
     at->load->wanted.add(ByteRange::between(range.offset() - shift, range.end() - shift));
+    if (whole_parts_) {
+      file.meta.stored().for_each_in(part, [&](ByteRange stored) {
+        at->load->in_parts.add(ByteRange::between(stored.offset() - shift, stored.end() - shift));
+      });
+    }
     return true;
   }
 
@@ -151,7 +172,7 @@ class WindowLoads {
   std::optional<typename Traits::FileId> file_;
   std::uint64_t version_ = 0;
   std::vector<Share> shares_;
-  bool uncached_ = false;
+  bool uncached_ = false, whole_parts_ = false;
   bool started_ = false;
   Load<Traits>* stopped_at_ = nullptr;
 };

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Where a load's bytes are to land: a place in the record's table and a reserved chunk for every chunk it touches.
+//
+// Thread safety: the load's own; what touches the table is called under the record's table mutex.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <tarn/chunk_layout.hpp>
+#include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/extent_set.hpp>
+
+namespace tarn::detail {
+
+/// Calls f(index of a chunk, the bytes of it that one run of the set has), ascending.
+template <class F>
+void for_each_chunk_of(const ChunkLayout& layout, const ExtentSet& set, F&& f) {
+  for (const auto& extent : set.extents()) {
+    const auto chunks = layout.chunks_of(extent);
+    for (auto index = chunks.first; index < chunks.last; ++index) f(index, layout.chunk_range(index).intersect(extent));
+  }
+}
+
+template <class Traits>
+struct LoadPlace {
+  std::uint64_t index;
+  Chunk<Traits>* fresh = nullptr;  // its memory is what the store fills
+  bool reserved = false;           // in the record's table
+};
+
+template <class Traits>
+class LoadPlaces {
+ public:
+  using Place = LoadPlace<Traits>;
+
+  LoadPlaces(PoolCore<Traits>& core, FileRecord<Traits>& record) : core_{core}, record_{record} {}
+
+  /// In ascending order, but for what add_spare has added since the last sort.
+  [[nodiscard]] std::span<Place> all() { return places_; }
+  [[nodiscard]] std::size_t size() const { return places_.size(); }
+
+  /// Places for all that holds a byte of `wanted`, without a chunk yet. Errors: throws bad_alloc.
+  void set(const ExtentSet& wanted) {
+    places_.clear();
+    for_each_chunk_of(core_.layout, wanted, [&](std::uint64_t index, ByteRange) {
+      if (places_.empty() || places_.back().index != index) places_.push_back({index});
+    });
+    sorted_ = places_.size();
+  }
+  void clear() { places_.clear(); }
+
+  /// A chunk for each. Returns: false if the budget has no room in the table: then there is none for any.
+  [[nodiscard]] bool fill(ChunkReserve<Traits>& reserve) {
+    for (auto& place : places_) {
+      if (!fill(place, reserve)) {
+        unreserve();
+        free_fresh();
+        return false;
+      }
+    }
+    return true;
+  }
+  /// One more, with its chunk. Returns: false, as fill. Errors: throws bad_alloc, and adds none.
+  [[nodiscard]] bool add_spare(std::uint64_t index, ChunkReserve<Traits>& reserve) {
+    places_.push_back({index});
+    if (fill(places_.back(), reserve)) return true;
+    places_.pop_back();
+    return false;
+  }
+  void sort() {
+    std::ranges::sort(places_, {}, &Place::index);
+    sorted_ = places_.size();
+  }
+  /// Whether there is one of that chunk: set, or the last that was added.
+  [[nodiscard]] bool has(std::uint64_t index) const {
+    if (places_.empty() || places_.back().index == index) return !places_.empty();
+    const auto end = places_.begin() + static_cast<std::ptrdiff_t>(sorted_);
+    const auto at = std::ranges::lower_bound(places_.begin(), end, index, {}, &Place::index);
+    return at != end && at->index == index;
+  }
+
+  void unreserve() noexcept {
+    for (auto& place : places_) {
+      if (std::exchange(place.reserved, false)) record_.table.unreserve(place.index, core_.budget);
+    }
+  }
+  void free_fresh() noexcept {
+    for (auto& place : places_) {
+      if (place.fresh != nullptr) core_.free_chunk(std::exchange(place.fresh, nullptr));
+    }
+  }
+
+ private:
+  [[nodiscard]] bool fill(Place& place, ChunkReserve<Traits>& reserve) {
+    if (!record_.table.reserve(place.index, core_.budget)) return false;
+    place.reserved = true;
+    place.fresh = &reserve.take();
+    return true;
+  }
+
+  PoolCore<Traits>& core_;
+  FileRecord<Traits>& record_;
+  std::vector<Place> places_;
+  std::size_t sorted_ = 0;
+};
+
+}  // namespace tarn::detail
