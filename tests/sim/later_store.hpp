@@ -23,9 +23,10 @@
 
 namespace tarn_test {
 
-template <class Traits>
+template <class Traits, tarn::LoadUnit unit = tarn::LoadUnit::ranges>
 class ModelLaterStore {
  public:
+  static constexpr auto load_unit = unit;
   using FileId = typename Traits::FileId;
   using LoadRequest = tarn::LoadRequest<Traits>;
   using FlushRequest = tarn::FlushRequest<Traits>;
