@@ -229,3 +229,46 @@ TEST_CASE("a file is removed, at once or at its last close, also with no memory 
   pool.evict_clean();
   check_empty(pool.stats());
 }
+
+namespace {
+
+struct WholeParts : MemoryStore<Heap> {
+  static constexpr auto load_unit = tarn::LoadUnit::parts;
+};
+
+}  // namespace
+
+TEST_CASE("a load of a whole part that finds no memory fails, or comes with less of the part, and keeps nothing",
+          "[no_memory]") {
+  const bool and_later = GENERATE(false, true);
+  bool failed_once = false, came_with_less = false;
+  const auto allocations = for_each_allocation([&](long nth) {
+    tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 1 * MiB)};
+    WholeParts store;
+    store.put_pattern(7, 16 * C);
+    const auto meta = tarn::MetadataFor<Heap>::from_store(7, 16 * C, {.part_bytes = 16 * C});
+    std::string into(3, '?');
+    tarn::Result<std::size_t> n = 0;
+    bool met = false;
+    {
+      const FailAllocation failing{nth, and_later};
+      n = tarn::read_range(pool, meta, 5 * C, writable(into), store);
+      met = FailAllocation::met();
+    }
+    failed_once = failed_once || !n;
+    if (n) {
+      CHECK(into == pattern(5 * C, 3));
+      came_with_less = came_with_less || pool.stats().chunks_held < 16;
+    }
+    std::string all(16 * C, '?');
+    CHECK(tarn::read_range(pool, meta, 0, writable(all), store));
+    CHECK(all == pattern(0, 16 * C));
+    CHECK(pool.core().counters.ahead_charge_bytes == 0);
+    pool.evict_clean();
+    check_empty(pool.stats());
+    return met;
+  });
+  CHECK(allocations > 10);
+  CHECK(failed_once);
+  if (!and_later) CHECK(came_with_less);
+}

@@ -111,9 +111,11 @@ void put_stamp(std::byte* at, const Stamp& stamp) {
 }
 
 // A flat store that looks at every cell it is given; one flush in eight fails half done, one load in 64 fails.
-template <class Traits>
+template <class Traits, tarn::LoadUnit unit = tarn::LoadUnit::ranges>
 class StampStore {
  public:
+  static constexpr auto load_unit = unit;
+
   explicit StampStore(Findings& findings) : findings_{findings} {}
 
   tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
@@ -197,9 +199,9 @@ class StampStore {
 constexpr std::uint64_t group_cells = 4, group_bytes = group_cells * cell_bytes;
 constexpr std::uint64_t groups = 16, steady_bytes = groups * group_bytes, file_bytes = steady_bytes + 8 * group_bytes;
 
-template <class Traits>
+template <class Traits, tarn::LoadUnit unit>
 struct World {
-  using Store = StampStore<Traits>;
+  using Store = StampStore<Traits, unit>;
   using File = tarn::DirtyFile<Traits, Store>;
 
   struct Watched {
@@ -479,9 +481,9 @@ struct World {
   }
 };
 
-template <class Traits>
+template <class Traits, tarn::LoadUnit unit = tarn::LoadUnit::ranges>
 void stress(std::uint64_t chunk_bytes, std::uint64_t more_bytes, bool whole_groups, std::uint64_t shift, int steps) {
-  World<Traits> world{chunk_bytes, more_bytes, whole_groups, shift};
+  World<Traits, unit> world{chunk_bytes, more_bytes, whole_groups, shift};
   world.run(chunk_bytes + more_bytes, steps * effort);
   const auto stats = world.pool.stats();
   std::cout << "chunks of " << chunk_bytes << ": " << stats.loads << " loads, " << stats.flushes << " flushes, "
@@ -509,6 +511,10 @@ TEST_CASE("no thread sees a torn, shifted, foreign or stale cell: chunks of one 
 }
 TEST_CASE("no thread sees a torn, shifted, foreign or stale cell: groups across chunks of an arena", "[stress]") {
   stress<Arena>(512, 0, true, 2 * cell_bytes, 15000);
+}
+
+TEST_CASE("no thread sees a torn, shifted, foreign or stale cell: whole parts loaded, little room", "[stress]") {
+  stress<Heap, tarn::LoadUnit::parts>(group_bytes, 6000, true, 2 * cell_bytes, 10000);
 }
 
 TEST_CASE("a file found in the table is the caller's own through drops and finds by others", "[stress]") {

@@ -11,7 +11,7 @@
 // its own code if it is a std::system_error). Its errors may be of any category: see fail.
 //
 // A store of one's own is checked by `static_assert(tarn::ChunkStore<MyStore, Traits>)`, which says what is missing. A
-// `sync`, `reserve` or `flushes_at_once` of another form than these is refused, not ignored:
+// `sync`, `reserve`, `flushes_at_once`, `load_unit` or `flush_unit` of another form than these is refused, not ignored:
 //
 //   struct MyStore {
 //     Result<std::size_t> load(const LoadRequest<Traits>& request);        // or (request, LoadToken<Traits>) -> void
@@ -20,6 +20,8 @@
 //     Result<> reserve(const ReserveRequest<Traits>& request);             // optional
 //     std::size_t flushes_at_once() noexcept;                              // optional; 1 without it
 //     Result<> remove(const FileId& file);
+//     static constexpr LoadUnit load_unit = LoadUnit::parts;               // optional; ranges without it
+//     static constexpr FlushUnit flush_unit = FlushUnit::parts;            // optional; ranges without it
 //   };
 //
 // `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
@@ -78,13 +80,17 @@ concept AnswersSyncLater = requires(S& store, const SyncRequest<Traits>& request
   { store.sync(request, std::move(token)) } -> std::same_as<void>;
 };
 template <class S>
+concept HasLoadUnit = std::same_as<std::remove_cvref_t<decltype(std::remove_cvref_t<S>::load_unit)>, LoadUnit>;
+template <class S>
+concept HasFlushUnit = std::same_as<std::remove_cvref_t<decltype(std::remove_cvref_t<S>::flush_unit)>, FlushUnit>;
+template <class S>
 [[nodiscard]] constexpr LoadUnit load_unit_of() {
-  if constexpr (requires { std::remove_cvref_t<S>::load_unit; }) return std::remove_cvref_t<S>::load_unit;
+  if constexpr (HasLoadUnit<S>) return std::remove_cvref_t<S>::load_unit;
   return LoadUnit::ranges;
 }
 template <class S>
 [[nodiscard]] constexpr FlushUnit flush_unit_of() {
-  if constexpr (requires { S::flush_unit; }) return S::flush_unit;
+  if constexpr (HasFlushUnit<S>) return std::remove_cvref_t<S>::flush_unit;
   return FlushUnit::ranges;
 }
 template <class S, class Traits>
@@ -123,6 +129,12 @@ struct NamesReserve {
 struct NamesFlushesAtOnce {
   int flushes_at_once;
 };
+struct NamesLoadUnit {
+  int load_unit;
+};
+struct NamesFlushUnit {
+  int flush_unit;
+};
 template <class S, class Other>
 struct Both : S, Other {
  protected:
@@ -149,12 +161,30 @@ template <class S>
     };
   return requires { &S::flushes_at_once; };
 }
+template <class S>
+[[nodiscard]] constexpr bool names_load_unit() {
+  if constexpr (std::is_class_v<S> && !std::is_final_v<S>) return !requires {
+      &Both<S, NamesLoadUnit>::load_unit;
+    };
+  return requires { &S::load_unit; };
+}
+template <class S>
+[[nodiscard]] constexpr bool names_flush_unit() {
+  if constexpr (std::is_class_v<S> && !std::is_final_v<S>) return !requires {
+      &Both<S, NamesFlushUnit>::flush_unit;
+    };
+  return requires { &S::flush_unit; };
+}
 template <class S, class Traits>
 concept SyncsOrHasNoSync = Syncs<S, Traits> || !names_sync<std::remove_cvref_t<S>>();
 template <class S, class Traits>
 concept ReservesOrHasNoReserve = Reserves<S, Traits> || !names_reserve<std::remove_cvref_t<S>>();
 template <class S, class Traits>
 concept FlushesAtOnceOrOneByOne = FlushesAtOnce<S, Traits> || !names_flushes_at_once<std::remove_cvref_t<S>>();
+template <class S>
+concept LoadsByUnitOrRange = HasLoadUnit<S> || !names_load_unit<std::remove_cvref_t<S>>();
+template <class S>
+concept FlushesByUnitOrRange = HasFlushUnit<S> || !names_flush_unit<std::remove_cvref_t<S>>();
 
 }  // namespace detail
 
@@ -172,7 +202,7 @@ concept ChunkFlusher = detail::AnswersFlushAtOnce<S, Traits> || detail::AnswersF
 template <class S, class Traits>
 concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> && detail::Removes<S, Traits> &&
     detail::SyncsOrHasNoSync<S, Traits> && detail::ReservesOrHasNoReserve<S, Traits> &&
-    detail::FlushesAtOnceOrOneByOne<S, Traits>;
+    detail::FlushesAtOnceOrOneByOne<S, Traits> && detail::LoadsByUnitOrRange<S> && detail::FlushesByUnitOrRange<S>;
 
 namespace detail {
 
@@ -193,6 +223,12 @@ template <class S, class Traits>
   static_assert(
       FlushesAtOnceOrOneByOne<S, Traits>,
       "the store's flushes_at_once is not one that tarn calls: std::size_t flushes_at_once() noexcept, public");
+  static_assert(LoadsByUnitOrRange<S>,
+                "the store's load_unit is not one that tarn reads: static constexpr LoadUnit, "
+                "public");
+  static_assert(FlushesByUnitOrRange<S>,
+                "the store's flush_unit is not one that tarn reads: static constexpr "
+                "FlushUnit, public");
   return ChunkStore<S, Traits>;
 }
 

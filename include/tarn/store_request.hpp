@@ -38,8 +38,9 @@ struct LoadRequest {
 enum class LoadUnit : std::uint8_t {
   ranges,  ///< what is missing; without a word, this
   parts,   ///< all of one part, for a store that decodes, checks or fetches a part as a whole: from the part's start to
-           ///< the last byte of it that tarn knows to be stored. What of it is held already, or changed, goes to memory
-           ///< that is the load's own; so does what the pool has no room for
+           ///< the last byte of it that tarn knows to be stored. What of it is held already, changed, or more than the
+           ///< pool has room for goes to memory of the load's own, at most a part, beside the budget. Of content alone
+           ///< (ChunkPool::get_or_load) nobody says how long it is: that load is of the chunk
 };
 
 /// What one flush request brings a store that says so by `static constexpr FlushUnit flush_unit`.

@@ -67,6 +67,7 @@ PROMISES = {
     31: "arguments that cannot be are refused, and change nothing",
     32: "a write heats, a touch costs the same among any number, pins are counted in their own field",
     33: "of the calls within a window, and of the windows of longer ones, some order explains every answer",
+    34: "a store that gives whole parts is asked for each once, for all that it has, and the rest of it takes nobody's place",
 }
 
 COMPILE_SECONDS = 900

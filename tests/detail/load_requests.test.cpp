@@ -217,6 +217,30 @@ TEMPLATE_TEST_CASE("readers of one part share its load, and its error", "[load_p
   }
 }
 
+TEMPLATE_TEST_CASE("what of a part is loaded already stays with the load that has it", "[load_parts]", Heap) {
+  World<TestType> world{{4096, 4}, 4 * 4096};
+  std::optional<typename tarn::detail::PoolCore<TestType>::RoomWait> waiter{world.pool.core()};
+  Reading<TestType> first{world, 0, 1};
+  {
+    const tarn::detail::Resumer resumer;
+    waiter.reset();
+  }
+  REQUIRE(world.pool.stats().chunks_reserved == 1);  // it has waited, so it takes no more
+  Reading<TestType> second{world, 4096, 1};
+  CHECK(world.pool.stats().chunks_reserved == 4);
+  REQUIRE(world.store.open_loads() == 2);
+  SECTION("in order") { CHECK(world.read_held(0, 1) == "not held"); }
+  SECTION("the other way round") {
+    world.store.finish_load(1);
+    CHECK(world.read_held(4096, 3 * 4096) == pattern(4096, 3 * 4096));
+    CHECK(world.read_held(0, 1) == "not held");
+  }
+  world.finish_loads();
+  CHECK(first.into == pattern(0, 1));
+  CHECK(second.into == pattern(4096, 1));
+  CHECK(world.read_held(0, 4 * 4096) == pattern(0, 4 * 4096));
+}
+
 TEMPLATE_TEST_CASE("a part that is loaded already in part is not waited for where it is not wanted", "[load_parts]",
                    Heap) {
   World<TestType> world{{16, 4}, 64};
@@ -336,6 +360,25 @@ TEMPLATE_TEST_CASE("parts by content id are loaded once for all files that share
   std::string into(30, '?');
   CHECK(other.try_read(0, writable(into)).done());
   CHECK(into == pattern(0, 30, 5));
+}
+
+TEMPLATE_TEST_CASE("the rest of one piece of content takes no chunk that another one's wanted bytes need",
+                   "[load_parts]", Heap) {
+  constexpr std::uint64_t C = 4096, P = 3 * C;
+  const auto more_chunks = static_cast<std::uint64_t>(GENERATE(Catch::Generators::range(0, 24)));
+  World<TestType> world{{C, 3}, 2 * P, more_chunks * C};
+  world.store.answer_at_once();
+  auto meta = tarn::MetadataFor<TestType>::from_store(world.id, 2 * P, {.part_bytes = P});
+  for (std::uint64_t part = 0; part < 2; ++part) {
+    const typename TestType::ContentId content{.bytes = {static_cast<std::byte>(part + 1)}};
+    world.store.memory.put_content(content, pattern(0, P, part));
+    meta.set_content_id(part, content);
+  }
+  world.file.reset();
+  world.file.emplace(world.pool, std::move(meta), world.store);
+  CHECK(world.read(2 * C, 2 * C) == pattern(2 * C, C, 0) + pattern(0, C, 1));  // one window
+  CHECK(world.store.memory.counts().loads == 2);
+  CHECK(world.read(0, 2 * P) == pattern(0, P, 0) + pattern(0, P, 1));
 }
 
 TEMPLATE_TEST_CASE("a chunk of content alone is asked for as it is: nobody says how long the content is",
