@@ -154,6 +154,13 @@ class BasicDirtyFileMetadata {
     unsynced_ = std::move(unsynced);
     needs_sync_ = needs_data_sync_ = size_unsynced_ = true;
   }
+  /// A whole part was stored anew, and what the store had of it before is no more durable than the rest.
+  /// Errors: throws bad_alloc, and changes nothing.
+  void note_part_stored(ByteRange part) {
+    auto unsynced = unsynced_;
+    stored_.for_each_in(part, [&](ByteRange stored) { unsynced.add(stored); });
+    unsynced_ = std::move(unsynced);
+  }
   void note_not_stored(ByteRange range) {
     if (unsynced_.intersects(range)) unsynced_.reserve_for_change();
     stored_.subtract(range);

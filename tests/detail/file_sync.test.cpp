@@ -90,6 +90,10 @@ class CrashingStore {
   bool fails_next_ = false;
 };
 
+struct OfWholeParts {
+  static constexpr auto flush_unit = tarn::FlushUnit::parts;
+};
+
 template <class Traits>
 struct SyncedFile {
   using File = tarn::DirtyFile<Traits, CrashingStore<Traits>>;
@@ -161,6 +165,30 @@ TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for
   CHECK(file.file.needs_sync());
   REQUIRE(file.file.sync());
   CHECK(file.store.syncs() == 2);
+}
+
+TEMPLATE_TEST_CASE("of a part that was stored anew a failed sync forgets what was durable before, too", "[sync]",
+                   WatchedFiles) {
+  struct Store : CrashingStore<TestType>, OfWholeParts {};
+  Events events;
+  tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 16 * MiB), typename TestType::Observer{&events}};
+  Store store;
+  store.memory.put_pattern(7, 64);
+  {
+    tarn::DirtyFile file{pool, tarn::MetadataFor<TestType>::from_store(7, 64, {.part_bytes = 64}), store};
+    std::string into(16, '?');
+    REQUIRE(file.read(32, writable(into)));  // clean, and held
+    REQUIRE(file.write(0, bytes_of("new")));
+    REQUIRE(file.flush());
+    store.fail_next_sync();
+    CHECK_FALSE(file.sync());
+    CHECK(extents_of(pool.dirty_extents(file.metadata())) == Extents{{0, 3}, {32, 48}});
+    CHECK(events.unsure_bytes == 64 - 3 - 16);
+    CHECK(file.sync());
+    CHECK_FALSE(file.is_dirty());
+  }
+  pool.evict_clean();
+  check_empty(pool.stats());
 }
 
 TEMPLATE_TEST_CASE("what is written or stored while a sync is in flight is not durable by it", "[sync]",

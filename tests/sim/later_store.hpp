@@ -23,10 +23,28 @@
 
 namespace tarn_test {
 
-template <class Traits, tarn::LoadUnit unit = tarn::LoadUnit::ranges>
-class ModelLaterStore {
+/// What one request asks such a store for, or brings it.
+struct ModelUnits {
+  tarn::LoadUnit load = tarn::LoadUnit::ranges;
+  tarn::FlushUnit flush = tarn::FlushUnit::ranges;
+};
+
+/// Of whole files a store takes one flush at a time.
+template <ModelUnits units>
+struct ModelFlushesAtOnce {
+  std::size_t at_once = 1;
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
+};
+template <ModelUnits units>
+requires(units.flush == tarn::FlushUnit::file) struct ModelFlushesAtOnce<units> {
+  std::size_t at_once = 1;
+};
+
+template <class Traits, ModelUnits units = ModelUnits{}>
+class ModelLaterStore : public ModelFlushesAtOnce<units> {
  public:
-  static constexpr auto load_unit = unit;
+  static constexpr auto load_unit = units.load;
+  static constexpr auto flush_unit = units.flush;
   using FileId = typename Traits::FileId;
   using LoadRequest = tarn::LoadRequest<Traits>;
   using FlushRequest = tarn::FlushRequest<Traits>;
@@ -38,14 +56,12 @@ class ModelLaterStore {
   std::function<void(FlushToken)> on_flush;
   std::function<void(SyncToken)> on_sync;
   std::function<tarn::Result<>()> on_reserve, on_remove;
-  std::size_t at_once = 1;
 
   void load(const LoadRequest&, LoadToken token) { on_load(std::move(token)); }
   void flush(const FlushRequest&, FlushToken token) { on_flush(std::move(token)); }
   void sync(const tarn::SyncRequest<Traits>&, SyncToken token) { on_sync(std::move(token)); }
   tarn::Result<> reserve(const tarn::ReserveRequest<Traits>&) { return on_reserve(); }
   tarn::Result<> remove(const FileId&) { return on_remove(); }
-  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
 };
 
 /// What has happened to bytes that were asked for, since.
