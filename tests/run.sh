@@ -4,12 +4,19 @@
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
+#   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs, a million or so many; writes build/report/mounted.md
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ ${1:-} == soak ]]; then
   exec tests/sim/soak.sh "${2:-3600}"
+fi
+if [[ ${1:-} == mounted ]]; then
+  cmake/dependencies.sh
+  cmake --preset dev >/dev/null
+  cmake --build --preset dev --target tarnfs torture_bytes torture_names
+  exec tests/mount/torture_report.py "${2:-1000000}" build/dev build/report/mounted.md
 fi
 preset=${1:-dev}
 shift $(($# > 0))
