@@ -64,7 +64,7 @@ def commit():
 
 
 def table(head, rows):
-    lines = [head, ["-" * len(head[0]), *["-:" for _ in head[1:]]], *rows]
+    lines = [head, ["-", *["-:" for _ in head[1:]]], *rows]
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
@@ -154,7 +154,7 @@ def main(asked, build, target):
     for number, row in enumerate(rows):
         left = (asked * (number + 1) // len(rows) - asked * number // len(rows) + 1) // 2  # of each program
         print(f"{row.setting}, from seed {seed} on ...", flush=True)
-        row.run(torture_names, seed, max(left // 5, 2000))
+        row.run(torture_names, seed, max(left // 5, 5000))
         while left > 0:
             steps = min(left, MOST_AT_ONCE)
             row.run(torture_bytes, seed, max(steps, 2000), max(steps, 2000), 5000)
