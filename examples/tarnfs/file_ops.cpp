@@ -10,6 +10,7 @@
 #include <tarn/read_ahead.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <memory>
 #include <string>
@@ -25,10 +26,19 @@ namespace {
 /// unlinked and forgotten while the handler that replied still gives back what it holds. So each handler keeps the
 /// handle itself.
 struct OpenHandle {
+  OpenHandle(InodeRef opened, std::shared_ptr<Content> bytes, bool is_for_writing, const tarn::ReadAhead& read_ahead)
+      : inode{std::move(opened)}, content{std::move(bytes)}, writes{is_for_writing}, ahead{read_ahead} {}
+
+  /// Before what a close stores is stored: who changes the file meanwhile then knows that he has to.
+  void hear_close() const {
+    if (!closed.exchange(true)) --inode->unclosed;
+  }
+
   InodeRef inode;
   std::shared_ptr<Content> content;
   bool writes;
   mutable tarn::ReadAhead ahead;
+  mutable std::atomic<bool> closed{false};
 };
 
 using SharedHandle = std::shared_ptr<const OpenHandle>;
@@ -130,6 +140,7 @@ int do_write_buf(Filesystem& fs, fuse_req_t request, fuse_ino_t, fuse_bufvec* fr
 
 int do_flush(Filesystem&, fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   const auto open = handle(file);
+  open->hear_close();
   if (open->inode->unlinked) return 0;
   open->content->flush_later(open, [request, writes = open->writes](int error) {
     // Every close stores; what failed is for those to hear who could have written it.
@@ -196,8 +207,9 @@ int open_file(Filesystem& fs, Inode& inode, fuse_file_info& file) {
   if (writes && (error = inode.source.check_writable()) != 0) return error;
   const tarn::ReadAhead ahead{{.max_bytes = fs.options.read_ahead_bytes}};
   auto opened = std::make_unique<SharedHandle>(
-      std::make_shared<const OpenHandle>(OpenHandle{fs.inodes.ref(inode), std::move(content), writes, ahead}));
+      std::make_shared<const OpenHandle>(fs.inodes.ref(inode), std::move(content), writes, ahead));
   ++inode.opens;
+  ++inode.unclosed;
   file.fh = reinterpret_cast<std::uint64_t>(opened.release());
   file.direct_io = fs.options.direct_io;
   file.keep_cache = fs.options.keep_cache;
@@ -208,6 +220,7 @@ void release_file(fuse_file_info& file, fuse_req_t request) {
   const std::unique_ptr<SharedHandle> closed{reinterpret_cast<SharedHandle*>(file.fh)};
   const SharedHandle open = *closed;
   auto& inode = *open->inode;
+  open->hear_close();
   const bool last = --inode.opens == 0;
   const auto end = [&inode, &content = *open->content, last, request](int) {
     if (last && inode.opens == 0 && !content.is_dirty()) inode.source.close_descriptor();

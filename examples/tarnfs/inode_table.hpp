@@ -81,6 +81,7 @@ class Inode {
   const std::uint64_t generation;  ///< no other inode ever has it
   SourceFile source;
   std::atomic<int> opens{0};
+  std::atomic<int> unclosed{0};  ///< the opens of which no close was heard; their end may come long after, with a map's
   std::atomic<bool> unlinked{false};  ///< no name is left: bytes that nobody has open need not be stored
   // What need not be asked of SOURCE at each write; chmod and setxattr, which come through us, forget it.
   std::atomic<bool> no_set_id{false};      ///< known to have neither suid nor sgid

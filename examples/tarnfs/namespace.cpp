@@ -127,7 +127,7 @@ int do_getattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, fuse_file_
   return reply_attributes(fs, request, number);
 }
 
-int set_size(Filesystem& fs, Inode& inode, std::uint64_t size_bytes) {
+int set_size(Filesystem& fs, Inode& inode, std::uint64_t size_bytes, bool by_name) {
   int error = 0;
   const auto content = fs.content(inode, error);
   if (error) return error;
@@ -138,10 +138,11 @@ int set_size(Filesystem& fs, Inode& inode, std::uint64_t size_bytes) {
   if ((error = content->truncate(size_bytes)) != 0) return error;
   inode.source.touch();
   // truncate(2) by path is open, change and close in one: no close will follow that could store it.
-  return inode.opens > 0 ? 0 : fs.flush(inode);
+  return by_name && inode.unclosed == 0 ? fs.flush(inode) : 0;
 }
 
-int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct stat* to, int which, fuse_file_info*) {
+int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct stat* to, int which,
+               fuse_file_info* file) {
   auto& inode = fs.inode(number);
   if (which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
     const OwnChange change{inode.source};
@@ -156,7 +157,7 @@ int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct sta
     inode.no_set_id = false;
   }
   if (which & FUSE_SET_ATTR_SIZE) {
-    if (const int error = set_size(fs, inode, static_cast<std::uint64_t>(to->st_size))) return error;
+    if (const int error = set_size(fs, inode, static_cast<std::uint64_t>(to->st_size), !file)) return error;
   }
   if (which & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)) {
     timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};

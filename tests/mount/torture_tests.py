@@ -9,6 +9,7 @@ cases.py says how they are run, and TORTURE_BIN is the directory of the programs
 """
 
 import contextlib
+import mmap
 import os
 import pathlib
 import random
@@ -49,6 +50,26 @@ def names_answer_as_in_a_plain_directory():
     for number, setting in enumerate(settings()[::3]):
         print(f"  TARN_MOUNTED_SEED={FIRST_SEED + number}: {setting}", flush=True)
         torture_names(setting, FIRST_SEED + number, 12_000)
+
+
+@case()
+def a_size_given_by_name_is_stored_though_a_map_keeps_the_closed_file():
+    with Pair() as pair:
+        path = pair.at / "f"
+        path.write_bytes(b"x" * 9000)
+        with open(path, "rb") as file:
+            held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        # Closed, but the kernel keeps it open for the map; as it does for a moment after every close.
+        with held:
+            for size in (5000, 12_000, 0):
+                os.truncate(path, size)
+                expect_equal((pair.source / "f").stat().st_size, size, "the size in SOURCE")
+            # Who has it open, and closes it later, stores it then.
+            with open(path, "r+b") as file:
+                os.truncate(path, 100)
+                file.write(b"y")
+                expect_equal((pair.source / "f").stat().st_size, 0, "the size in SOURCE before the close")
+            expect_equal((pair.source / "f").read_bytes(), b"y" + bytes(99), "what SOURCE has after it")
 
 
 # --- Programs that care what they read back ---------------------------------------------------------------------------
