@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -64,6 +66,12 @@ class Run {
   }
 
   int run() {
+    // What a page past the end of a file is answered with; so it comes in the middle of an operation, and is its fault.
+    running() = this;
+    std::signal(SIGBUS, [](int) {
+      running()->tell(Wrong{"SIGBUS: a page of the map could not be had"});
+      std::_Exit(exit_wrong);
+    });
     try {
       replayed_.empty() ? draw_all() : replay_all();
       step_ = steps_;
@@ -81,6 +89,11 @@ class Run {
   }
 
  private:
+  static Run*& running() {
+    static Run* run = nullptr;
+    return run;
+  }
+
   void draw_all() {
     OperationDraw draw{seed_, shape_};
     std::vector<std::uint64_t> sizes(files_.size());

@@ -79,6 +79,7 @@ class CheckedFile {
   static std::string meaning(std::uint64_t value) {
     if (value == 0) return "zeros";
     value ^= mask;
+    if (value >> 32 > 0x3FFFFFFF) return "of more than one operation";
     return "operation " + std::to_string(value >> 32) + ", offset " + std::to_string((value & 0xFFFFFFFF) * cell_bytes);
   }
 

@@ -60,7 +60,7 @@ constexpr std::array kinds{
     KindRow{"private_read", Kind::private_read, 2},
     KindRow{"direct_read", Kind::direct_read, 4},
     KindRow{"direct_write", Kind::direct_write, 4},
-    KindRow{"shrink", Kind::shrink, 3},
+    KindRow{"shrink", Kind::shrink, 5},
     KindRow{"grow", Kind::grow, 4},
     KindRow{"closed_truncate", Kind::closed_truncate, 1},
     KindRow{"punch_hole", Kind::punch_hole, 4},
@@ -144,12 +144,14 @@ class OperationDraw {
     switch (op.kind) {
       case Kind::append:
         op.offset = end;
+        if (end == shape_.max_bytes) shrink(op, end);
         break;
       case Kind::shrink:
         op.offset = std::min(op.offset, end);
         break;
       case Kind::grow:
         op.offset = std::max(op.offset, end);
+        if (end == shape_.max_bytes) shrink(op, end);
         break;
       case Kind::mapped_write:  // past the end is nothing to map
         op.offset = std::min(op.offset, end);
@@ -199,14 +201,23 @@ class OperationDraw {
     return at + off < 3 ? 0 : at + off - 3;
   }
 
+  /// What takes the place of an operation that a file of the largest size has no room for.
+  void shrink(Operation& op, std::uint64_t end) {
+    op.kind = Kind::shrink;
+    op.offset = random_.below(end);
+  }
+
   std::uint64_t offset(std::uint64_t end) {
+    // Half of them no further than a little past the end, or every file would have the largest size soon.
+    const auto reach =
+        random_.one_in(2) ? shape_.max_bytes : std::min(shape_.max_bytes, end + 1 + random_.below(shape_.chunk_bytes));
     std::uint64_t at = 0;
     switch (random_.below(8)) {
       case 0:
       case 1:
       case 2: {
         const auto border = unit();
-        at = near(random_.below(shape_.max_bytes / border + 1) * border);
+        at = near(random_.below(reach / border + 1) * border);
         break;
       }
       case 3:
@@ -219,9 +230,9 @@ class OperationDraw {
         at = random_.below(end + 1);
         break;
       default:
-        at = random_.below(shape_.max_bytes);
+        at = random_.below(reach);
     }
-    return std::min(at, shape_.max_bytes);
+    return std::min(at, reach);
   }
 
   std::uint64_t size() {
