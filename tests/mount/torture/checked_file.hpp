@@ -341,6 +341,7 @@ inline bool CheckedFile::apply(const Operation& op, const CheckedFile& other) {
       return true;
     case Kind::reopen:
       close_all();
+      compare_stored();
       open_again();
       return true;
     case Kind::forget_pages:

@@ -259,8 +259,8 @@ class Side {
   }
   bool say(const struct stat& found) {
     std::ostringstream text;
-    text << " mode " << std::oct << found.st_mode << std::dec << " links " << found.st_nlink << " size "
-         << found.st_size;
+    text << " mode " << std::oct << found.st_mode << std::dec << " links " << found.st_nlink;
+    if (!S_ISDIR(found.st_mode)) text << " size " << found.st_size;  // that of a directory is its filesystem's to say
     answer_ += text.str();
     return true;
   }

@@ -39,7 +39,7 @@ enum class Kind : std::uint8_t {
   seek,
   sync,
   stored,  ///< a sync, after which SOURCE is looked at
-  reopen,
+  reopen,  ///< and between close and open SOURCE is looked at
   forget_pages,
   forget_everything,  ///< the kernel's caches of all files, inodes and names
   whole,              ///< a read of all of it
