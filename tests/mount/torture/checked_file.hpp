@@ -76,10 +76,10 @@ class CheckedFile {
   static constexpr std::uint64_t mask = 0xA5A5A5A5'5A5A5A5A;  // so that few bytes are zero
 
   static std::uint64_t cell(std::uint64_t number, std::uint64_t index) { return (number << 32 | index) ^ mask; }
-  static std::string meaning(std::uint64_t value) {
+  [[nodiscard]] std::string meaning(std::uint64_t value) const {
     if (value == 0) return "zeros";
     value ^= mask;
-    if (value >> 32 > 0x3FFFFFFF) return "of more than one operation";
+    if (value >> 32 > newest_) return "of more than one operation";
     return "operation " + std::to_string(value >> 32) + ", offset " + std::to_string((value & 0xFFFFFFFF) * cell_bytes);
   }
 
@@ -162,6 +162,7 @@ class CheckedFile {
 
   const std::string path_, behind_;
   int fd_ = -1, append_fd_ = -1, direct_fd_ = -1;
+  std::uint64_t newest_ = 0;  // the number of the last operation
   std::vector<std::byte> held_;
   std::vector<std::byte> into_;
 };
@@ -281,6 +282,7 @@ inline void CheckedFile::seek(const Operation& op) const {
 }
 
 inline bool CheckedFile::apply(const Operation& op, const CheckedFile& other) {
+  newest_ = op.number;
   switch (op.kind) {
     case Kind::read:
       read(fd_, op.offset, op.size_bytes, "read");
