@@ -29,7 +29,7 @@ def bytes_are_as_in_flat_arrays(chunk):
     for number, setting in enumerate(settings([chunk])):
         seed = FIRST_SEED + 2 * number
         print(f"  TARN_MOUNTED_SEED={seed}: {setting}", flush=True)
-        outcome = torture_bytes(setting, seed, 6000, 3000, forget_every=1500)
+        outcome = torture_bytes(setting, seed, 4000, 2000, forget_every=1000)
         evictions += outcome.stats["evictions"]
         flushes += outcome.stats["flushes"]
     expect(evictions > 1000 and flushes > 1000, f"memory was not short: {evictions} evictions, {flushes} flushes")
@@ -49,7 +49,7 @@ def bytes_are_as_in_flat_arrays_with_64k_chunks_on_every_path():
 def names_answer_as_in_a_plain_directory():
     for number, setting in enumerate(settings()[::3]):
         print(f"  TARN_MOUNTED_SEED={FIRST_SEED + number}: {setting}", flush=True)
-        torture_names(setting, FIRST_SEED + number, 12_000)
+        torture_names(setting, FIRST_SEED + number, 8000)
 
 
 @case()

@@ -38,7 +38,7 @@ enum class Kind : std::uint8_t {
   copy,  ///< from the next file
   seek,
   sync,
-  stored,  ///< a sync, after which SOURCE is looked at
+  stored,  ///< a sync or a close, after which SOURCE is looked at
   reopen,  ///< and between close and open SOURCE is looked at
   forget_pages,
   forget_everything,  ///< the kernel's caches of all files, inodes and names
