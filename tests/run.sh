@@ -4,7 +4,7 @@
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
-#   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs, a million or so many; writes build/report/mounted.md
+#   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

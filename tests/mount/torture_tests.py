@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Random operations on a mounted tarnfs: on bytes, beside flat arrays; on names, beside a plain directory. What goes wrong
-names its seed, and leaves a log of its operations that can be done again. `tests/run.sh mounted` does much more of it.
+"""Random operations on a mounted tarnfs: on bytes, beside flat arrays; on names, beside a plain directory. What goes
+wrong names its seed, and leaves a log of its operations that can be done again; `tests/run.sh mounted` does much more
+of it.
 
-    TARN_MOUNTED_SEED=7 tests/mount/torture_tests.py CASE        begins with this seed
+    TARN_MOUNTED_SEED=7 tests/mount/torture_tests.py CASE        begins with this seed; each setting takes a later one
 
 cases.py says how they are run, and TORTURE_BIN is the directory of the programs that torture.py runs.
 """
@@ -28,7 +29,7 @@ def bytes_are_as_in_flat_arrays(chunk):
     evictions = flushes = 0
     for number, setting in enumerate(settings([chunk])):
         seed = FIRST_SEED + 2 * number
-        print(f"  TARN_MOUNTED_SEED={seed}: {setting}", flush=True)
+        print(f"  seed {seed}: {setting}", flush=True)
         outcome = torture_bytes(setting, seed, 4000, 2000, forget_every=1000)
         evictions += outcome.stats["evictions"]
         flushes += outcome.stats["flushes"]
@@ -48,7 +49,7 @@ def bytes_are_as_in_flat_arrays_with_64k_chunks_on_every_path():
 @case(timeout=120)
 def names_answer_as_in_a_plain_directory():
     for number, setting in enumerate(settings()[::3]):
-        print(f"  TARN_MOUNTED_SEED={FIRST_SEED + number}: {setting}", flush=True)
+        print(f"  seed {FIRST_SEED + number}: {setting}", flush=True)
         torture_names(setting, FIRST_SEED + number, 8000)
 
 
