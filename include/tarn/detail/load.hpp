@@ -268,6 +268,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   // Out of `loading`, with nothing held any more. Unless it was started, those who wait for it learn nothing by it.
   void leave(bool started) noexcept {
     places_.free_fresh();
+    requests_.clear();
     {
       std::lock_guard table{record_->table_mutex};
       untouched = started && !dropped && loading == wanted;

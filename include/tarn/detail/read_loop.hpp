@@ -192,8 +192,9 @@ class ReadLoop {
     if (collected) need_.chunks = loads->chunks_needed();
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
+      const bool has_spare = reserve_.size() > need_.chunks;  // given back, that may be room enough
       if (collected) begun = loads->begin(window, uncached_ ? nullptr : &reserve_);
-      if (begun == Begun::need_room) more_bytes_ *= 2;
+      if (begun == Begun::need_room && !has_spare) more_bytes_ *= 2;
     }
     need_.bytes = more_bytes_;
     window.release();
@@ -219,7 +220,7 @@ class ReadLoop {
   // Where the bytes of an uncached load go.
   [[nodiscard]] std::byte* past_the_pool() const { return past_ ? past_.get() : into_; }
   void ask_for_room() {
-    kept_.clear();
+    let_go();  // the chunks for the rest of the parts, too: they may be the room that there is
     needs_room_ = true;
   }
   void let_go() {
