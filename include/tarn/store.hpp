@@ -192,23 +192,31 @@ concept FlushesByUnitOrRange = HasFlushUnit<S> || !names_flush_unit<std::remove_
 /// tarn asks only for bytes that the store said it has. That memory is not zeroed before: where a store has not filled
 /// what it counts, readers see what was there, perhaps another file's.
 template <class S, class Traits>
-concept ChunkLoader = detail::AnswersLoadAtOnce<S, Traits> || detail::AnswersLoadLater<S, Traits>;
+concept ChunkLoader = (detail::AnswersLoadAtOnce<S, Traits> ||
+                       detail::AnswersLoadLater<S, Traits>)&&detail::LoadsByUnitOrRange<S>;
 
 /// Takes bytes.
 template <class S, class Traits>
-concept ChunkFlusher = detail::AnswersFlushAtOnce<S, Traits> || detail::AnswersFlushLater<S, Traits>;
+concept ChunkFlusher = (detail::AnswersFlushAtOnce<S, Traits> ||
+                        detail::AnswersFlushLater<S, Traits>)&&detail::FlushesByUnitOrRange<S>;
 
 /// All a DirtyFile needs.
 template <class S, class Traits>
 concept ChunkStore = ChunkLoader<S, Traits> && ChunkFlusher<S, Traits> && detail::Removes<S, Traits> &&
     detail::SyncsOrHasNoSync<S, Traits> && detail::ReservesOrHasNoReserve<S, Traits> &&
-    detail::FlushesAtOnceOrOneByOne<S, Traits> && detail::LoadsByUnitOrRange<S> && detail::FlushesByUnitOrRange<S>;
+    detail::FlushesAtOnceOrOneByOne<S, Traits>;
 
 namespace detail {
 
 /// Whether it is a store. An error of the compiler, in words, if it is none.
 template <class S, class Traits>
 [[nodiscard]] constexpr bool check_store() {
+  static_assert(LoadsByUnitOrRange<S>,
+                "the store's load_unit is not one that tarn reads: static constexpr LoadUnit, "
+                "public");
+  static_assert(FlushesByUnitOrRange<S>,
+                "the store's flush_unit is not one that tarn reads: static constexpr "
+                "FlushUnit, public");
   static_assert(ChunkLoader<S, Traits>,
                 "a store has Result<std::size_t> load(const LoadRequest<Traits>&), or void load with a LoadToken, too");
   static_assert(ChunkFlusher<S, Traits>,
@@ -223,12 +231,6 @@ template <class S, class Traits>
   static_assert(
       FlushesAtOnceOrOneByOne<S, Traits>,
       "the store's flushes_at_once is not one that tarn calls: std::size_t flushes_at_once() noexcept, public");
-  static_assert(LoadsByUnitOrRange<S>,
-                "the store's load_unit is not one that tarn reads: static constexpr LoadUnit, "
-                "public");
-  static_assert(FlushesByUnitOrRange<S>,
-                "the store's flush_unit is not one that tarn reads: static constexpr "
-                "FlushUnit, public");
   return ChunkStore<S, Traits>;
 }
 

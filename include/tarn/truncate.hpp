@@ -54,6 +54,7 @@ class Removal {
   void take_out() {
     std::lock_guard table{record_->table_mutex};
     (void)core_.take_out(*record_, range_);
+    record_->note_cut(range_);
   }
 
   void commit() noexcept {

@@ -1520,8 +1520,10 @@ class World {
     if (asked.since.bits != 0) came(Came::sync_failed_after_change);
     ++file.failures;
     disk_of(file).note_sync_failed(std::move(asked.log));
+    // Also of a sync that has ended and not been told yet: a part stored anew since brings bytes with it.
     for (auto& call : calls_) {
-      if (call->file == asked.file && call->kind == Kind::flush) call->untouched = {};
+      const bool over = call->kind == Kind::flush || units.flush == tarn::FlushUnit::parts;
+      if (call->file == asked.file && over) call->untouched = {};
     }
     const tarn::detail::Resumer hold;
     end(std::move(asked.token));

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include <tarn/detail/pool_core.hpp>
 
@@ -24,15 +25,28 @@ template <class Traits>
 class AheadCharge {
  public:
   AheadCharge(PoolCore<Traits>& core, std::size_t chunks)
-      : sum_{core.counters.ahead_charge_bytes}, bytes_{chunks * (core.chunk_bytes() + core.chunk_overhead_bytes)} {
+      : chunks_{chunks},
+        sum_{core.counters.ahead_charge_bytes},
+        bytes_{chunks * (core.chunk_bytes() + core.chunk_overhead_bytes)} {
     fits_ = sum_.fetch_add(bytes_) + bytes_ <= ahead_limit_bytes(core);
+  }
+  /// Of `chunks`; or of `least` and half of the others, or half of those, and so on. Null: not even of `least`.
+  /// Errors: throws bad_alloc.
+  [[nodiscard]] static std::shared_ptr<const AheadCharge> of(PoolCore<Traits>& core, std::size_t least,
+                                                             std::size_t chunks) {
+    for (auto more = chunks - least;; more /= 2) {
+      auto charge = std::make_shared<const AheadCharge>(core, least + more);
+      if (charge->fits_) return charge;
+      if (more == 0) return nullptr;
+    }
   }
   AheadCharge(const AheadCharge&) = delete;
   AheadCharge& operator=(const AheadCharge&) = delete;
   ~AheadCharge() { sum_.fetch_sub(bytes_); }
-  [[nodiscard]] bool fits() const { return fits_; }
+  [[nodiscard]] std::size_t chunks() const { return chunks_; }
 
  private:
+  const std::size_t chunks_;
   Atomic<std::uint64_t>& sum_;
   const std::uint64_t bytes_;
   bool fits_ = false;

@@ -58,12 +58,12 @@ class ChunkReserve {
 
   [[nodiscard]] std::size_t size() const { return chunks_.size(); }
 
-  /// Reserves what is needed, evicting clean chunks for it. One call at a time does: two that took half each would both
-  /// fail. A call that fails wakes others only for what it evicted, not for what it took and gave back, so that two
-  /// that wait do not wake each other for ever.
-  /// Returns:  Freed::some if all is there now; else why not, and nothing is reserved.
+  /// Reserves what is needed, and `spare` chunks more or as many of them as there are, evicting clean chunks for it.
+  /// One call at a time does: two that took half each would both fail. A call that fails wakes others only for what it
+  /// evicted, not for what it took and gave back, so that two that wait do not wake each other for ever.
+  /// Returns:  Freed::some if all that is needed is there now; else why not, and nothing is reserved.
   /// Requires: the caller holds nothing.
-  [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need<Traits>& need) {
+  [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need<Traits>& need, std::size_t spare = 0) {
     using Freed = typename PoolCore<Traits>::Freed;
     if (!need.may_dirty(core_)) return Freed::none;
     std::unique_lock one_at_a_time{core_.fill_mutex};
@@ -83,6 +83,7 @@ class ChunkReserve {
         return freed;
       }
     }
+    fill_spare(need.chunks + spare, need.bytes);
     if (!counted_) counted_.emplace(core_.reserves);
     return Freed::some;
   }
@@ -98,6 +99,18 @@ class ChunkReserve {
   }
 
  private:
+  // Requires: fill_mutex.
+  void fill_spare(std::size_t chunks, std::uint64_t bytes) {
+    while (chunks_.size() < chunks) {
+      auto* const chunk = core_.make_chunk();
+      if (chunk != nullptr && core_.budget.would_fit(bytes)) {
+        keep(chunk);
+        continue;
+      }
+      if (chunk != nullptr) core_.free_quietly(chunk);
+      if (core_.free_some() != PoolCore<Traits>::Freed::some) return;
+    }
+  }
   void keep(PoolChunk* chunk) {
     try {
       chunks_.push_back(chunk);

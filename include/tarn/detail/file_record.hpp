@@ -62,15 +62,22 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
   LoadInFlight& operator=(const LoadInFlight&) = delete;
 
   ExtentSet loading;
+  ExtentSet asked;  // of whole parts: all that the store is asked for, whether it may fill that or not
   LoadInFlight* next = nullptr;
   bool ahead = false;    // of any read: what becomes of it is nobody's to hear
+  bool cut = false;      // something of `asked` is gone since: the store may rightly not have it
   bool dropped = false;  // the file was dropped: the record forgot this load
 
   Atomic<bool> done{false};  // what follows is read only after it, and changes only before
   std::error_code error;
   bool lacked_room = false;   // it was fetched, and the budget had no room for it
-  bool untouched = true;      // nobody has changed what was asked for since
+  ExtentSet failed;           // what of it could not be had, if the store said so
+  bool untouched = true;      // nobody has changed what was wanted since
+  bool by_content = false;    // asked for by content id alone, in no file's name
   std::uint64_t version = 0;  // of the file, that the store was asked for
+
+  /// Whether its error says something of bytes that are still missing.
+  [[nodiscard]] bool error_counts() const { return untouched && !cut; }
 
  protected:
   ~LoadInFlight() = default;
@@ -124,6 +131,10 @@ struct FileRecord {
       flush->lent.subtract(range);
     }
     return lent_bytes;
+  }
+  /// Bytes of `range` are gone, and will not be in the store.
+  void note_cut(ByteRange range) noexcept {
+    for (auto* load = loads; load != nullptr; load = load->next) load->cut = load->cut || load->asked.intersects(range);
   }
   /// A load that may still fill some of `range`, or null.
   [[nodiscard]] LoadInFlight* load_of(ByteRange range) const {

@@ -63,17 +63,31 @@ class LatchedChunks {
     return false;
   }
 
+  /// Lets go of the latches, and gives the pins to `to`. Requires: that has room for size() more.
+  void pass_pins_to(LatchedChunks& to) noexcept {
+    for (; !entries_.empty(); entries_.pop_back()) {
+      const auto [chunk, mode] = entries_.back();
+      unlatch(*chunk, mode);
+      to.hold(*chunk);
+    }
+  }
+  [[nodiscard]] std::size_t size() const { return entries_.size(); }
+
   void release() noexcept {
     while (!entries_.empty()) {
       const auto [chunk, mode] = entries_.back();
       entries_.pop_back();
-      if (mode == LatchMode::shared) chunk->state.unlatch_shared(core_.parking);
-      if (mode == LatchMode::exclusive) chunk->state.unlatch_exclusive(core_.parking);
+      unlatch(*chunk, mode);
       core_.unpin(*chunk);
     }
   }
 
  private:
+  void unlatch(PoolChunk& chunk, LatchMode mode) noexcept {
+    if (mode == LatchMode::shared) chunk.state.unlatch_shared(core_.parking);
+    if (mode == LatchMode::exclusive) chunk.state.unlatch_exclusive(core_.parking);
+  }
+
   struct Entry {
     PoolChunk* chunk;
     LatchMode mode;

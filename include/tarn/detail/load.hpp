@@ -6,9 +6,8 @@
 //   begin    under the file's lock and the window's latches: split the missing bytes by record (the file's own, or a
 //            part's content), give each a reserved chunk for every chunk touched, and enter `loading`
 //   start    with nothing held but those chunks: the store is asked; it answers at once, or later by tokens
-//   finish   with the last answer, in the thread that brings it. For each chunk: attached if the file has none there,
-//            else what is still in `loading` and not held is copied in; the chunk stays pinned, so that the read that
-//            loaded it cannot lose it before it has read it. Then out of `loading`, and whoever waits looks again
+//   finish   with the last answer, in the thread that brings it: what came lands (see load_landing.hpp). Then out of
+//            `loading`, and whoever waits looks again
 //
 // A load belongs to its tokens and to those who wait for it. Who stops waiting takes nothing from the others, and the
 // memory that the store fills lives as long as the store may fill it.
@@ -21,9 +20,12 @@
 // it is still in `loading` at the end.
 //
 // Of a store that gives whole parts (LoadUnit::parts) the request covers the part as far as the store has it. Since it
-// comes anyway, the rest of the part joins what is wanted, as far as nothing has to be waited for: where no chunk is,
-// or one that the window has latched, nobody is loading it, and there are reserved chunks to spare. What does not join
-// goes to memory of the load's own, or to bytes of a reserved chunk that are not made valid, and counts for nothing.
+// comes anyway, the rest of the part joins what is wanted, as far as that asks for no wait: where no chunk is, or one
+// that holds wanted bytes, too, and is latched for them; where nobody is loading it; and as far as there are reserved
+// chunks to spare. What does not join goes to memory of the load's own, or to bytes of a reserved chunk that are not
+// made valid, and counts for nothing.
+//
+// An error is of a request, and so of a part: who waits for other bytes of this load looks again.
 //
 // Thread safety: begin and start are one call's own; settle comes from any thread; what it shares is under the record's
 //                table mutex.
@@ -42,6 +44,7 @@
 #include <utility>
 
 #include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/load_landing.hpp>
 #include <tarn/detail/load_places.hpp>
 #include <tarn/detail/load_requests.hpp>
 #include <tarn/detail/read_window.hpp>
@@ -73,10 +76,22 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   enum class Begun : std::uint8_t { yes, need_room, elsewhere, again };
 
   /// Makes it one ahead of a read: what others are loading is left to them. Requires: not begun.
-  void go_ahead() {
+  void go_ahead(const ChunkLayout& layout) {
     ahead = true;
-    std::lock_guard table{record_->table_mutex};
-    for (const auto* other = record_->loads; other != nullptr; other = other->next) wanted.subtract(other->loading);
+    subtract_loading(wanted);
+    const auto parts = std::exchange(asked, {});  // those that nothing is wanted of any more are not asked for
+    for (const auto& extent : parts.extents()) {
+      for (auto at = extent.offset(); at < extent.end();) {
+        const auto part = layout.part_range(layout.part_of(at + shift_));
+        const auto of_part = ByteRange::between(at, std::min(extent.end(), part.end() - shift_));
+        if (wanted.intersects(of_part)) {
+          asked.add(of_part);
+        } else {
+          in_parts.subtract(of_part);
+        }
+        at = of_part.end();
+      }
+    }
   }
 
   /// Enters `wanted` in `loading`. With a reserve, places are made for every chunk; without, the caller's buffer is
@@ -93,6 +108,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     std::lock_guard table{record_->table_mutex};
     for (const auto& extent : wanted.extents()) {
       if (auto* const other = record_->load_of(extent); other != nullptr) {
+        other_bytes_ = other->loading.intersect(extent);
         other_ = other->shared_from_this();
         return Begun::elsewhere;
       }
@@ -110,9 +126,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     if (places_.size() != 0) counted_.emplace(core_.reserves);
     return Begun::yes;
   }
-  [[nodiscard]] std::uint64_t rest_bytes() const { return rest_bytes_; }
-  /// The load that has the bytes, when begin answered elsewhere.
+  [[nodiscard]] std::uint64_t rest_bytes() const { return rest_.size_bytes(); }
+  /// The load that has the bytes, and which, when begin answered elsewhere.
   [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return std::move(other_); }
+  [[nodiscard]] ExtentSet take_other_bytes() { return std::move(other_bytes_); }
   /// Begun, and not to be started after all.
   void abandon() noexcept {
     if (begun_) leave(false);
@@ -125,10 +142,11 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
              const std::optional<ContentId>& content, const ChunkLayout& layout, std::byte* into,
              std::shared_ptr<const void> kept) noexcept {
     version = version_asked;
+    by_content = !file.has_value();
     goes_with_it_ = std::move(kept);
-    core_.counters.load_ahead_bytes.fetch_add(rest_bytes_, std::memory_order_relaxed);
+    core_.counters.load_ahead_bytes.fetch_add(rest_bytes(), std::memory_order_relaxed);
     try {
-      requests_.list({.file = file, .content = content, .version = version}, layout, shift_, wanted, in_parts,
+      requests_.list({.file = file, .content = content, .version = version}, layout, shift_, wanted, asked,
                      places_.all(), into);
     } catch (...) {
       requests_.clear();
@@ -144,20 +162,21 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     return requests_[index].request;
   }
   void settle(std::size_t index, const Result<std::size_t>& filled) noexcept override {
-    const auto& asked = request(index);
-    const auto size_bytes = asked.range.size_bytes();
+    const auto& its = request(index);
+    const auto size_bytes = its.range.size_bytes();
     // The store said that it has these bytes: fewer are lost ones, and zeros in their place would hide that.
-    const bool lost = filled && *filled != asked.into.size_bytes();
+    const bool lost = filled && *filled != its.into.size_bytes();
     const auto why = lost ? std::make_error_code(std::errc::io_error) : filled.error();
     if (lost || !filled) {
       note_error(why);
+      note_failed(its.range);
     } else {
       core_.counters.load_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
       fetched_bytes_.fetch_add(size_bytes);
     }
     if constexpr (hears_loads<Traits>) {
       const auto ns = core_.time.now_ns() - requests_[index].asked_ns;
-      core_.observer.on_load_done(asked.file, asked.content, size_bytes, ns, why);
+      core_.observer.on_load_done(its.file, its.content, size_bytes, ns, why);
     }
     close_one();
   }
@@ -171,8 +190,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     (void)chunks_needed();
     std::size_t count = 0;
     auto last = UINT64_MAX;
+    auto rest = in_parts;
+    subtract_loading(rest);
     std::lock_guard table{record_->table_mutex};
-    for_each_chunk_of(core_.layout, in_parts, [&](std::uint64_t index, ByteRange) {
+    for_each_chunk_of(core_.layout, rest, [&](std::uint64_t index, ByteRange) {
       if (index != last && !places_.has(index) && record_->table.find(index) == nullptr) ++count;
       last = index;
     });
@@ -180,6 +201,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
  private:
+  void subtract_loading(ExtentSet& from) {
+    std::lock_guard table{record_->table_mutex};
+    for (const auto* other = record_->loads; other != nullptr; other = other->next) from.subtract(other->loading);
+  }
   // First what follows the wanted bytes, for who reads on comes there. Without memory, nothing.
   // Requires: the table mutex, and the window's latches.
   void add_rest_of_parts(ReadWindow<Traits>& window, ChunkReserve<Traits>& reserve,
@@ -203,9 +228,11 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
           }
         });
       }
+      rest = all;
+      rest.subtract(wanted);
       loading = all;
-      rest_bytes_ = all.size_bytes() - wanted.size_bytes();
       wanted = std::move(all);
+      rest_ = std::move(rest);
     } catch (const std::bad_alloc&) {  // a place that was added has nothing to land, and is given back with the others
     }
     places_.sort();
@@ -248,6 +275,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   void note_error(std::error_code why) noexcept {
     if (!failed_.exchange(true)) error = why;
   }
+  void note_failed(ByteRange range) noexcept {
+    std::lock_guard table{record_->table_mutex};
+    try {
+      failed.add(ByteRange::between(range.offset() - shift_, range.end() - shift_));
+    } catch (const std::bad_alloc&) {
+      failed = ExtentSet{ByteRange::between(0, max_offset)};
+    }
+  }
   void close_one() noexcept {
     if (open_.fetch_sub(1) == 1) finish();
   }
@@ -259,7 +294,9 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       error = std::make_error_code(static_cast<std::errc>(ESTALE));
     }
     if (!failed_.load()) {
-      error = land();
+      LoadLanding<Traits> landing{core_, *record_, *this, rest_, kept_};
+      error = landing.land(places_.all());
+      landed_bytes_ = landing.landed_bytes();
       lacked_room = error == std::errc::no_buffer_space;
       if (lacked_room) error.clear();
     }
@@ -294,108 +331,20 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     }
   }
 
-  [[nodiscard]] std::error_code land() noexcept {
-    try {
-      for (auto& place : places_.all()) {
-        if (const auto why = land(place); why) return why;
-      }
-    } catch (const std::bad_alloc&) {
-      return std::make_error_code(std::errc::not_enough_memory);
-    }
-    return {};
-  }
-  [[nodiscard]] std::error_code land(LoadPlace<Traits>& place) {
-    const auto whole = core_.layout.chunk_range(place.index);
-    for (;;) {
-      std::unique_lock table{record_->table_mutex};
-      auto* const chunk = record_->table.find(place.index);
-      if (chunk == nullptr) {
-        if (dropped || !loading.intersects(whole)) return {};
-        return adopt(place);
-      }
-      if (!chunk->state.try_pin()) return std::make_error_code(std::errc::resource_unavailable_try_again);
-      table.unlock();
-      LatchedChunks<Traits> latched{core_};
-      latched.hold(*chunk);
-      latched.latch(LatchMode::exclusive);
-      table.lock();
-      if (chunk->state.is(ChunkState::detached)) continue;  // dropped meanwhile: look again
-      const auto fill = loading.intersect(whole);
-      table.unlock();
-      // From here on the latch keeps everybody from changing these bytes, and so from taking them out of `loading`.
-      const auto why = copy_in(*chunk, place, fill, whole.offset());
-      if (!why && chunk->state.try_pin()) kept_.hold(*chunk);
-      return why;
-    }
-  }
-
-  // The file has no chunk here: it takes ours. Requires: the table mutex.
-  [[nodiscard]] std::error_code adopt(LoadPlace<Traits>& place) {
-    const auto whole = core_.layout.chunk_range(place.index);
-    auto& fresh = *place.fresh;
-    const auto fill = loading.intersect(whole);
-    for (const auto& extent : fill.extents()) {
-      const auto in_chunk = core_.layout.in_chunk(place.index, extent);
-      if (const auto why = add_valid(fresh, in_chunk); why) return why;
-    }
-    core_.attach(fresh, *record_, place.index);
-    landed_bytes_ += fill.size_bytes();
-    place.fresh = nullptr;
-    place.reserved = false;  // the chunk uses the place now
-    fresh.state.unlatch_exclusive(core_.parking);
-    kept_.hold(fresh);
-    return {};
-  }
-
-  // Requires: the exclusive latch on `chunk`.
-  [[nodiscard]] std::error_code copy_in(PoolChunk& chunk, LoadPlace<Traits>& place, const ExtentSet& fill,
-                                        std::uint64_t offset) {
-    if (fill.empty()) return {};
-    const bool moves = chunk.state.is(ChunkState::in_flush);
-    if (moves) {
-      // A flush reads this memory: our own takes its place, once it has the bytes that are valid.
-      chunk.valid.for_each_in(ByteRange::between(0, core_.chunk_bytes()), [&](ByteRange run) {
-        std::memcpy(place.fresh->memory + run.offset(), chunk.memory + run.offset(),
-                    static_cast<std::size_t>(run.size_bytes()));
-      });
-      core_.move_to(chunk, *std::exchange(place.fresh, nullptr));
-    }
-    for (const auto& extent : fill.extents()) {
-      auto rest = ByteRange::between(extent.offset() - offset, extent.end() - offset);
-      while (const auto gap = chunk.valid.next_gap_in(rest)) {
-        if (!moves) {  // else the memory is our own, filled already
-          std::memcpy(chunk.memory + gap->offset(), place.fresh->memory + gap->offset(),
-                      static_cast<std::size_t>(gap->size_bytes()));
-        }
-        if (const auto why = add_valid(chunk, *gap); why) return why;
-        landed_bytes_ += gap->size_bytes();
-        rest = ByteRange::between(gap->end(), rest.end());
-      }
-    }
-    return {};
-  }
-  // Requires: none of it is valid.
-  [[nodiscard]] std::error_code add_valid(PoolChunk& chunk, ByteRange in_chunk) {
-    if (prepare_extents(core_, chunk, Lists::valid) != 0) return std::make_error_code(std::errc::no_buffer_space);
-    const ExtentsChange<Traits> change{core_, chunk};
-    chunk.valid.add(in_chunk, core_.chunk_bytes());
-    core_.counters.valid_bytes.fetch_add(in_chunk.size_bytes(), std::memory_order_relaxed);
-    return {};
-  }
-
   Core& core_;
   RecordRef<Traits> record_;
   const std::uint64_t shift_;
   LoadPlaces<Traits> places_;
+  ExtentSet rest_;              // of what is wanted: what came with the part, and nobody asked for
   LatchedChunks<Traits> kept_;  // what has landed
   std::shared_ptr<const void> goes_with_it_;
   LoadRequests<Traits> requests_;
   Atomic<std::size_t> open_{0};  // answers to come, and one for start
   Atomic<bool> failed_{false};
   Atomic<std::uint64_t> fetched_bytes_{0};
-  std::uint64_t rest_bytes_ = 0;    // of what is wanted, those that came with the part
   std::uint64_t landed_bytes_ = 0;  // of what was fetched, those that a chunk has now
   std::shared_ptr<LoadInFlight> other_;
+  ExtentSet other_bytes_;
   std::optional<typename Core::Count> counted_;
   bool begun_ = false;
 };

@@ -47,12 +47,15 @@ template <class File, class Store>
     range = range.intersect(ByteRange::between(0, file.meta.size()));
     if (range.empty() || window.plan(*file.record, file.meta, file.layout, range, false)) return std::nullopt;
     Need<Traits> need{.bytes = Core::record_and_table_bytes};
+    std::size_t rest_chunks = 0;
     if (loads.collect(file, window.missing().extents(), false, load_unit_of<Store>())) {
-      const auto bytes = loads.go_ahead();
+      const auto bytes = loads.go_ahead(file.layout);
       if (bytes == 0) return 0;
-      need.chunks = loads.chunks_needed() + loads.chunks_of_rest();
-      if (reserve.size() >= need.chunks) {
-        if (loads.begin(window, &reserve) != Load<Traits>::Begun::yes) return std::nullopt;
+      need.chunks = loads.chunks_needed();
+      rest_chunks = loads.chunks_of_rest();
+      if (charge != nullptr && reserve.size() >= need.chunks && charge->chunks() >= need.chunks) {
+        const auto spare = std::min(reserve.size(), charge->chunks()) - need.chunks;
+        if (loads.begin(window, &reserve, spare) != Load<Traits>::Begun::yes) return std::nullopt;
         window.release();
         lock.unlock();
         reserve.clear();
@@ -64,8 +67,9 @@ template <class File, class Store>
     window.release();
     lock.unlock();
     charge.reset();
-    charge = std::make_shared<const AheadCharge<Traits>>(core, need.chunks);
-    if (!charge->fits() || core.has_room_waiters() || reserve.fill(need) != Core::Freed::some) return std::nullopt;
+    charge = AheadCharge<Traits>::of(core, need.chunks, need.chunks + rest_chunks);
+    if (charge == nullptr || core.has_room_waiters()) return std::nullopt;
+    if (reserve.fill(need, charge->chunks() - need.chunks) != Core::Freed::some) return std::nullopt;
   }
   return std::nullopt;
 }

@@ -32,6 +32,7 @@ struct LoadPlace {
   std::uint64_t index;
   Chunk<Traits>* fresh = nullptr;  // its memory is what the store fills
   bool reserved = false;           // in the record's table
+  bool spare = false;              // of bytes that nobody asked for
 };
 
 template <class Traits>
@@ -49,7 +50,7 @@ class LoadPlaces {
   void set(const ExtentSet& wanted) {
     places_.clear();
     for_each_chunk_of(core_.layout, wanted, [&](std::uint64_t index, ByteRange) {
-      if (places_.empty() || places_.back().index != index) places_.push_back({index});
+      if (places_.empty() || places_.back().index != index) places_.push_back({.index = index});
     });
     sorted_ = places_.size();
   }
@@ -68,7 +69,7 @@ class LoadPlaces {
   }
   /// One more, with its chunk. Returns: false, as fill. Errors: throws bad_alloc, and adds none.
   [[nodiscard]] bool add_spare(std::uint64_t index, ChunkReserve<Traits>& reserve) {
-    places_.push_back({index});
+    places_.push_back({.index = index, .spare = true});
     if (fill(places_.back(), reserve)) return true;
     places_.pop_back();
     return false;

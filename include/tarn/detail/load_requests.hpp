@@ -46,11 +46,12 @@ class LoadRequests {
     std::int64_t asked_ns = 0;                             // if the observer hears how long it took
   };
 
-  /// `shift` is added to an offset of the sets and places to make one of the source. `in_parts`: see Load. `places`:
-  /// ascending. `into`, if not null, takes the first extent of `wanted`.
+  /// `shift` is added to an offset of the sets and places to make one of the source. `whole`: of the parts of `wanted`,
+  /// all that is to be asked for; empty: `wanted`. `places`: ascending. `into`, if not null, takes the first extent of
+  /// `wanted`.
   /// Errors:  throws bad_alloc; then clear.
   void list(LoadSource<Traits> source, const ChunkLayout& layout, std::uint64_t shift, const ExtentSet& wanted,
-            const ExtentSet& in_parts, std::span<const LoadPlace<Traits>> places, std::byte* into) {
+            const ExtentSet& whole, std::span<const LoadPlace<Traits>> places, std::byte* into) {
     source_ = std::move(source);
     std::uint64_t asked_end = 0;
     for (const auto& extent : wanted.extents()) {
@@ -59,10 +60,7 @@ class LoadRequests {
         const auto in_source = layout.part_range(number);
         const auto part = ByteRange::between(in_source.offset() - shift, in_source.end() - shift);
         auto range = ByteRange::between(at, std::min(extent.end(), part.end()));
-        if (!in_parts.empty()) {
-          const auto stored = in_parts.intersect(part);
-          range = ByteRange::between(part.offset(), stored.extents().back().end());
-        }
+        if (!whole.empty()) range = *whole.next_in(part);
         asked_end = range.end();
         const auto first = into == nullptr ? ByteRange{} : wanted.extents().front().intersect(range);
         auto asked = std::make_unique<Asked>();

@@ -6,14 +6,18 @@
 //   look     file lock shared, chunks pinned and latched: all there? then use the pieces, under the latches alone
 //   room     something is missing and chunks are needed for it: let go of everything, get room, look again; of a store
 //            that gives whole parts for the rest of the part too, once, if that is to be had with no wait
-//   load     enter `loading`, let go of everything, ask the store, wait; what has landed stays pinned; look again
+//   load     enter `loading`, let go of everything but the pins, ask the store, wait; what was there and what has
+//            landed stays pinned; look again, and all is there
 //   wait     somebody else loads the same bytes: let go of everything, wait, look again
 //   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there; of a store that answers
 //            later, to memory of the load's own first, since the caller may give up and take the buffer away
 //
-// Nothing is waited for with a latch, the file's lock or a reserved chunk held, apart from the store filling the chunks
-// that were reserved for it.
+// Nothing is waited for with a latch, the file's lock, a reserved chunk or a pin held, apart from the store filling the
+// chunks that were reserved for it. That ends without any more memory, so these pins stand in nobody's way for longer
+// than the store does. And each load that a read begins makes its window complete, unless its bytes change meanwhile:
+// however little room there is, so many reads as there are end after so many loads, whoever evicts what.
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -108,9 +112,7 @@ class ReadLoop {
       if (wait_until_done(other_record_, *other_)) return Progress::waiting;
       const auto other = std::exchange(other_, nullptr);
       kept_.push_back(other);  // it has the chunks that we waited for
-      // Content's bytes may have been asked for in another file's name, whose error is not ours: look again.
-      const bool of_our_own = &*other_record_ == &*file_.record;
-      if (other->error && of_our_own && !other->ahead) judge(other->error, other->untouched, other->version);
+      if (other->error && is_ours(*other)) judge(other->error, other->error_counts(), other->version);
     }
     if (awaits_removal_) {
       const auto seen = file_.record->arrivals.load();
@@ -148,6 +150,14 @@ class ReadLoop {
     if (load.done.load()) return false;
     wait_ = WaitFor<Traits>::arrival(record, seen);
     return true;
+  }
+
+  // Whether the error of somebody else's load is of bytes that we waited for, and of their kind: content may have been
+  // asked for in another file's name. If not, look again.
+  [[nodiscard]] bool is_ours(const LoadInFlight& other) const {
+    const bool of_our_own = &*other_record_ == &*file_.record && (file_.content == nullptr || other.by_content);
+    if (!of_our_own || other.ahead) return false;
+    return std::ranges::any_of(other_bytes_.extents(), [&](ByteRange bytes) { return other.failed.intersects(bytes); });
   }
 
   template <class Use>
@@ -193,7 +203,17 @@ class ReadLoop {
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
       const bool has_spare = reserve_.size() > need_.chunks;  // given back, that may be room enough
-      if (collected) begun = loads->begin(window, uncached_ ? nullptr : &reserve_);
+      const auto spare = rest_charge_ && has_spare ? reserve_.size() - need_.chunks : 0;
+      const auto pins = window.room_for_pins();
+      kept_.reserve(kept_.size() + 1);
+      if (collected) {
+        begun = loads->begin(window, uncached_ ? nullptr : &reserve_,
+                             rest_charge_ ? std::min(spare, rest_charge_->chunks()) : 0);
+      }
+      if (begun == Begun::yes && !uncached_) {
+        window.pass_pins_to(*pins);
+        kept_.push_back(pins);
+      }
       if (begun == Begun::need_room && !has_spare) more_bytes_ *= 2;
     }
     need_.bytes = more_bytes_;
@@ -212,6 +232,7 @@ class ReadLoop {
       let_go();
       core.counters.load_waits.fetch_add(1, std::memory_order_relaxed);
       other_ = loads->take_other();
+      other_bytes_ = loads->take_other_bytes();
       other_record_ = loads->record_of_other().share();
     } else if (begun == Begun::need_room) {
       ask_for_room();
@@ -228,27 +249,21 @@ class ReadLoop {
     reserve_.clear();
     rest_charge_.reset();
   }
-  // Chunks for the rest of the parts too, or for a half of it, and so on. Demand comes first: as in load_ahead.hpp.
+  // Chunks for the rest of the parts, too, if there are any with no wait: demand comes first, as in load_ahead.hpp.
+  // Once a window; after that it takes what it asked for.
   [[nodiscard]] bool reserve_with_rest() {
     auto& core = file_.core;
-    for (auto chunks = std::exchange(rest_chunks_, 0); chunks != 0; chunks /= 2) {
-      rest_charge_.reset();
-      rest_charge_ = std::make_shared<const AheadCharge<Traits>>(core, chunks);
-      if (!rest_charge_->fits()) continue;
-      auto need = need_;
-      need.chunks += chunks;
-      if (!core.has_room_waiters() && reserve_.fill(need) == Core::Freed::some) return true;
-      break;
-    }
-    rest_charge_.reset();
-    return false;
+    const auto rest_chunks = std::exchange(rest_chunks_, 0);
+    if (rest_chunks == 0 || core.has_room_waiters()) return false;
+    rest_charge_ = AheadCharge<Traits>::of(core, 0, rest_chunks);
+    return rest_charge_ != nullptr && reserve_.fill(need_, rest_charge_->chunks()) == Core::Freed::some;
   }
 
   // All that we asked for has been answered.
   void end_loads() {
     auto loads = std::exchange(loads_, nullptr);
     if (const auto* const failed = loads->failed(); failed != nullptr) {
-      return judge(failed->error, loads->untouched(), failed->version);
+      return judge(failed->error, loads->error_counts(), failed->version);
     }
     if (loads->lacked_room()) {
       need_.bytes = more_bytes_ *= 2;  // the extent lists had none: as if it had not been loaded
@@ -263,9 +278,9 @@ class ReadLoop {
     }
   }
   // A load failed: that is our error, or a reason to look again.
-  void judge(std::error_code error, bool untouched, std::uint64_t version) {
+  void judge(std::error_code error, bool counts, std::uint64_t version) {
     if (file_.record->replaced.load()) return (void)fail_with(std::make_error_code(stale));
-    if (!untouched) return;  // changed meanwhile: the store may rightly have them no more
+    if (!counts) return;  // changed meanwhile: the store may rightly have them no more
     if (waits_for_removal()) return;
     if (error != stale) return (void)fail_with(error);
     // A flush of our own may have made a new version meanwhile: then the store was right, and is asked again. Perhaps
@@ -309,10 +324,12 @@ class ReadLoop {
   std::size_t rest_chunks_ = 0;  // that the rest of the parts would take
   std::shared_ptr<const AheadCharge<Traits>> rest_charge_;
   ByteRange first_;
-  std::shared_ptr<std::byte[]> past_;              // what an uncached load fills, if the caller's buffer will not do
-  std::unique_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
-  std::vector<std::shared_ptr<const void>> kept_;  // loads that have landed: they keep the chunks until they are read
-  std::shared_ptr<LoadInFlight> other_;            // somebody else's
+  std::shared_ptr<std::byte[]> past_;           // what an uncached load fills, if the caller's buffer will not do
+  std::unique_ptr<WindowLoads<Traits>> loads_;  // ours, in flight
+  std::vector<std::shared_ptr<const void>>
+      kept_;                             // pins, and loads that have landed: they keep chunks till all is read
+  std::shared_ptr<LoadInFlight> other_;  // somebody else's
+  ExtentSet other_bytes_;                // what we wait for of it
   RecordRef<Traits> other_record_;
   std::uint64_t version_ = 0;
   WaitFor<Traits> wait_;

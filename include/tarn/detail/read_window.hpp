@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <system_error>
 
@@ -78,6 +79,14 @@ class ReadWindow {
   [[nodiscard]] std::size_t piece_count() const { return pieces_.size(); }
   [[nodiscard]] bool holds(const PoolChunk* chunk) { return latched_.holds(chunk); }
   void release() noexcept { latched_.release(); }
+  /// Room for all its pins. Errors: throws bad_alloc.
+  [[nodiscard]] std::shared_ptr<LatchedChunks<Traits>> room_for_pins() const {
+    auto pins = std::make_shared<LatchedChunks<Traits>>(core_);
+    pins->reserve(latched_.size());
+    return pins;
+  }
+  /// Lets go of the latches, and gives the pins to what room_for_pins returned.
+  void pass_pins_to(LatchedChunks<Traits>& pins) noexcept { latched_.pass_pins_to(pins); }
 
  private:
   inline static const std::error_code again = std::make_error_code(std::errc::resource_unavailable_try_again);

@@ -5,6 +5,7 @@
 //
 // Thread safety: one call's own.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -52,10 +53,10 @@ class WindowLoads {
     return true;
   }
   /// Makes them loads ahead of a read: what others are loading is left to them. Returns: the bytes that are left.
-  [[nodiscard]] std::uint64_t go_ahead() {
+  [[nodiscard]] std::uint64_t go_ahead(const ChunkLayout& layout) {
     std::uint64_t bytes = 0;
     for (auto& share : shares_) {
-      share.load->go_ahead();
+      share.load->go_ahead(layout);
       bytes += share.load->wanted.size_bytes();
     }
     return bytes;
@@ -72,11 +73,11 @@ class WindowLoads {
     for (auto& share : shares_) sum += share.load->chunks_of_rest();
     return sum;
   }
-  /// Begins all or none. What the reserve has beyond the chunks needed goes to the rest of the parts.
+  /// Begins all or none. `spare_chunks` of the reserve, at most, go to the rest of the parts.
   /// Requires: the file's lock and the window's latches.
-  [[nodiscard]] typename Load<Traits>::Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve) {
+  [[nodiscard]] typename Load<Traits>::Begun begin(ReadWindow<Traits>& window, ChunkReserve<Traits>* reserve,
+                                                   std::size_t spare_chunks) {
     using Begun = typename Load<Traits>::Begun;
-    auto spare_chunks = whole_parts_ && reserve != nullptr ? reserve->size() - chunks_needed() : 0;
     for (auto& share : shares_) {
       const auto begun = share.load->begin(window, reserve, spare_chunks);
       if (begun == Begun::yes) continue;
@@ -94,16 +95,16 @@ class WindowLoads {
   }
   /// The load that stood in the way, and its record. Requires: begin answered elsewhere.
   [[nodiscard]] std::shared_ptr<LoadInFlight> take_other() { return stopped_at_->take_other(); }
+  [[nodiscard]] ExtentSet take_other_bytes() { return stopped_at_->take_other_bytes(); }
   [[nodiscard]] const RecordRef<Traits>& record_of_other() const { return stopped_at_->record(); }
 
   /// Asks the store for all. Requires: begun; nothing is held. `into`, `kept`: see Load.
   template <class Store>
   void start(Store& store, const ChunkLayout& layout, std::byte* into, std::shared_ptr<const void> kept) noexcept {
     Resumer::run();  // whom the look woke: a store that answers at once may take long
-    for (auto& share : shares_) {
-      const Serving serving{&*share.load->record()};
-      share.load->start(store, file_, version_, share.content, layout, into, kept);
-    }
+    start_served(0, [&] {
+      for (auto& share : shares_) share.load->start(store, file_, version_, share.content, layout, into, kept);
+    });
     started_ = true;
   }
   /// The first one that is not done, or null.
@@ -126,12 +127,13 @@ class WindowLoads {
     }
     return false;
   }
-  /// Whether all that was asked for is unchanged since: what was fetched past the pool counts only then.
+  /// Whether all that was wanted is unchanged since: what was fetched past the pool counts only then.
   [[nodiscard]] bool untouched() const {
-    for (auto& share : shares_) {
-      if (!share.load->untouched) return false;
-    }
-    return true;
+    return std::ranges::all_of(shares_, [](const Share& share) { return share.load->untouched; });
+  }
+  /// Whether it is, and the store must still have all that it was asked for: an error counts only then.
+  [[nodiscard]] bool error_counts() const {
+    return std::ranges::all_of(shares_, [](const Share& share) { return share.load->error_counts(); });
   }
 
  private:
@@ -140,6 +142,13 @@ class WindowLoads {
     std::shared_ptr<Load<Traits>> load;
   };
 
+  // All are in flight by now: a call from inside the store that needs one of them would wait for this thread.
+  template <class Start>
+  void start_served(std::size_t index, const Start& start) noexcept {
+    if (index == shares_.size()) return start();
+    const Serving serving{&*shares_[index].load->record()};
+    start_served(index + 1, start);
+  }
   void abandon() noexcept {
     for (auto& share : shares_) share.load->abandon();
   }
@@ -161,9 +170,12 @@ class WindowLoads {
     }
     at->load->wanted.add(ByteRange::between(range.offset() - shift, range.end() - shift));
     if (whole_parts_) {
+      auto end = part.offset();
       file.meta.stored().for_each_in(part, [&](ByteRange stored) {
         at->load->in_parts.add(ByteRange::between(stored.offset() - shift, stored.end() - shift));
+        end = stored.end();
       });
+      at->load->asked.add(ByteRange::between(part.offset() - shift, end - shift));
     }
     return true;
   }
