@@ -3,6 +3,7 @@
 # Builds tarn and runs its tests, from a clean clone on a machine that may lack all it takes.
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
+#   tests/run.sh coverage [ctest args] which branches of the headers the tests take
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 set -euo pipefail
@@ -17,6 +18,9 @@ if [[ ${1:-} == mounted ]]; then
   cmake --preset dev >/dev/null
   cmake --build --preset dev --target tarnfs torture_bytes torture_names
   exec tests/mount/torture_report.py "${2:-1000000}" build/dev build/report/mounted.md
+fi
+if [[ ${1:-} == coverage ]]; then
+  exec tests/coverage.sh "${@:2}"
 fi
 preset=${1:-dev}
 shift $(($# > 0))
