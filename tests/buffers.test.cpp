@@ -96,3 +96,12 @@ TEST_CASE("a view of nothing is empty", "[buffers]") {
   CHECK(ConstBuffers{}.copy_to(writable(into)) == 0);
   CHECK(into == "?");
 }
+
+TEST_CASE("the zero area is known by its addresses, from its first byte to its last", "[buffers]") {
+  using tarn::detail::in_zero_area;
+  const auto* const first = tarn::detail::zero_area();
+  CHECK(in_zero_area(first));
+  CHECK(in_zero_area(first + tarn::detail::zero_area_bytes - 1));
+  CHECK_FALSE(in_zero_area(first + tarn::detail::zero_area_bytes));
+  CHECK_FALSE(in_zero_area(nullptr));
+}

@@ -143,3 +143,18 @@ TEST_CASE("a touch takes as many steps among a million hooks as among a hundred"
     CHECK(hook.previous == previous);
   }
 }
+
+TEST_CASE("a policy whose last hook goes while it is offered ends its search", "[eviction]") {
+  Clock clock;
+  Hook hook;
+  clock.insert(hook);
+  int offers = 0;
+  CHECK_FALSE(clock.evict([&](Hook& offered) {
+    ++offers;
+    clock.remove(offered);  // taken out by who looked at it, and not evicted
+    return false;
+  }));
+  CHECK(offers == 1);
+  CHECK(clock.count() == 0);
+  CHECK_FALSE(clock.evict([](Hook&) { return true; }));
+}

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,18 @@
 #include "support/kernel.hpp"
 #include "support/later_store.hpp"
 #include "support/one_file.hpp"
+#include "support/replaced_new.hpp"
+
+namespace {
+
+thread_local long allocations_left = -1;  // one less, and then all fail; negative: none does
+
+}  // namespace
+
+bool tarn_test::may_allocate() noexcept {
+  if (allocations_left > 0) --allocations_left;
+  return allocations_left != 0;
+}
 
 using namespace tarn_test;
 
@@ -275,4 +288,129 @@ TEST_CASE("a flush that fails is replied to with its error", "[fuse]") {
   CHECK(mounted.kernel.reply(flush)->error == ENOSPC);
   CHECK(mounted.kernel.reply(fsync)->error == ENOSPC);
   CHECK(mounted.kernel.reply(mounted.kernel.read(0, 5))->bytes == "hello");
+}
+
+namespace {
+
+/// What a test does with a read's request, in place of replying to it.
+struct Handed {
+  std::function<void(fuse_req_t)> handle;
+  Kernel kernel{handlers(), this};
+
+  static fuse_lowlevel_ops handlers() {
+    fuse_lowlevel_ops ops{};
+    ops.read = [](fuse_req_t request, fuse_ino_t, std::size_t, off_t, fuse_file_info*) {
+      static_cast<Handed*>(fuse_req_userdata(request))->handle(request);
+    };
+    return ops;
+  }
+  [[nodiscard]] std::optional<Kernel::Reply> reply_to(std::function<void(fuse_req_t)> how) {
+    handle = std::move(how);
+    return kernel.reply(kernel.read(0, 1));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a read before the file's first byte is refused, at once or later, and a write is", "[fuse]") {
+  Mounted mounted{C};
+  CHECK(mounted.kernel.reply(mounted.kernel.read(~std::uint64_t{0}, 5))->error == EINVAL);
+  Handed handed;
+  const auto reply =
+      handed.reply_to([&](fuse_req_t request) { tarn::fuse::reply_read_later(request, mounted.file, 5, off_t{-1}); });
+  REQUIRE(reply);
+  CHECK(reply->error == EINVAL);
+  CHECK(mounted.store.open_loads() == 0);
+
+  fuse_bufvec from = FUSE_BUFVEC_INIT(5);
+  char bytes[] = "hello";
+  from.buf[0].mem = bytes;
+  std::vector<std::error_code> ended;
+  const auto done = [&](auto&, const tarn::Result<std::size_t>& written) { ended.push_back(written.error()); };
+  tarn::fuse::write_from_later(mounted.file, &from, off_t{-1}, 0, mounted.waiting, done);
+  CHECK(ended == std::vector{std::make_error_code(std::errc::invalid_argument)});
+  CHECK_FALSE(mounted.file->is_dirty());
+}
+
+TEST_CASE("a write of which nothing is left is done with what was taken in", "[fuse]") {
+  Mounted mounted;
+  fuse_bufvec from = FUSE_BUFVEC_INIT(5);
+  std::optional<std::size_t> n;
+  tarn::fuse::write_from_later(mounted.file, &from, off_t{0}, 5, mounted.waiting,
+                               [&](auto&, const tarn::Result<std::size_t>& written) { n = written.value(); });
+  CHECK(n == std::size_t{5});
+  CHECK_FALSE(mounted.waiting.any());
+}
+
+TEST_CASE("a read by copy whose load fails is replied to with its error", "[fuse]") {
+  Mounted mounted{150 * C};  // more than a window
+  const auto request = mounted.kernel.read(0, 150 * C);
+  REQUIRE(mounted.store.open_loads() != 0);
+  while (mounted.store.open_loads() != 0) mounted.store.take_load().complete(tarn::fail(std::errc::host_unreachable));
+  const auto reply = mounted.kernel.reply(request);
+  REQUIRE(reply);
+  CHECK(reply->error == EHOSTUNREACH);
+  CHECK(reply->bytes.empty());
+}
+
+TEST_CASE("a reply that finds no memory says so, once, and nothing waits", "[fuse]") {
+  Mounted mounted{C, little_bytes, large};
+  Handed handed;
+  const auto without_memory = [&](std::function<void(fuse_req_t)> how) {
+    return handed.reply_to([how = std::move(how)](fuse_req_t request) {
+      allocations_left = 0;
+      how(request);
+      allocations_left = -1;
+    });
+  };
+  using Reply = std::optional<Kernel::Reply>;
+  const Reply replies[]{
+      without_memory([&](fuse_req_t r) { tarn::fuse::reply_copy_later(r, mounted.file, 5, off_t{0}); }),
+      without_memory([&](fuse_req_t r) { tarn::fuse::reply_read_later(r, mounted.file, 5, off_t{0}); }),
+      without_memory([&](fuse_req_t r) { tarn::fuse::reply_flush(r, mounted.file); }),
+      without_memory([&](fuse_req_t r) { tarn::fuse::reply_sync(r, mounted.file); })};
+  for (const auto& reply : replies) {
+    REQUIRE(reply);
+    CHECK(reply->error == ENOMEM);
+  }
+  CHECK(mounted.store.open_loads() == 0);
+
+  const auto at = mounted.fill();
+  auto bytes = pattern(0, large);
+  fuse_bufvec from = FUSE_BUFVEC_INIT(bytes.size());
+  from.buf[0].mem = bytes.data();
+  for (const long left : {1L, 2L}) {  // none for the copy; none for the operation
+    const auto reply = handed.reply_to([&](fuse_req_t request) {
+      allocations_left = left;
+      tarn::fuse::reply_write(request, mounted.file, &from, static_cast<off_t>(at), mounted.waiting);
+      allocations_left = -1;
+    });
+    REQUIRE(reply);
+    CHECK(reply->error == ENOMEM);
+    CHECK_FALSE(mounted.waiting.any());
+    CHECK(mounted.file->size() == at);
+  }
+  mounted.store.answer_at_once();
+  CHECK(mounted.file->flush());
+}
+
+TEST_CASE("a write whose first window finds memory, and whose second waits for it, is replied to for both", "[fuse]") {
+  Mounted mounted{0, little_bytes, large};
+  const auto window = mounted.pool.window_bytes();
+  const auto at = mounted.fill();
+  REQUIRE(at >= window);
+  const auto bytes = pattern(99, 2 * window);
+  const auto request = mounted.kernel.write(at - window, bytes);  // over what is held, then past it
+  CHECK_FALSE(mounted.kernel.reply(request));
+  CHECK(mounted.file->size() == at);
+  std::optional<Kernel::Reply> reply;
+  while (!(reply = mounted.kernel.reply(request))) {
+    REQUIRE(mounted.store.open_flushes() != 0);
+    mounted.store.finish_flush();
+  }
+  CHECK(reply->error == 0);
+  CHECK(Kernel::written(*reply) == bytes.size());
+  mounted.store.answer_at_once();
+  REQUIRE(mounted.file->flush());
+  CHECK(mounted.store.memory.text(id, at - window, bytes.size()) == bytes);
 }

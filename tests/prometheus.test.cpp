@@ -207,3 +207,14 @@ TEST_CASE("it is appended to what is there, and ends where it says; without a po
   CHECK(std::string(buffer.data(), end) == page_of(pools));
   CHECK(page_of({}).empty());
 }
+
+TEST_CASE("a name is letters, digits and what else is allowed, with no digit first", "[prometheus]") {
+  using tarn::detail::is_prometheus_name;
+  for (const char* const name : {"a", "z", "A", "Z", "_", "mZ_09", "pool_1"}) CHECK(is_prometheus_name(name, ""));
+  for (const char* const name : {"", "0", "9a", "a-b", "a b", "a{", "a[", "a@", "a/", "a:", "\xc3\xa4"}) {
+    CAPTURE(name);
+    CHECK_FALSE(is_prometheus_name(name, ""));
+  }
+  CHECK(is_prometheus_name("my:fs", ":"));
+  CHECK(is_prometheus_name(":", ":"));
+}

@@ -4,13 +4,16 @@
 #include <array>
 #include <cerrno>
 #include <future>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
 
 #include "support/catch.hpp"
+#include "support/later_file.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -396,4 +399,81 @@ TEST_CASE("generations rise over all files of a pool", "[store]") {
   REQUIRE(flushed.size() == 6);
   for (std::size_t i = 1; i < flushed.size(); ++i) CHECK(flushed[i].generation > flushed[i - 1].generation);
   file.pool.drop(other);
+}
+
+namespace {
+
+/// A flush of the part [8, 24): its bytes 10 to 14 are new, what is below the part is zero.
+struct PartRequest {
+  static constexpr std::uint64_t id = 7;
+  std::string text = "new!";
+  std::array<::iovec, 1> data{{{text.data(), 4}}};
+  std::array<tarn::FlushRange, 3> ranges{{{range(0, 4), true}, {range(10, 14), false}, {range(20, 22), true}}};
+  tarn::FlushRequest<Heap> request{.file = &id,
+                                   .size_bytes = 24,
+                                   .store_size_bound_bytes = 24,
+                                   .version = 0,
+                                   .generation = 1,
+                                   .covers = range(8, 24),
+                                   .ranges = ranges,
+                                   .data = data};
+  std::vector<std::string> pieces;
+
+  /// What a store answers for the `nth` piece that it keeps is `answer` of it.
+  template <class Answer>
+  tarn::Result<> build(Answer answer) {
+    std::string scratch(2, '?');
+    int nth = 0;
+    return request.for_each_piece_of_part(
+        writable(scratch),
+        [&](ByteRange wanted, std::span<std::byte> into) -> tarn::Result<std::size_t> {
+          std::fill(into.begin(), into.end(), std::byte{'k'});
+          return answer(nth++, wanted.size_bytes());
+        },
+        [&](std::uint64_t offset, std::span<const std::byte> bytes, bool zero) {
+          pieces.push_back(std::to_string(offset) +
+                           (zero ? " zero " + std::to_string(bytes.size()) : " " + text_of(bytes)));
+        });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a part is made of what is new, what the store keeps, and nothing of the parts before", "[store]") {
+  PartRequest part;
+  REQUIRE(part.build([](int, std::uint64_t size_bytes) -> tarn::Result<std::size_t> { return size_bytes; }));
+  CHECK(part.pieces == std::vector<std::string>{"8 kk", "10 new!", "14 kk", "16 kk", "18 kk", "20 zero 2", "22 kk"});
+}
+
+TEST_CASE("a part of which the store keeps less than it should is not made, and nothing of it comes after the error",
+          "[store]") {
+  const int fails_at = GENERATE(0, 1, 3, 4);
+  const bool with_error = GENERATE(true, false);
+  PartRequest part;
+  const auto built = part.build([&](int nth, std::uint64_t size_bytes) -> tarn::Result<std::size_t> {
+    if (nth < fails_at) return size_bytes;
+    if (nth > fails_at) FAIL("asked on after an error");
+    if (with_error) return tarn::fail(std::errc::host_unreachable);
+    return size_bytes - 1;  // fewer bytes are lost ones
+  });
+  CHECK(built.error() == (with_error ? std::errc::host_unreachable : std::errc::io_error));
+  const std::vector<std::string> all{"8 kk", "10 new!", "14 kk", "16 kk", "18 kk", "20 zero 2", "22 kk"};
+  const std::size_t before[]{0, 2, 3, 4, 6};
+  CHECK(part.pieces ==
+        std::vector<std::string>{all.begin(), all.begin() + static_cast<std::ptrdiff_t>(before[fails_at])});
+}
+
+TEST_CASE("a token that is moved to itself is what it was", "[store]") {
+  LaterFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}, 16};
+  std::optional<tarn::Result<std::size_t>> seen;
+  std::string into(16, '?');
+  tarn::start_read(*file.file, 0, writable(into), [&](tarn::Result<std::size_t> n) { seen.emplace(n); });
+  auto token = file.store.take_load();
+  auto& same = token;
+  token = std::move(same);
+  CHECK_FALSE(seen);  // nothing was dropped
+  token.complete(file.store.memory.load(token.request()));
+  REQUIRE(seen);
+  CHECK(seen->value() == 16);
+  CHECK(into == pattern(0, 16));
 }

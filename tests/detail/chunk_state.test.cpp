@@ -208,3 +208,22 @@ TEST_CASE("no wake-up is lost between many that latch one chunk", "[chunk_state]
   CHECK(wrong == 0);
   CHECK((chunk.state.word() & ~ChunkState::parked) == 0);
 }
+
+TEST_CASE("who is refused a shared latch for want of room has it when any sharer goes", "[chunk_state]") {
+  Resident chunk;
+  REQUIRE(chunk.state.try_pin());
+  std::uint64_t sharers = 0;
+  while (chunk.state.try_latch_shared()) ++sharers;
+  std::atomic<bool> waited{false}, had{false};
+  Worker one_more{[&] {
+    waited = chunk.state.latch_shared(chunk.lot);
+    had = true;
+  }};
+  REQUIRE(wait_until([&] { return chunk.state.is(ChunkState::parked); }));
+  CHECK_FALSE(had);
+  chunk.state.unlatch_shared(chunk.lot);
+  CHECK(wait_until([&] { return had.load(); }));
+  one_more.join();
+  CHECK(waited);
+  CHECK(chunk.state.word() == pin + sharers * shared);
+}
