@@ -36,10 +36,14 @@ template <class Traits>
   std::unique_lock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
   // A landing load may still make bytes held that are stored: that takes nothing from the holes.
-  ExtentSet holes{ByteRange::between(0, body.meta.size())};
+  ExtentSet holes{ByteRange::between(0, body.meta.size())}, dirty;
   holes.subtract(body.meta.stored());
-  holes.subtract(list_extents(body.core, *body.record, &Chunk<Traits>::valid));
-  const auto dirty = list_extents(body.core, *body.record, &Chunk<Traits>::dirty);
+  try {
+    holes.subtract(list_extents(body.core, *body.record, &Chunk<Traits>::valid));
+    dirty = list_extents(body.core, *body.record, &Chunk<Traits>::dirty);
+  } catch (const std::system_error& too_many_pins) {
+    return fail(too_many_pins.code());
+  }
   const auto cleaned = drop_clean(body.core, *body.record);
   if (!cleaned) return cleaned;
   body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
