@@ -15,7 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
+#include "support/gate.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -894,4 +896,67 @@ TEMPLATE_TEST_CASE("the counters return to zero after any history of failures", 
   CHECK(stats.chunks_held == 0);
   CHECK(stats.chunks_dirty == 0);
   CHECK(stats.dirty_bytes == 0);
+}
+
+TEST_CASE("a budget past the largest offset is refused, and nothing changes", "[chunk_pool]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  const auto before = pool.budget_bytes();
+  CHECK(pool.set_budget_bytes(tarn::max_offset + 1).error() == std::errc::invalid_argument);
+  CHECK(pool.set_budget_bytes(tarn::ChunkPool<Heap>::min_budget_bytes({.chunk_bytes = 16}) - 1).error() ==
+        std::errc::invalid_argument);
+  CHECK(pool.budget_bytes() == before);
+}
+
+TEST_CASE("content for whose name there is no room is not loaded", "[chunk_pool]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  const tarn::Digest<16> id{.bytes = {std::byte{1}}};
+  file.store.put_content(id, "sixteen of bytes");
+  {
+    const Brim full{file.pool};
+    CHECK(file.pool.get_or_load(id, 0, 16, file.store).error() == std::errc::no_buffer_space);
+    CHECK(file.store.counts().loads == 0);
+  }
+  CHECK(file.pool.get_or_load(id, 0, 16, file.store));
+}
+
+TEST_CASE("who asks for content that somebody loads waits for that load, and has a pin of the same chunk",
+          "[chunk_pool]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  const tarn::Digest<16> id{.bytes = {std::byte{1}}};
+  file.store.put_content(id, "sixteen of bytes");
+  file.store.load_gate.close();
+  std::string first, second;
+  BlockedThread waiter;
+  const auto get = [&](std::string& seen) {
+    const auto pin = file.pool.get_or_load(id, 0, 16, file.store);
+    if (pin) seen = text_in(*pin, range(0, 16));
+  };
+  {
+    Worker loads{file.store.load_gate, [&] { get(first); }};
+    REQUIRE(file.store.load_gate.wait_for_arrivals());
+    Worker waits{file.store.load_gate, [&] {
+                   waiter.here();
+                   get(second);
+                 }};
+    CHECK(waiter.wait_until_blocked());
+    file.store.load_gate.open();
+  }
+  CHECK(first == "sixteen of bytes");
+  CHECK(second == "sixteen of bytes");
+  CHECK(file.store.counts().loads == 1);
+}
+
+TEST_CASE("room is first what memory is kept warm, and only then what somebody may read again", "[chunk_pool]") {
+  using Core = tarn::detail::PoolCore<Arena>;
+  OneFile<Arena> file{{.chunk_bytes = 2 * MiB, .chunks_per_part = 1}, 16 * MiB};  // a slab is one chunk
+  file.become_stored(4 * MiB);
+  REQUIRE(file.read(0, 4 * MiB).size() == 4 * MiB);
+  REQUIRE(file.truncate(2 * MiB));  // the second chunk's slab is empty now
+  const auto charged = file.pool.stats().charged_bytes;
+  CHECK(file.pool.core().free_some() == Core::Freed::some);
+  CHECK(file.pool.stats().charged_bytes == charged - 2 * MiB);
+  CHECK(file.pool.stats().evictions == 0);
+  CHECK(file.held() == Extents{{0, 2 * MiB}});
+  CHECK(file.pool.core().free_some() == Core::Freed::some);
+  CHECK(file.pool.stats().evictions == 1);
 }

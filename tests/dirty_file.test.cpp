@@ -8,9 +8,13 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/later_file.hpp"
 #include "support/shared_file.hpp"
 
 using namespace tarn_test;
@@ -1059,4 +1063,65 @@ TEMPLATE_TEST_CASE("arguments that no file can have are refused, and nothing has
   REQUIRE(file->truncate(max_offset));
   CHECK(file->append(bytes_of("x")).error().value() == EFBIG);
   CHECK(file.read(0, 7) == "hello" + zeros(2));
+}
+
+TEST_CASE("a file for whose record there is no room is not made, and what there was of its id is as it was",
+          "[dirty_file]") {
+  SharedFile<WatchedFiles> file{{16, 1}};
+  REQUIRE(file.write(0, "hello"));
+  using File = SharedFile<WatchedFiles>::File;
+  file.store.fail_next(Call<WatchedFiles>::flush, SIZE_MAX, std::errc::no_space_on_device);
+  {
+    const Brim full{file.pool};
+    for (const std::uint64_t id : {7u, 8u}) {  // it has an owner, it is unknown
+      std::error_code why;
+      try {
+        File other{file.pool, SharedFile<WatchedFiles>::Metadata::created(id), file.store};
+      } catch (const std::system_error& e) {
+        why = e.code();
+      }
+      CHECK(why == std::errc::no_buffer_space);
+    }
+  }
+  file.store.fail_next(Call<WatchedFiles>::flush, 0, {});
+  CHECK(file.write(5, "!"));
+  CHECK(file.read_all() == "hello!");
+  CHECK(file->flush());
+}
+
+TEST_CASE("a file waits for room for its record while somebody may make some", "[dirty_file]") {
+  LaterFile<Heap> file{{4096, 1}};
+  REQUIRE(file->write(0, bytes_of("hello")));
+  REQUIRE(file->flush({.deadline_ns = 0}).error() == std::errc::timed_out);  // and stays in flight
+  std::optional<Brim<Heap>> full{std::in_place, file.pool};
+  std::optional<LaterFile<Heap>::File> other;
+  BlockedThread waiter;
+  {
+    Worker maker{[&] {
+      waiter.here();
+      other.emplace(file.pool, tarn::DirtyFileMetadata::from_store(8, 0), file.store);
+    }};
+    CHECK(waiter.wait_until_blocked());
+    full.reset();
+    file.store.finish_flush();
+  }
+  REQUIRE(other);
+  CHECK(other->size() == 0);
+  CHECK_FALSE(file->is_dirty());
+}
+
+TEST_CASE("what was changed later than a time is not flushed for its age, and what was earlier is", "[dirty_file]") {
+  SharedFile<WatchedFiles> file{{16, 1}};
+  REQUIRE(file->flush());
+  auto& core = file.pool.core();
+  const auto before_ns = core.time.now_ns();
+  const auto flush_older_than = [&](std::int64_t ns) {
+    return core.pressure.flush_one([ns](tarn::detail::Flushable& member) { return member.flush_older_than(ns); });
+  };
+  REQUIRE(file.write(0, "hello"));
+  CHECK(flush_older_than(before_ns) == tarn::detail::Flushed::nothing);
+  CHECK(file->is_dirty());
+  CHECK(flush_older_than(core.time.now_ns() + 1) == tarn::detail::Flushed::some);
+  CHECK_FALSE(file->is_dirty());
+  CHECK(file.store.text(file.id) == "hello");
 }

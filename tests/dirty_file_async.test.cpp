@@ -1073,3 +1073,16 @@ TEMPLATE_TEST_CASE("a stop token cancels what a coroutine awaits", "[async]", He
 }
 
 #endif
+
+TEST_CASE("an operation that was never started asks for nothing, and completes nothing", "[async]") {
+  LaterFile<Heap> file{{16, 1}, 16};
+  std::string into(16, '?');
+  int completed = 0;
+  {
+    auto read = tarn::read_operation(*file.file, 0, writable(into), [&](tarn::Result<std::size_t>) { ++completed; });
+    read.cancel();
+  }
+  CHECK(completed == 0);
+  CHECK(file.store.open_loads() == 0);
+  CHECK(into == std::string(16, '?'));
+}

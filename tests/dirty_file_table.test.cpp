@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -264,4 +265,39 @@ TEST_CASE("a file whose id is another's neither reads, nor changes, nor removes 
   CHECK(old->read(0, writable(into)).error().value() == ESTALE);  // the rest of it only the store had
   CHECK(t.store.text(1) == "young" + pattern(5, 59));
   CHECK(read(*young, 64) == "young" + pattern(5, 59));
+}
+
+TEST_CASE("a file that cannot be made is not in the table, and may be made later", "[dirty_file_table]") {
+  OneTable t;
+  CHECK_THROWS_AS(t.table.find_or_add(Metadata::created(1, {.part_bytes = 24})), std::system_error);
+  CHECK(t.table.find(1) == nullptr);
+  CHECK(t.table.size() == 0);
+  CHECK(t.add(1) != nullptr);
+}
+
+TEST_CASE("of many files that are not stored, the first error is told, and all stay dirty", "[dirty_file_table]") {
+  OneTable t;
+  for (std::uint64_t id = 1; id <= 3; ++id) REQUIRE(t.add(id)->write(0, bytes_of("x")));
+  t.store.fail_next(Store::Call::flush, 3, std::errc::no_space_on_device);
+  CHECK(t.table.flush_all().error() == std::errc::no_space_on_device);
+  CHECK(t.table.dirty().size() == 3);
+  CHECK(t.store.counts().flushes == 3);
+  CHECK(t.table.flush_all());
+}
+
+TEST_CASE("of files that a predicate drops itself, or puts others in the place of, none is erased",
+          "[dirty_file_table]") {
+  OneTable t;
+  t.add(1);
+  CHECK(t.table.erase_if([&](const Metadata& meta) { return t.table.drop(meta.id()) != nullptr; }) == 0);
+  CHECK(t.table.size() == 0);
+  const auto old = t.add(1, "/old");
+  Table::FilePtr young;
+  CHECK(t.table.erase_if([&](const Metadata& meta) {
+    t.table.drop(meta.id());
+    young = t.add(meta.id(), "/young");
+    return true;
+  }) == 0);
+  CHECK(t.table.find(1) == young);
+  CHECK(young != old);
 }

@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <utility>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/one_file.hpp"
 
@@ -373,4 +376,43 @@ TEMPLATE_TEST_CASE("a part of a comb of bytes is flushed in jobs of bounded leng
   CHECK(file.store.counts().flushes > 1);
   CHECK(file.dirty().empty());
   CHECK(file.meta.state() == FileState::clean);
+}
+
+TEST_CASE("a byte of which no list of extents can say that it is clean is flushed once more", "[flush]") {
+  OneFile<Arena> file{{.chunk_bytes = 4096, .chunks_per_part = 1}};  // memory that a write has left stays charged there
+  REQUIRE(file.write(0, pattern(0, 100)));
+  auto job = tarn::begin_flush(file.pool, file.meta);
+  REQUIRE(job);
+  const auto outcome = file.store.flush(job->request());
+  REQUIRE(outcome.ok());
+  for (const std::uint64_t at : {10u, 20u, 30u}) REQUIRE(file.write(at, "?"));  // so not all of the run becomes clean
+  {
+    const Brim full{file.pool};
+    REQUIRE(tarn::finish_flush(file.pool, file.meta, std::move(*job), outcome));
+  }
+  CHECK(file.dirty() == Extents{{10, 11}, {20, 100}});  // a third run would take room
+  const auto flushed_bytes = file.store.counts().flush_bytes;
+  REQUIRE(file.flush());
+  CHECK(file.store.counts().flush_bytes == flushed_bytes + 81);
+  CHECK(file.dirty().empty());
+  CHECK(file.store.text(file.id) == file.read_all());
+}
+
+TEST_CASE("a chunk cannot be marked flushed while a flush of its file is in flight, or with no pin to be had",
+          "[flush]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, "hello"));
+  {
+    auto job = tarn::begin_flush(file.pool, file.meta);
+    REQUIRE(job);
+    CHECK(tarn::mark_flushed(file.pool, file.meta, 0).error() == std::errc::device_or_resource_busy);
+  }
+  {
+    const auto pins = take_all_pins(file.pool, file.meta, 0);
+    CHECK(tarn::mark_flushed(file.pool, file.meta, 0).error() == std::errc::resource_unavailable_try_again);
+  }
+  CHECK(file.dirty() == Extents{{0, 5}});
+  CHECK(tarn::mark_flushed(file.pool, file.meta, 0).value());
+  CHECK(file.dirty().empty());
+  CHECK_FALSE(tarn::mark_flushed(file.pool, file.meta, 0).value());
 }

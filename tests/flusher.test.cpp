@@ -6,11 +6,13 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <tarn/dirty_file.hpp>
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
+#include "support/later_store.hpp"
 #include "support/manual_time.hpp"
 #include "support/memory_store.hpp"
 #include "support/one_file.hpp"
@@ -90,4 +92,44 @@ TEST_CASE("a flusher pauses longer after each failure, while an fsync asks at on
   ManualTime::advance_ns(2 * second_ns);
   CHECK(wait_until([&] { return !world.file.is_dirty(); }));
   CHECK(world.store.text(7) == "x");
+}
+
+TEST_CASE("a flusher that ends while a store stores begins no flush after that one", "[flusher]") {
+  World world{{.dirty_background_bytes = C}};
+  REQUIRE(world.file.write(0, bytes_of(std::string(4 * C, 'x'))));
+  world.store.flush_gate.close();
+  std::optional<tarn::Flusher<Timed>> flusher{std::in_place, world.pool,
+                                              tarn::FlusherOptions{.interval_ns = second_ns, .dirty_ns_max = 0}};
+  REQUIRE(world.store.flush_gate.wait_for_arrivals());
+  BlockedThread ender;
+  {
+    Worker ends{world.store.flush_gate, [&] {
+                  ender.here();
+                  flusher.reset();
+                }};
+    CHECK(ender.wait_until_blocked());  // it has asked the thread to stop, and waits for it
+    world.store.flush_gate.open();
+  }
+  CHECK(world.store.counts().flushes == 1);
+  CHECK(world.pool.stats().chunks_dirty >= 1);
+}
+
+TEST_CASE("a flusher of a store that answers later asks for what is over the mark, and holds nobody up", "[flusher]") {
+  tarn::ChunkPool<Heap> pool{World::options({.dirty_background_bytes = 2 * C})};
+  LaterStore<Heap> store;
+  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(7), store};
+  REQUIRE(file.write(0, bytes_of(std::string(4 * C, 'x'))));
+  {
+    tarn::Flusher flusher{pool, {.interval_ns = 1'000'000, .dirty_ns_max = 0}};
+    while (pool.stats().chunks_dirty >= 2) {
+      REQUIRE(wait_until([&] { return store.open_flushes() != 0; }));
+      CHECK(store.open_flushes() == 1);
+      store.finish_flush();
+    }
+  }
+  store.answer_at_once();
+  while (store.open_flushes() != 0) store.finish_flush();
+  REQUIRE(file.flush());
+  CHECK(store.memory.complaints() == "");
+  CHECK(store.memory.text(7) == std::string(4 * C, 'x'));
 }

@@ -235,3 +235,19 @@ TEST_CASE("no clock is read for what no observer hears", "[policies]") {
   CHECK(reads_of(Counted<tarn::NullObserver>{}) == std::array<std::int64_t, 3>{0, 0, 0});
   CHECK(reads_of(Counted<LoadObserver>{}) == std::array<std::int64_t, 3>{2, 0, 0});
 }
+
+TEST_CASE("a flush of nothing is nothing to hear of", "[policies]") {
+  Ear ear;
+  tarn::ChunkPool<Heard> pool{pool_options<Heard>(16, MiB), HearingObserver{&ear}};
+  MemoryStore<Heard> store;
+  auto meta = tarn::MetadataFor<Heard>::created(7);
+  REQUIRE(tarn::write_range(pool, meta, 0, bytes_of("hello")));
+  REQUIRE(tarn::flush(pool, meta, store));
+  CHECK(ear.told.size() == 1);
+  auto job = tarn::begin_flush(pool, meta);
+  REQUIRE(job);
+  REQUIRE(job->empty());
+  REQUIRE(tarn::finish_flush(pool, meta, std::move(*job), tarn::FlushOutcome<Heard>::stored()));
+  CHECK(ear.told.size() == 1);
+  pool.drop(meta);
+}

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/one_file.hpp"
 
@@ -474,4 +475,23 @@ TEMPLATE_TEST_CASE("parts of 256 MiB: borders are crossed, also under a small bu
   pool.evict_clean();
   CHECK(pool.stats().charged_bytes == 0);
   CHECK(store.complaints() == "");
+}
+
+TEST_CASE("a file for whose record there is no room is ENOBUFS, and what is clean makes that room", "[read_range]") {
+  OneFile<Heap> file{{.chunk_bytes = 4096, .chunks_per_part = 1}};
+  file.become_stored(4096);
+  const auto other = OneFile<Heap>::Metadata::created(8, {.part_bytes = file.P});
+  std::string into(1, '?');
+  const auto read_other = [&] { return tarn::read_range(file.pool, other, 0, writable(into), file.store); };
+  {
+    const Brim full{file.pool};
+    CHECK(read_other().error() == std::errc::no_buffer_space);
+  }
+  REQUIRE(file.read_all() == pattern(0, 4096));
+  {
+    const Brim full{file.pool};
+    CHECK(read_other().value() == 0);
+    CHECK(file.pool.stats().evictions == 1);
+  }
+  CHECK(file.read_all() == pattern(0, 4096));
 }

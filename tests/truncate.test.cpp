@@ -2,9 +2,15 @@
 #include <tarn/truncate.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <system_error>
+#include <utility>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
+#include "support/gate.hpp"
+#include "support/later_file.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -260,4 +266,60 @@ TEMPLATE_TEST_CASE("a deleted file is neither written nor truncated nor punched"
   CHECK(file.write(0, "x").error() == std::errc::no_such_file_or_directory);
   CHECK(file.meta.state() == FileState::deleted);
   CHECK(file.read_all() == "hello");
+}
+
+TEST_CASE("a hole whose last chunk has all the pins it can have is not made, not even in the first", "[truncate]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 2}};
+  REQUIRE(file.write(0, pattern(0, 32)));
+  {
+    const auto pins = take_all_pins(file.pool, file.meta, 1);
+    CHECK(file.punch(8, 24).error() == std::errc::resource_unavailable_try_again);
+  }
+  CHECK(file.dirty() == Extents{{0, 32}});
+  {
+    const auto pins = take_all_pins(file.pool, file.meta, 1);
+    CHECK(file.punch(8, 16));  // ends before that chunk
+  }
+  CHECK(file.dirty() == Extents{{0, 8}, {16, 32}});
+}
+
+TEST_CASE("a hole that the budget has no room to note is refused, and nothing has changed", "[truncate]") {
+  OneFile<Heap> file{{.chunk_bytes = 64, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, "aaaaa"));
+  REQUIRE(file.write(10, "bbbbb"));
+  const auto before = file.read_all();
+  {
+    const Brim full{file.pool};
+    CHECK(file.punch(2, 3).error() == std::errc::no_buffer_space);
+    CHECK(file.read_all() == before);
+    CHECK(file.dirty() == Extents{{0, 5}, {10, 15}});
+  }
+  CHECK(file.punch(2, 3));
+  CHECK(file.dirty() == Extents{{0, 2}, {3, 5}, {10, 15}});
+}
+
+TEST_CASE("a hole of a file waits for room to note it while somebody may make some", "[truncate]") {
+  LaterFile<Heap> file{{64, 1}};
+  REQUIRE(file->write(0, bytes_of("aaaaa")));
+  REQUIRE(file->write(10, bytes_of("bbbbb")));
+  REQUIRE(file->flush({.deadline_ns = 0}).error() == std::errc::timed_out);  // and stays in flight
+  std::optional<Brim<Heap>> full{std::in_place, file.pool};
+  CHECK(file->punch_hole(range(2, 3), {}, {.when_full = tarn::WhenFull::fail}).error() == std::errc::no_buffer_space);
+  CHECK(file->punch_hole(range(2, 3), {}, {.deadline_ns = 0}).error() == std::errc::timed_out);
+  tarn::Result<> punched = tarn::fail(std::errc::io_error);
+  BlockedThread waiter;
+  {
+    Worker puncher{[&] {
+      waiter.here();
+      punched = file->punch_hole(range(2, 3));
+    }};
+    CHECK(waiter.wait_until_blocked());
+    full.reset();
+    file.store.finish_flush();
+  }
+  CHECK(punched);
+  CHECK(file.read_held(0, 5) == "aa" + zeros(1) + "aa");
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+  CHECK(file.store.memory.text(file.id) == "aa" + zeros(1) + "aa" + zeros(5) + "bbbbb");
 }

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include <tarn/dirty_file.hpp>
+
 #include "support/catch.hpp"
 #include "support/one_file.hpp"
 
@@ -333,4 +335,29 @@ TEMPLATE_TEST_CASE("bytes written one by one at every second place are charged, 
     CHECK(file.store.text(file.id) == expected.substr(0, size - 1));
     CHECK(file.pool.stats().charged_bytes < charged);  // clean: the lists of what is dirty are gone
   }
+}
+
+namespace {
+
+/// Counts how often it is asked whether a write may be taken in.
+struct AskedStore : MemoryStore<Heap> {
+  int asked = 0;
+  tarn::Result<> reserve(const tarn::ReserveRequest<Heap>&) {
+    ++asked;
+    return {};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an append past the largest offset is EFBIG, and the store is not even asked", "[write_range]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  AskedStore store;
+  tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(7), store};
+  REQUIRE(file.truncate(max_offset - 1));
+  CHECK(file.append(bytes_of("xy")).error() == std::errc::file_too_large);
+  CHECK(store.asked == 0);
+  CHECK(file.size() == max_offset - 1);
+  CHECK(file.append(bytes_of("x"))->offset == max_offset - 1);
+  CHECK(store.asked == 1);
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -21,6 +22,7 @@
 
 #include "support/catch.hpp"
 #include "support/gate.hpp"
+#include "support/later_file.hpp"
 #include "support/later_store.hpp"
 #include "support/manual_time.hpp"
 #include "support/memory_store.hpp"
@@ -609,4 +611,87 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
   pin.reset();
   pool.evict_clean();
   check_empty(pool.stats());
+}
+
+TEST_CASE("a flush of one moment that comes while the store removes the file waits for what becomes of that",
+          "[file_flush]") {
+  const bool stays = GENERATE(true, false);
+  MomentStore<Heap> store;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, 16 * MiB)};
+  tarn::DirtyFile file{pool, tarn::MetadataFor<Heap>::created(id), store};
+  REQUIRE(file.write(0, bytes_of("hello")));
+  if (stays) store.memory.fail_next(MemoryStore<Heap>::Call::remove, 1, std::errc::permission_denied);
+  store.memory.remove_gate.close();
+  tarn::Result<> removed = tarn::fail(std::errc::io_error), flushed = removed;
+  BlockedThread waiter;
+  {
+    Worker remover{store.memory.remove_gate, [&] { removed = file.remove(); }};
+    REQUIRE(store.memory.remove_gate.wait_for_arrivals());
+    Worker flusher{store.memory.remove_gate, [&] {
+                     waiter.here();
+                     flushed = file.flush();
+                   }};
+    CHECK(waiter.wait_until_blocked());
+    CHECK(store.memory.counts().flushes == 0);
+    store.memory.remove_gate.open();
+  }
+  CHECK(removed.has_value() != stays);
+  CHECK(flushed);
+  CHECK(store.memory.counts().flushes == (stays ? 1 : 0));
+  CHECK(store.memory.text(id) == (stays ? "hello" : "no such file"));
+}
+
+TEST_CASE("a flush that has failed by the time that nobody waits for it is told to who has the file open",
+          "[file_flush]") {
+  LaterFile<Heap> file{{16, 1}};
+  auto opener = file->open();
+  REQUIRE(file->write(0, bytes_of("hello")));
+  {
+    tarn::detail::FileFlush flush{file->body(), file.store, tarn::whole_file, SIZE_MAX, true};
+    REQUIRE(flush.step() == Progress::waiting);
+    file.store.take_flush().complete(
+        tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+    CHECK(opener.take_error());  // he who waits would be told
+  }
+  CHECK(opener.take_error().error() == std::errc::no_space_on_device);
+  CHECK(opener.take_error());
+  CHECK(file->is_dirty());
+  file.store.answer_at_once();
+  REQUIRE(file->flush());
+}
+
+namespace {
+
+/// Takes three flushes of a file at a time.
+struct ThreeStore : LaterStore<Heap> {
+  ThreeStore() { memory.take_flushes_in_any_order(); }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return 3; }
+};
+
+}  // namespace
+
+TEST_CASE("a flush that passes over others' does so when it begins, and waits for them once it has one of its own",
+          "[file_flush]") {
+  LaterFile<Heap, ThreeStore> file{{16, 1}, 64};
+  for (const std::uint64_t at : {0u, 16u, 32u}) REQUIRE(file->write(at, bytes_of("new")));
+  const auto flush_of = [&](std::size_t jobs, bool waits) {
+    return std::make_unique<tarn::detail::FileFlush<tarn::detail::FileBody<Heap>, ThreeStore>>(
+        file->body(), file.store, tarn::whole_file, jobs, waits);
+  };
+  auto first = flush_of(1, true), second = flush_of(SIZE_MAX, false);
+  REQUIRE(first->step() == Progress::waiting);
+  REQUIRE(file.store.open_flushes() == 1);
+  REQUIRE(second->step() == Progress::waiting);  // the two parts that the first has not
+  REQUIRE(file.store.open_flushes() == 3);
+  file.store.finish_flush(1);
+  CHECK(second->step() == Progress::between);
+  CHECK(second->step() == Progress::waiting);
+  file.store.finish_flush(1);
+  CHECK(extents_of(file.pool.dirty_extents(file->metadata())) == Extents{{0, 3}});
+  while (second->step() == Progress::between) continue;
+  CHECK(second->take_result().value() == 6);
+  second.reset();
+  file.store.finish_flush(0);
+  first.reset();
+  CHECK_FALSE(file->is_dirty());
 }

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -16,6 +17,7 @@
 #include <tarn/dirty_file.hpp>
 #include <tarn/dirty_file_async.hpp>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/gate.hpp"
 #include "support/later_store.hpp"
@@ -500,4 +502,84 @@ TEST_CASE("a size that was set here outlives a failed sync and a rebase", "[sync
   REQUIRE(file.file->rebase(file.C, 9));
   CHECK(file.file->size() == (fails ? 4 : file.C));
   CHECK(file.file->is_dirty() == fails);
+}
+
+TEST_CASE("what a failed sync cannot make dirty again is to be synced still", "[sync]") {
+  LaterSyncedFile world;
+  auto& file = *world.file;
+  for (const std::uint64_t at : {0u, 4u, 8u}) world.write(at, "x");
+  const auto text = world.read_all();
+  std::optional<tarn::Result<>> ended;
+  auto operation = world.begin_sync(ended);
+  CHECK(file.needs_sync());  // it is not yet what was asked for
+  std::size_t dirty_bytes = 0;
+  SECTION("for want of a pin") {
+    const auto pins = take_all_pins(world.pool, file.metadata(), 0);
+    world.store.finish_sync(tarn::fail(std::errc::io_error));
+    CHECK(ended);
+  }
+  SECTION("for want of room for its list of extents") {
+    const Brim full{world.pool};
+    world.store.finish_sync(tarn::fail(std::errc::io_error));
+    CHECK(ended);
+    dirty_bytes = 2;  // a third run would take room
+  }
+  REQUIRE(ended);
+  CHECK(ended->error() == std::errc::io_error);
+  CHECK(world.pool.stats().dirty_bytes == dirty_bytes);
+  CHECK(file.needs_sync());
+  CHECK(world.read_all() == text);
+  world.sync_now();
+  CHECK_FALSE(file.needs_sync());
+  CHECK_FALSE(file.is_dirty());
+  CHECK(world.store.memory.text(LaterSyncedFile::id) == text);
+}
+
+TEST_CASE("a chunk that its pool forgets while a failing sync waits for it is not made dirty", "[sync]") {
+  LaterSyncedFile world;
+  world.write(0, "x");
+  std::optional<tarn::Result<>> ended;
+  auto operation = world.begin_sync(ended);
+  const auto meta = world.file->metadata();
+  Gate gate;
+  gate.close();
+  BlockedThread waiter;
+  {
+    auto pin = world.pool.pin(meta, 0);
+    REQUIRE(pin);
+    Worker looks{gate, [&gate, pin = std::move(*pin)] {
+                   (void)pin.with_data(range(0, 1), [&](std::span<const std::byte>) { gate.pass(); }).has_value();
+                 }};
+    REQUIRE(gate.wait_for_arrivals());
+    Worker fails{gate, [&] {
+                   waiter.here();
+                   world.store.finish_sync(tarn::fail(std::errc::io_error));
+                 }};
+    CHECK(waiter.wait_until_blocked());
+    CHECK(world.pool.drop(meta) == 0);
+    gate.open();
+  }
+  REQUIRE(ended);
+  CHECK(ended->error() == std::errc::io_error);
+  CHECK(world.pool.stats().dirty_bytes == 0);
+  CHECK(world.file->needs_sync());
+  CHECK(world.read_all() == "x");
+  world.sync_now();
+}
+
+TEST_CASE("a sync that has failed by the time that nobody waits for it is told to who has the file open", "[sync]") {
+  LaterSyncedFile world;
+  auto opener = world.file->open();
+  world.write(0, "x");
+  {
+    tarn::detail::FileSync sync{world.file->body(), world.store};
+    REQUIRE(sync.step() == tarn::detail::Progress::waiting);
+    world.store.store_one();
+    while (sync.step() != tarn::detail::Progress::waiting) continue;
+    world.store.finish_sync(tarn::fail(std::errc::owner_dead));
+    CHECK(opener.take_error());  // he who waits would be told
+  }
+  CHECK(opener.take_error().error() == std::errc::owner_dead);
+  CHECK(opener.take_error());
+  world.sync_now();
 }

@@ -2,6 +2,7 @@
 #include <tarn/detail/room.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -354,4 +355,39 @@ TEST_CASE("looking at what is held or dirty may wake who waits for room", "[room
     files.store.finish_flush();
   }
   CHECK(*written);
+}
+
+TEST_CASE("a call with a deadline goes on asking a store that fails, and says at the end that time is up", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  world.store.answer_at_once();
+  using Call = MemoryStore<Heap>::Call;
+  world.store.memory.fail_next(Call::flush, SIZE_MAX, std::errc::no_space_on_device);
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  CHECK(file.write(at, bytes_of(chunk)).error() == std::errc::no_buffer_space);  // after two rounds
+  const auto failures = world.pool.stats().flush_failures;
+  const auto refused =
+      file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::milliseconds{20})});
+  CHECK(refused.error() == std::errc::timed_out);
+  CHECK(world.pool.stats().flush_failures > failures + 2);
+  CHECK(file.size() == at);
+  world.store.memory.fail_next(Call::flush, 0, {});
+  CHECK(file.write(at, bytes_of(chunk)));
+}
+
+TEST_CASE("a call with a deadline that a store has failed goes on as soon as the store does", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  world.store.answer_at_once();
+  using Call = MemoryStore<Heap>::Call;
+  world.store.memory.fail_next(Call::flush, 4, std::errc::no_space_on_device);
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  const auto written =
+      file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::seconds{60})});
+  CHECK(written.value() == C);
+  CHECK(world.pool.stats().flush_failures == 4);
 }

@@ -5,7 +5,10 @@
 
 // Calls that would wait for the very thread that they are made in.
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -213,4 +216,39 @@ TEST_CASE("a deadline bounds the wait of a remove for a flush, and the file is a
   REQUIRE(f.file->write(0, bytes_of("newer")));
   REQUIRE(f.file->flush());
   CHECK(f.store.memory.text(id, 0, 5) == "newer");
+}
+
+TEST_CASE("a wait that is to be looked at again ends by that time, and by a deadline that is earlier", "[waiting]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  auto& core = pool.core();
+  const tarn::detail::Atomic<std::uint64_t> word{0};
+  constexpr std::int64_t ms = 1'000'000;
+  const auto wait_for = [&](std::int64_t at_most_ns, std::optional<std::int64_t> deadline_ns) {
+    const auto began_ns = core.time.now_ns();
+    const tarn::detail::WaitFor<Heap> wait{.record = {}, .word = &word, .seen = 0, .at_most_ns = at_most_ns};
+    const auto why = tarn::detail::block(core, wait, {.deadline_ns = deadline_ns});
+    return std::pair{why, core.time.now_ns() - began_ns};
+  };
+  const auto [why, took_ns] = wait_for(2 * ms, std::nullopt);
+  CHECK_FALSE(why);
+  CHECK(took_ns >= 2 * ms);
+  const auto [later_why, later_ns] = wait_for(2 * ms, pool.deadline_in(std::chrono::hours{1}));
+  CHECK_FALSE(later_why);
+  CHECK(later_ns < 3600 * 1000 * ms);
+  const auto [timed_out, early_ns] = wait_for(3600 * 1000 * ms, pool.deadline_in(std::chrono::milliseconds{2}));
+  CHECK(timed_out == std::errc::timed_out);
+  CHECK(early_ns < 3600 * 1000 * ms);
+}
+
+TEST_CASE("who waits in a store's call for its file, and finds that it is over, waits for nothing", "[waiting]") {
+  CallingFile f{64};
+  auto& core = f.pool.core();
+  const auto& record = f.file->body()->record;
+  const tarn::detail::Serving serving{&*record};
+  const auto wait_for = [&](std::uint64_t seen) {
+    return tarn::detail::block(core, tarn::detail::WaitFor<Heap>::arrival(record, seen), {});
+  };
+  const auto now = record->arrivals.load();
+  CHECK(wait_for(now) == std::errc::resource_deadlock_would_occur);
+  CHECK_FALSE(wait_for(now + 1));
 }
