@@ -194,29 +194,26 @@ class FileSync {
         if (body_->is_syncing()) return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
         waits_for_sync_ = false;
       }
-      if (!flushed_) {
-        if (!flush_) {
-          std::shared_lock lock{body_->lock};
-          failed_before_ = body_->syncs_failed;
-          if (!lost_before_) lost_before_ = body_->syncs_lost;
-          lock.unlock();
-          flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
-        }
-        const auto progress = flush_->step();
-        if (progress == Progress::waiting) return wait_for_flush();
-        if (progress == Progress::between) return progress;
-        const auto settled = flush_->take_result();
-        flush_.reset();
-        if (!settled) {
-          error_ = settled.error();
-          return Progress::done;
-        }
-        flushed_ = true;
+      if (!flush_) {
+        std::shared_lock lock{body_->lock};
+        failed_before_ = body_->syncs_failed;
+        if (!lost_before_) lost_before_ = body_->syncs_lost;
+        lock.unlock();
+        flush_.emplace(body_, store_, whole_file, SIZE_MAX, true);
+      }
+      const auto progress = flush_->step();
+      if (progress == Progress::waiting) return wait_for_flush();
+      if (progress == Progress::between) return progress;
+      const auto settled = flush_->take_result();
+      flush_.reset();
+      if (!settled) {
+        error_ = settled.error();
+        return Progress::done;
       }
       if constexpr (!Syncs<Store, Traits>) {
         return Progress::done;
       } else {
-        if (const auto progress = ask(); progress) return *progress;
+        if (const auto asked = ask(); asked) return *asked;
       }
     }
   }
@@ -225,7 +222,8 @@ class FileSync {
   [[nodiscard]] Result<> take_result() const { return error_ ? Result<>{fail(error_)} : Result<>{}; }
 
  private:
-  // Everything that was dirty at the call is stored. Returns: nothing if the store has been asked.
+  // Everything that was dirty at the call is stored. Returns: nothing if the store has been asked, or there is more to
+  // flush.
   [[nodiscard]] std::optional<Progress> ask() {
     std::shared_ptr<SyncFlight<Traits>> flight;
     {
@@ -233,18 +231,15 @@ class FileSync {
       if (body_->syncing) {
         const auto seen = body_->record->arrivals.load();
         lock.unlock();
-        waits_for_sync_ = true;
-        flushed_ = false;  // it may fail, and then there is more to store
+        waits_for_sync_ = true;  // it may fail, and then there is more to store
         return wait_for(WaitFor<Traits>::arrival(body_->record, seen));
       }
       if (body_->syncs_lost != lost_before_) {
         error_ = body_->sync_error;  // it was ours, too, and there is nothing left to store it from
         return Progress::done;
       }
-      if (body_->syncs_failed != failed_before_) {
-        flushed_ = false;  // one failed since our flush began: what it was asked for is dirty again, and ours to store
-        return std::nullopt;
-      }
+      // One failed since our flush began: what it was asked for is dirty again, and ours to store.
+      if (body_->syncs_failed != failed_before_) return std::nullopt;
       if (body_->meta.state() == FileState::deleted || !body_->meta.needs_sync(scope_)) return Progress::done;
       flight = std::make_shared<SyncFlight<Traits>>(body_, scope_);
       body_->syncing_extents = body_->meta.take_unsynced(scope_);
@@ -274,7 +269,7 @@ class FileSync {
   std::error_code error_;
   std::uint64_t failed_before_ = 0;           // syncs of the file that had failed when our flush began
   std::optional<std::uint64_t> lost_before_;  // and at our call, those that had named bytes that were not held any more
-  bool flushed_ = false, waits_for_sync_ = false;
+  bool waits_for_sync_ = false;
 };
 
 }  // namespace tarn::detail

@@ -138,11 +138,7 @@ class FileLock {
     if (exclusive_ || waiting_writers_ != 0) {
       ++waiting_readers_;
       const auto phase = phase_;
-      readers_.wait(lock, [&] { return phase_ != phase || (!exclusive_ && waiting_writers_ == 0); });
-      if (phase_ == phase) {
-        --waiting_readers_;
-        ++shared_;
-      }  // else the leaving writer counted us in
+      readers_.wait(lock, [&] { return phase_ != phase; });  // only a leaving writer lets us in, and has counted us
       return;
     }
     ++shared_;
