@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/dirty_file_table.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <new>
 #include <optional>
 #include <string>
@@ -178,8 +180,14 @@ struct SyncedStore {
     const auto outcome = memory.flush(request);
     return outcome.ok() ? tarn::FlushOutcome<WatchedFiles>::stored() : outcome;
   }
-  tarn::Result<> sync(const tarn::SyncRequest<WatchedFiles>&) { return {}; }
+  tarn::Result<> sync(const tarn::SyncRequest<WatchedFiles>&) {
+    if (in_sync) in_sync();
+    return answer;
+  }
   tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
+
+  std::function<void()> in_sync;
+  tarn::Result<> answer;
 };
 
 }  // namespace
@@ -271,4 +279,93 @@ TEST_CASE("a load of a whole part that finds no memory fails, or comes with less
   CHECK(allocations > 10);
   CHECK(failed_once);
   if (!and_later) CHECK(came_with_less);
+}
+
+TEST_CASE("what a failed sync finds no memory to make dirty again is named, and synced later", "[no_memory]") {
+  using File = tarn::DirtyFile<WatchedFiles, SyncedStore>;
+  constexpr std::uint64_t id = 7;
+  const bool replaced = GENERATE(false, true);  // while the sync is in flight: then none of it is
+  std::uint64_t named_bytes = 0;
+  const auto allocations = for_each_allocation([&](long nth) {
+    Events events;
+    tarn::ChunkPool<WatchedFiles> pool{pool_options<WatchedFiles>(C, 16 * MiB), WatchingObserver{&events}};
+    SyncedStore store;
+    bool met = false;
+    {
+      File file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+      for (std::uint64_t at = 0; at < 12 * C; at += 2 * C) REQUIRE(file.write(at, bytes_of("stored")));
+      const auto size = file.size();
+      std::optional<FailAllocation> failing;
+      store.answer = tarn::fail(std::errc::io_error);
+      store.in_sync = [&] {
+        if (replaced) REQUIRE(file.invalidate(2));
+        failing.emplace(nth, true);
+      };
+      const auto synced = file.sync();
+      met = FailAllocation::met();
+      failing.reset();
+      CHECK(synced.error() == std::errc::io_error);
+      named_bytes += events.unsure_bytes;
+      CHECK(file.size() == size);
+      if (!replaced) CHECK((file.is_dirty() || events.unsure_bytes != 0));
+      if (replaced) CHECK(events.unsure_bytes == 0);
+      store.in_sync = nullptr;
+      store.answer = {};
+      CHECK(file.sync());
+      CHECK_FALSE(file.is_dirty());
+    }
+    CHECK(events.lost == 0);
+    CHECK(store.memory.complaints() == "");
+    return met;
+  });
+  CHECK(allocations >= (replaced ? 0 : 1));
+  CHECK((named_bytes != 0) == !replaced);
+}
+
+TEST_CASE("a file that finds no memory is in no table, and may be made later", "[no_memory]") {
+  using Store = MemoryStore<WatchedFiles>;
+  tarn::ChunkPool<WatchedFiles> pool{pool_options<WatchedFiles>(C, 16 * MiB)};
+  Store store;
+  const auto allocations = for_each_allocation([&](long nth) {
+    tarn::DirtyFileTable<WatchedFiles, Store> table{pool, store};
+    const auto metadata = tarn::DirtyFileMetadata::from_store(7, 0);
+    bool made = false, met = false;
+    {
+      const FailAllocation failing{nth, false};
+      try {
+        made = table.find_or_add(metadata) != nullptr;
+      } catch (const std::bad_alloc&) {
+        made = false;
+      }
+      met = FailAllocation::met();
+    }
+    CHECK(made == !met);
+    CHECK(table.size() == (made ? 1 : 0));
+    CHECK(table.find_or_add(metadata) != nullptr);
+    CHECK(table.size() == 1);
+    return met;
+  });
+  CHECK(allocations >= 4);
+}
+
+TEST_CASE("a chunk that finds no memory to be marked flushed stays dirty", "[no_memory]") {
+  bool failed_once = false;
+  const auto allocations = for_each_allocation([&](long nth) {
+    OneFile<Heap> file{{C, 1}};
+    for (std::uint64_t at = 0; at < 12 * C; at += 2 * C) REQUIRE(file.write(at, "d"));
+    tarn::Result<bool> marked = false;
+    bool met = false;
+    {
+      const FailAllocation failing{nth, true};
+      marked = tarn::mark_flushed(file.pool, file.meta, 4);
+      met = FailAllocation::met();
+    }
+    failed_once = failed_once || !marked;
+    if (!marked) CHECK(marked.error() == std::errc::not_enough_memory);
+    CHECK(file.pool.has_dirty(file.meta, 4) == !marked);
+    CHECK(file.flush());
+    return met;
+  });
+  CHECK(allocations >= 2);
+  CHECK(failed_once);
 }

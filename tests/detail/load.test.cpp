@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/load.hpp>
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -111,4 +112,20 @@ TEST_CASE("a read whose load fails while the file is being removed waits for wha
   }
   CHECK(removed.has_value() != stays);
   CHECK(seen == (stays ? pattern(0, 16) : ""));
+}
+
+TEST_CASE("a read inside a store's call does not wait for a flush that may know of a new version", "[load]") {
+  SharedFile<WatchedFiles> file{{16, 1}, 16};
+  OneFile<Heap> other{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  other.become_stored(16);
+  file.store.fail_next(MemoryStore<WatchedFiles>::Call::load, 1, static_cast<std::errc>(ESTALE));
+  std::error_code inside;
+  Loader<Heap> loader{other.store, [&] {
+                        std::string into(16, '?');
+                        inside = file->read(0, writable(into)).error();
+                      }};
+  std::string into(16, '?');
+  REQUIRE(tarn::read_range(other.pool, other.meta, 0, writable(into), loader));
+  CHECK(inside.value() == ESTALE);
+  CHECK(file.read(0, 16) == pattern(0, 16));
 }

@@ -8,8 +8,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,11 +16,12 @@
 #include <utility>
 #include <vector>
 
-#include "explore/explorer.hpp"
+#include "explore/explore.hpp"
 #include "support/catch.hpp"
 #include "support/linearizable.hpp"
 #include "support/traits.hpp"
 
+using tarn_test::explore;
 using tarn_test::Explorer;
 using tarn_test::Scenario;
 
@@ -97,23 +96,6 @@ struct World {
   tarn::ChunkPool<Traits> pool{options()};
   std::optional<tarn::DirtyFile<Traits, TextStore>> file;
 };
-
-/// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
-/// preemptions: TARN_EXPLORE_PREEMPTIONS, or one.
-void explore(const std::function<Scenario()>& make) {
-  constexpr std::uint64_t most = 3'000;
-  auto report = Explorer::complete(make, most);
-  const bool complete = report.finished;
-  const auto* const asked = std::getenv("TARN_EXPLORE_PREEMPTIONS");
-  const auto preemptions = asked != nullptr ? std::strtoull(asked, nullptr, 10) : 1;
-  if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
-  INFO("after the order " << report.order);
-  CHECK(report.failure == "");
-  CHECK(report.finished);
-  std::printf("%8llu orders of up to %llu steps, %s: %s\n", static_cast<unsigned long long>(report.runs),
-              static_cast<unsigned long long>(report.steps_most), complete ? "complete" : "bounded",
-              Catch::getResultCapture().getCurrentTestName().c_str());
-}
 
 using Call = std::function<void(World&)>;
 

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT
+// CTest: TIMEOUT 300 LABELS slow
+#define TARN_SYNC_HEADER "explore/explored_sync.hpp"
+
+// Calls that meet their own end under the explorer: an answer comes while somebody lets go of the call, or begins to
+// wait for it.
+
+#include <tarn/dirty_file_async.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "explore/explore.hpp"
+#include "support/catch.hpp"
+#include "support/traits.hpp"
+
+using tarn_test::explore;
+using tarn_test::Explorer;
+using tarn_test::Scenario;
+
+namespace {
+
+constexpr std::uint64_t chunk_bytes = 16;
+
+struct Traits : tarn_test::TestTraits {
+  using Storage = tarn::HeapStorage;
+};
+
+/// Keeps one token of each kind, till a thread that waits for it takes it.
+struct TokenStore {
+  tarn::detail::Mutex mutex;
+  tarn::detail::ConditionVariable asked;
+  std::optional<tarn::LoadToken<Traits>> loading;
+  std::optional<tarn::FlushToken<Traits>> flushing;
+  std::optional<tarn::SyncToken<Traits>> syncing;
+  bool at_once = false;
+
+  void load(const tarn::LoadRequest<Traits>& request, tarn::LoadToken<Traits> token) {
+    if (at_once) return (void)fill(request, token);
+    keep(loading, std::move(token));
+  }
+  void flush(const tarn::FlushRequest<Traits>&, tarn::FlushToken<Traits> token) {
+    if (at_once) return (void)token.complete(tarn::FlushOutcome<Traits>::stored());
+    keep(flushing, std::move(token));
+  }
+  void sync(const tarn::SyncRequest<Traits>&, tarn::SyncToken<Traits> token) {
+    if (at_once) return (void)token.complete({});
+    keep(syncing, std::move(token));
+  }
+  tarn::Result<> remove(const std::uint64_t&) { return {}; }
+
+  static void fill(const tarn::LoadRequest<Traits>& request, tarn::LoadToken<Traits>& token) {
+    const std::string text(static_cast<std::size_t>(request.range.size_bytes()), 'a');
+    token.complete(request.into.copy_from(std::as_bytes(std::span{text})));
+  }
+  template <class Token>
+  void keep(std::optional<Token>& place, Token&& token) {
+    const std::lock_guard lock{mutex};
+    place.emplace(std::move(token));
+    asked.notify_all();
+  }
+  template <class Token>
+  [[nodiscard]] Token take(std::optional<Token>& place) {
+    std::unique_lock lock{mutex};
+    asked.wait(lock, [&] { return place.has_value(); });
+    auto token = std::move(*place);
+    place.reset();
+    return token;
+  }
+};
+
+struct World {
+  using File = tarn::DirtyFile<Traits, TokenStore>;
+  static tarn::PoolOptions options() {
+    tarn::PoolOptions options{.chunk_bytes = chunk_bytes, .window_bytes = chunk_bytes};
+    options.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(options) + 64 * chunk_bytes;
+    return options;
+  }
+
+  tarn::ChunkPool<Traits> pool{options()};
+  TokenStore store;
+  File file{pool, tarn::MetadataFor<Traits>::from_store(7, chunk_bytes, {.part_bytes = chunk_bytes}), store};
+  std::optional<tarn::OpenFile<Traits, TokenStore>> opener{file.open()};
+  std::string into = std::string(chunk_bytes, '?');
+
+  void write() {
+    const std::string text = "x";
+    Explorer::expect(file.write(0, std::as_bytes(std::span{text})).has_value(), "a write is refused");
+  }
+  [[nodiscard]] std::span<std::byte> buffer() { return std::as_writable_bytes(std::span{into}); }
+  /// That one error was told, once.
+  void expect_told(std::errc why) {
+    Explorer::expect(opener->take_error().error() == why, "an error that nobody waited for is told to nobody");
+    Explorer::expect(opener->file().body()->error_count == 1, "one error is told twice");
+  }
+  void end() {
+    store.at_once = true;
+    (void)file.sync().has_value();
+    opener.reset();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a flush that fails while who waits for it lets go is told once", "[explore]") {
+  explore([] {
+    auto world = std::make_shared<World>();
+    world->write();
+    using Flush = tarn::detail::FileFlush<tarn::detail::FileBody<Traits>, TokenStore>;
+    auto flush = std::make_shared<std::optional<Flush>>();
+    flush->emplace(world->file.body(), world->store, tarn::whole_file, SIZE_MAX, true);
+    (void)(*flush)->step();
+    return Scenario{{[=] { flush->reset(); },
+                     [=] {
+                       world->store.take(world->store.flushing)
+                           .complete(tarn::FlushOutcome<Traits>::failed(std::make_error_code(std::errc::io_error)));
+                     }},
+                    [=] {
+                      world->expect_told(std::errc::io_error);
+                      world->end();
+                    }};
+  });
+}
+
+TEST_CASE("a sync that fails while who waits for it lets go is told once", "[explore]") {
+  explore([] {
+    auto world = std::make_shared<World>();
+    world->write();
+    using Sync = tarn::detail::FileSync<Traits, TokenStore>;
+    auto sync = std::make_shared<std::optional<Sync>>();
+    sync->emplace(world->file.body(), world->store);
+    (void)(*sync)->step();
+    world->store.take(world->store.flushing).complete(tarn::FlushOutcome<Traits>::stored());
+    while ((*sync)->step() != tarn::detail::Progress::waiting) continue;
+    return Scenario{{[=] { sync->reset(); },
+                     [=] { world->store.take(world->store.syncing).complete(tarn::fail(std::errc::io_error)); }},
+                    [=] {
+                      world->expect_told(std::errc::io_error);
+                      world->end();
+                    }};
+  });
+}
+
+TEST_CASE("a read that is cancelled while it begins, or is answered, completes once", "[explore]") {
+  explore([] {
+    auto world = std::make_shared<World>();
+    auto completed = std::make_shared<int>(0);
+    auto right = std::make_shared<bool>(true);
+    const auto done = [=](const tarn::Result<std::size_t>& n) {
+      ++*completed;
+      *right = n ? *n == chunk_bytes && world->into == std::string(chunk_bytes, 'a')
+                 : n.error() == std::errc::operation_canceled;
+    };
+    using Read = decltype(tarn::read_operation(world->file, 0, world->buffer(), done));
+    const std::shared_ptr<Read> read{new Read(tarn::read_operation(world->file, 0, world->buffer(), done))};
+    return Scenario{{[=] { read->start(); }, [=] { read->cancel(); }}, [=] {
+                      if (world->store.loading) {
+                        auto token = world->store.take(world->store.loading);
+                        TokenStore::fill(token.request(), token);
+                      }
+                      Explorer::expect(*completed == 1, "an operation completes not once");
+                      Explorer::expect(*right, "an operation ends with neither its bytes nor ECANCELED");
+                      world->end();
+                    }};
+  });
+}
+
+TEST_CASE("a read is answered while it begins to wait for that", "[explore]") {
+  explore([] {
+    auto world = std::make_shared<World>();
+    return Scenario{{[=] {
+                       const auto n = world->file.read(0, world->buffer());
+                       Explorer::expect(n && *n == chunk_bytes, "a read fails");
+                       Explorer::expect(world->into == std::string(chunk_bytes, 'a'), "a read has other bytes");
+                     },
+                     [=] {
+                       auto token = world->store.take(world->store.loading);
+                       TokenStore::fill(token.request(), token);
+                     }},
+                    [=] { world->end(); }};
+  });
+}
+
+TEST_CASE("a file that is written while it is looked at for room is not forgotten by who looks next", "[explore]") {
+  explore([] {
+    auto world = std::make_shared<World>();
+    world->store.at_once = true;
+    world->write();
+    (void)world->file.flush().has_value();  // it has nothing left, and is still on the list
+    return Scenario{{[=] { world->write(); }, [=] { (void)world->pool.core().pressure.flush_one(); }}, [=] {
+                      if (world->file.is_dirty()) {
+                        Explorer::expect(world->pool.core().pressure.flush_one() != tarn::detail::Flushed::nothing,
+                                         "a file with changes is on no list");
+                      }
+                      Explorer::expect(!world->file.is_dirty(), "a change is not flushed for room");
+                      world->end();
+                    }};
+  });
+}
+
+TEST_CASE("a record whose last chunk is evicted while its last user lets go of it goes once", "[explore]") {
+  explore([] {
+    struct Pool {
+      tarn::ChunkPool<Traits> pool{World::options()};
+      tarn::MetadataFor<Traits> meta = tarn::MetadataFor<Traits>::from_store(7, chunk_bytes);
+      struct Loader {
+        tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+          return static_cast<std::size_t>(request.range.size_bytes());
+        }
+      } loader;
+    };
+    auto one = std::make_shared<Pool>();
+    std::string into(chunk_bytes, '?');
+    (void)tarn::read_range(one->pool, one->meta, 0, std::as_writable_bytes(std::span{into}), one->loader).has_value();
+    return Scenario{{[=] { (void)one->pool.contains(one->meta, 0); }, [=] { (void)one->pool.evict_clean(); }}, [=] {
+                      (void)one->pool.evict_clean();
+                      Explorer::expect(one->pool.stats().charged_bytes == 0, "a record stays, or went twice");
+                    }};
+  });
+}
