@@ -160,13 +160,15 @@ TEST_CASE("a read that is cancelled while it begins, or is answered, completes o
                  : n.error() == std::errc::operation_canceled;
     };
     using Read = decltype(tarn::read_operation(world->file, 0, world->buffer(), done));
-    const std::shared_ptr<Read> read{new Read(tarn::read_operation(world->file, 0, world->buffer(), done))};
-    return Scenario{{[=] { read->start(); }, [=] { read->cancel(); }}, [=] {
+    auto read = std::make_shared<std::unique_ptr<Read>>();
+    read->reset(new Read(tarn::read_operation(world->file, 0, world->buffer(), done)));
+    return Scenario{{[=] { (*read)->start(); }, [=] { (*read)->cancel(); }}, [=] {
                       if (world->store.loading) {
                         auto token = world->store.take(world->store.loading);
                         TokenStore::fill(token.request(), token);
                       }
                       Explorer::expect(*completed == 1, "an operation completes not once");
+                      read->reset();
                       Explorer::expect(*right, "an operation ends with neither its bytes nor ECANCELED");
                       world->end();
                     }};
