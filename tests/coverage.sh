@@ -27,9 +27,11 @@ mkdir -p "$raw"
 cmake --preset coverage
 cmake --build --preset coverage
 # One file for each program (%m), to which each of its processes adds.
-LLVM_PROFILE_FILE=$raw/%m.profraw CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)} ctest --preset coverage "$@"
+tests=0  # a test that fails has taken branches all the same
+LLVM_PROFILE_FILE=$raw/%m.profraw CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)} ctest --preset coverage "$@" || tests=$?
 "$profdata" merge -sparse -o "$build/tests.profdata" "$raw"/*.profraw
 
 python3 tests/coverage.py --build "$build" --profile "$build/tests.profdata" --llvm-cov "$cov" \
   --report build/report/coverage.md \
   --head "\`tests/coverage.sh${*:+ $*}\` with TARN_MODEL_STEPS=$TARN_MODEL_STEPS; $(clang++ --version | head -1); commit $(git describe --always --dirty --exclude '*')."
+exit "$tests"

@@ -353,6 +353,8 @@ TEST_CASE("a chunk that finds no memory to be marked flushed stays dirty", "[no_
   const auto allocations = for_each_allocation([&](long nth) {
     OneFile<Heap> file{{C, 1}};
     for (std::uint64_t at = 0; at < 12 * C; at += 2 * C) REQUIRE(file.write(at, "d"));
+    for (const std::uint64_t chunk : {0u, 2u, 6u, 8u}) REQUIRE(tarn::mark_flushed(file.pool, file.meta, chunk));
+    REQUIRE(file.meta.stored().extent_count() == 4);  // as many as its set has room for
     tarn::Result<bool> marked = false;
     bool met = false;
     {
