@@ -79,8 +79,8 @@ def merge(exports, headers):
                 name = function["filenames"][file_index]
                 if not name.startswith(prefix):
                     continue
-                was_reached = held + held_not == 0 and innermost_count(function["regions"], file_index, line, column) > 0
-                places[name[len(prefix):], line, column, last_line, last_column].add(held, held_not, was_reached)
+                ran = held + held_not == 0 and innermost_count(function["regions"], file_index, line, column) > 0
+                places[name[len(prefix):], line, column, last_line, last_column].add(held, held_not, ran)
     return places
 
 
@@ -93,12 +93,13 @@ def is_made_by_compiler(text):
 
 
 def list_not_taken(places, lines_of):
-    """Returns: what counts, {header: [branches, taken]}, and what was not taken, [(header, line, column, word, text)]."""
+    """Returns: {header: [branches, taken]}, and what was not taken, [(header, line, condition, word, text)]."""
     sums = collections.defaultdict(lambda: [0, 0])
     left = []
     for (header, line, column, last_line, last_column), place in sorted(places.items()):
         text = lines_of(header)[line - 1]
-        if not place.counts or is_made_by_compiler(text) or (place.held + place.held_not == 0 and is_constexpr(text, column - 1)):
+        never = place.held + place.held_not == 0
+        if not place.counts or is_made_by_compiler(text) or (never and is_constexpr(text, column - 1)):
             continue
         missing = place.not_taken()
         sums[header][0] += 2
@@ -146,8 +147,8 @@ def report(sums, left, reasons, head):
     reasoned = [(entry, reason_for(entry, reasons, used)) for entry in left]
     branches, taken = (sum(column) for column in zip(*sums.values()))
     out = ["# Branches of the headers that the tests take", "", *head, "",
-           __doc__.split("\n\n")[2].strip() + " A branch in the argument of an `assert` counts as any other; that of the"
-           " assert itself does not. Where a condition throws, the compiler counts it as one that did not hold.", "",
+           __doc__.split("\n\n")[2].strip() + "\nAn `assert` is a macro of the system, of which the compiler counts"
+           " nothing. Where a condition throws, it counts it as one\nthat did not hold.", "",
            "| header | branches | taken | % |", "|---|---|---|---|"]
     out += [f"| {header} | {n} | {k} | {per_cent(k, n)} |" for header, (n, k) in sorted(sums.items())]
     out += [f"| **all** | **{branches}** | **{taken}** | **{per_cent(taken, branches)}** |", ""]
@@ -169,7 +170,7 @@ def report(sums, left, reasons, head):
     if 100 * taken < LEAST_PER_CENT * branches:
         wrong.append(f"{per_cent(taken, branches)} % of the branches were taken; {LEAST_PER_CENT} % are wanted")
     if without:
-        wrong.append(f"{len(without)} branches were not taken, and no reason is known")
+        wrong.append(f"not taken, and no reason is known: {len(without)}")
     return "\n".join(out), wrong
 
 
@@ -225,7 +226,7 @@ def self_test():
     reason = {"header": "a.hpp", "line": "if (a) {", "branches": 1, "why": "it never is"}
     two_left = count(function(branch(0, 0), did_not))
     text, wrong = report(*two_left, [reason], [])
-    assert "it never is" in text and len(wrong) == 2 and "1 branches were not taken" in wrong[1], (text, wrong)
+    assert "it never is" in text and len(wrong) == 2 and "no reason is known: 1" in wrong[1], (text, wrong)
     assert len(report(*two_left, [reason | {"branches": 2}], [])[1]) == 1
     assert report(*count(function(branch(1, 1), ran)), [], [])[1] == []
     assert "Taken this time" in report(*count(function(branch(1, 1), ran)), [reason], [])[0]
