@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // CTest: TIMEOUT 600
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/flusher.hpp>
 
 #include <algorithm>
 #include <array>
@@ -29,6 +30,7 @@
 #include "sim/operations.hpp"
 #include "sim/shrink.hpp"
 #include "support/catch.hpp"
+#include "support/manual_time.hpp"
 #include "support/model_random.hpp"
 #include "support/model_run.hpp"
 #include "support/model_table.hpp"
@@ -63,13 +65,15 @@ using tarn_test::ModelTrace;
 using tarn_test::ModelUnits;
 using tarn_test::NotedFill;
 
-struct HeapTraits : tarn::DefaultTraits {
-  using Storage = tarn::HeapStorage;
+struct ModelTraits : tarn::DefaultTraits {
   using Observer = tarn_test::ModelObserver;
+  using TimeSource = tarn_test::ManualTime;
 };
-struct ArenaTraits : tarn::DefaultTraits {
+struct HeapTraits : ModelTraits {
+  using Storage = tarn::HeapStorage;
+};
+struct ArenaTraits : ModelTraits {
   using Storage = tarn::ArenaStorage;
-  using Observer = tarn_test::ModelObserver;
 };
 
 // How often the runs came where bytes, errors and wake-ups get lost.
@@ -100,6 +104,7 @@ enum class Came : std::uint8_t {
   flushes_beside,
   flush_of_more_than_dirty,
   flush_of_one_moment,
+  flush_in_background,
   sync_ok,
   sync_failed,
   sync_failed_after_change,
@@ -158,6 +163,7 @@ constexpr std::array<const char*, static_cast<std::size_t>(Came::count)> came_na
     "a flush beside another of its file",
     "a flush of a part, of which the store has the rest",
     "a flush of a whole file, of one moment",
+    "a flush in the background",
     "a sync that ended well",
     "a sync that failed",
     "a sync that failed after a change",
@@ -241,6 +247,7 @@ class World {
 
  private:
   static constexpr std::uint64_t first_id = 10;
+  static constexpr std::int64_t second_ns = 1'000'000'000;
 
   struct Opener {
     tarn::OpenFile<Traits, Store> open;
@@ -297,6 +304,7 @@ class World {
       made.dirty_throttle_bytes = 4 * config.chunk_bytes;
       made.dirty_limit_bytes = 7 * config.chunk_bytes;
       made.file_dirty_limit_bytes = 4 * config.chunk_bytes;
+      made.dirty_background_bytes = 3 * config.chunk_bytes;
     }
     return made;
   }
@@ -339,7 +347,7 @@ class World {
             {2, &World::discard},        {2, &World::reuse},
             {3, &World::take_over},      {2, &World::use_replaced},
             {5, &World::set_budget},     {1, &World::settle},
-            {8, &World::load_ahead}},
+            {8, &World::load_ahead},     {2, &World::flush_in_background}},
            file);
   }
   // From inside the store, or from a completion: what another thread, or the same one, may do there. Nothing that waits
@@ -635,6 +643,19 @@ class World {
       require(meta.stored().contains(extent) && range.intersect(extent) == extent, "a try misses what is not stored");
       if (!file.replaced) require(!pool_.held_extents(meta).intersects(extent), "a try misses what is held");
     }
+  }
+  // The clock goes on, and what is due by it, or by the mark, is flushed with nobody waiting for that.
+  void flush_in_background(File& file) {
+    auto& result = note("flush in the background", file, {});
+    tarn_test::ManualTime::advance_ns(static_cast<std::int64_t>(random_.below(4)) * second_ns);
+    const auto asked = asked_count_;
+    const auto now_ns = tarn_test::ManualTime{}.now_ns();
+    const Watch watch{*this};
+    const tarn::detail::Resumer hold;
+    const auto next_ns = rounds_.round();
+    result = static_cast<std::int64_t>((next_ns - now_ns) / second_ns);
+    require(next_ns > now_ns && next_ns <= now_ns + 30 * second_ns, "the next round is at no time to come");
+    if (asked_count_ != asked) came(Came::flush_in_background);
   }
   void load_ahead(File& file) {
     const auto range = pick(most_bytes_ + 2 * config_.chunk_bytes);
@@ -1852,6 +1873,7 @@ class World {
   Pool pool_;
   std::array<std::shared_ptr<File>, 3> files_;
   std::vector<std::shared_ptr<File>> replaced_;
+  tarn::FlushRounds<Traits> rounds_{pool_, {.dirty_ns_max = 3 * second_ns}};
   std::vector<LoadAsked> loads_;
   std::vector<FlushAsked> flushes_;
   std::vector<SyncAsked> syncs_;
