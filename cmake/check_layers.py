@@ -7,9 +7,10 @@
 
 The rules: a header includes headers of its own layer or a lower one, never in a circle. Only an edge includes a third
 party, its own one; everything else includes the standard library, the system and tarn. The umbrella reaches every
-public header but the edges. What one thread does and another sees goes through detail/sync.hpp: no other header but an
-edge names the standard's atomics, mutexes, conditions or threads. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at most
-120 columns.
+public header but the edges and what embedders test with (testing/), which nothing else includes. What one thread does
+and another sees goes through detail/sync.hpp: no other header but an edge and testing/ names the standard's atomics,
+mutexes, conditions or threads. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at
+most 120 columns.
 """
 import fnmatch
 import pathlib
@@ -36,7 +37,9 @@ LAYERS = [
     ("table", ["dirty_file_table.hpp", "flusher.hpp"]),
     ("umbrella", ["tarn.hpp"]),
     ("edge", ["format.hpp", "fuse.hpp", "fuse_async.hpp", "prometheus.hpp"]),
+    ("testing", ["testing/*.hpp"]),
 ]
+TESTING = "testing/"
 
 # What an edge may include beyond the others: of one that only few want, nothing. Nothing includes an edge but one of the
 # same third party.
@@ -46,7 +49,8 @@ THIRD_PARTY = {"format.hpp": ["fmt/*"], "fuse.hpp": LIBFUSE, "fuse_async.hpp": L
 # Where a header may include what a macro names: what explores interleavings puts its own atomics there.
 BY_MACRO = {"detail/sync.hpp": "TARN_SYNC_HEADER"}
 
-# What only that header names, since what replaces it must see every use. An edge has threads of its own.
+# What only that header names, since what replaces it must see every use. An edge has threads of its own, and so has a
+# test.
 SYNC = re.compile(r"\bstd::(atomic\w*|(?:recursive_|timed_|shared_)*mutex|condition_variable\w*|counting_semaphore|"
                   r"binary_semaphore|latch|barrier|j?thread|this_thread)\b")
 
@@ -155,7 +159,8 @@ def check(root):
             if len(line) > MAX_COLUMNS:
                 problems.append(f"{header}:{number}: has {len(line)} columns, more than {MAX_COLUMNS}")
             named = SYNC.search(line.partition("//")[0])
-            if named and header not in BY_MACRO and header not in THIRD_PARTY and header not in STARTS_THREADS:
+            if named and header not in BY_MACRO and header not in THIRD_PARTY and header not in STARTS_THREADS and \
+                    not header.startswith(TESTING):
                 problems.append(f"{header}:{number}: names {named.group()}, past detail/sync.hpp")
             included = INCLUDE.match(line)
             if not included:
@@ -176,7 +181,8 @@ def check(root):
     if circle:
         problems.append("circle: " + " -> ".join(circle))
     if "tarn.hpp" in headers:
-        public = {header for header in headers if not header.startswith("detail/") and header not in THIRD_PARTY}
+        public = {header for header in headers
+                  if not header.startswith(("detail/", TESTING)) and header not in THIRD_PARTY}
         for header in sorted(public - reach(edges, "tarn.hpp")):
             problems.append(f"tarn.hpp: does not include {header}")
     return problems
@@ -196,6 +202,7 @@ def self_test():
         "fuse.hpp": include("tarn/tarn.hpp", "fuse_lowlevel.h"),
         "prometheus.hpp": include("string", "tarn/chunk_pool.hpp"),
         "fuse_async.hpp": include("tarn/fuse.hpp"),
+        "testing/gate.hpp": include("thread", "tarn/tarn.hpp") + "std::mutex lock;\n",
     }
     # What is put over the good tree (None takes a header away), and what must be said of it.
     bad = {
@@ -222,6 +229,21 @@ def self_test():
         "one edge in another": (
             {"fuse.hpp": include("tarn/format.hpp")},
             "includes format.hpp: nothing includes an edge"),
+        "testing in the core": (
+            {"chunk_pool.hpp": include("tarn/testing/gate.hpp")},
+            "chunk_pool.hpp:3: (pool) includes testing/gate.hpp, which is in a higher layer (testing)"),
+        "testing in an edge": (
+            {"prometheus.hpp": include("tarn/testing/gate.hpp")},
+            "prometheus.hpp:3: (edge) includes testing/gate.hpp, which is in a higher layer"),
+        "testing in the umbrella": (
+            {"tarn.hpp": include("tarn/chunk_pool.hpp", "tarn/extent_set.hpp", "tarn/testing/gate.hpp")},
+            "tarn.hpp:5: (umbrella) includes testing/gate.hpp"),
+        "an edge in testing": (
+            {"testing/gate.hpp": include("tarn/fuse.hpp")},
+            "testing/gate.hpp:3: includes fuse.hpp: nothing includes an edge"),
+        "a third party in testing": (
+            {"testing/gate.hpp": include("catch2/catch.hpp")},
+            "testing/gate.hpp:3: includes <catch2/catch.hpp>"),
         "an edge in the umbrella": (
             {"tarn.hpp": include("tarn/format.hpp")},
             "tarn.hpp:3: (umbrella) includes format.hpp"),

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A gate holds the threads that come to it until it is opened, so that a test decides how calls interleave instead of
+// hoping for it.
+//
+// Thread safety: every call from any thread. Waiting ends at a deadline, far beyond what any test needs: a deadlock
+// then fails the test that found it.
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+namespace tarn::testing {
+
+inline constexpr std::chrono::seconds deadline{60};
+
+class Gate {
+ public:
+  void close() {
+    std::lock_guard lock{mutex_};
+    open_ = false;
+    arrivals_ = 0;
+  }
+  void open() {
+    std::lock_guard lock{mutex_};
+    open_ = true;
+    changed_.notify_all();
+  }
+  /// Goes through, when the gate is open. Returns: whether it opened before the deadline.
+  bool pass() {
+    std::unique_lock lock{mutex_};
+    ++arrivals_;
+    changed_.notify_all();
+    return changed_.wait_for(lock, deadline, [&] { return open_; });
+  }
+  /// Waits until `count` threads have come since the gate was closed. Returns: whether they did before the deadline.
+  [[nodiscard]] bool wait_for_arrivals(std::size_t count = 1) {
+    std::unique_lock lock{mutex_};
+    return changed_.wait_for(lock, deadline, [&] { return arrivals_ >= count; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = true;
+  std::size_t arrivals_ = 0;
+};
+
+/// Looks again and again until `there()` is true, where there is no gate to wait at. Returns: whether it became true
+/// before the deadline.
+template <class Predicate>
+[[nodiscard]] bool wait_until(Predicate there) {
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  while (!there()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+/// A thread that others can see blocked in the kernel: on a lock, a condition, a gate. That is how a test knows that
+/// somebody waits, where a wait shows in nothing else.
+class BlockedThread {
+ public:
+  /// Said by the thread itself, before what it is to wait for.
+  void here() { thread_ = ::gettid(); }
+  /// Returns: true once it is blocked; false if it came to its end, or the deadline came first.
+  [[nodiscard]] bool wait_until_blocked() const {
+    char state = '?';
+    const bool told = wait_until([&] {
+      state = thread_ == 0 ? '?' : state_of(thread_);
+      return state == 'S' || state == gone;
+    });
+    return told && state == 'S';
+  }
+
+ private:
+  static constexpr char gone = 'X';
+  [[nodiscard]] static char state_of(::pid_t thread) {
+    std::ifstream stat{"/proc/self/task/" + std::to_string(thread) + "/stat"};
+    std::string line;
+    if (!std::getline(stat, line)) return gone;
+    const auto after_name = line.rfind(") ");  // a name may hold anything
+    return after_name == std::string::npos ? gone : line[after_name + 2];
+  }
+
+  std::atomic<::pid_t> thread_{0};
+};
+
+/// A thread that is joined when it goes out of scope, also when an assertion ends the test; `before_join` (opening the
+/// gate that holds it, say) comes first then.
+class Worker {
+ public:
+  template <class F>
+  explicit Worker(F f) : thread_{std::move(f)} {}
+  template <class F>
+  Worker(Gate& held_by, F f) : gate_{&held_by}, thread_{std::move(f)} {}
+  Worker(Worker&&) = default;
+  ~Worker() {
+    if (gate_ != nullptr) gate_->open();
+    join();
+  }
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  Gate* gate_ = nullptr;
+  std::thread thread_;
+};
+
+}  // namespace tarn::testing
