@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
+#include <tarn/testing/memory_store.hpp>
+
 #include "support/catch.hpp"
-#include "support/memory_store.hpp"
 
 using tarn::ConstBuffers;
 using tarn::MutableBuffers;

@@ -15,9 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;

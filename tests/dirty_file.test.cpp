@@ -11,9 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
 #include "support/shared_file.hpp"
 

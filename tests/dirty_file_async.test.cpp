@@ -27,10 +27,11 @@
 #include <coroutine>
 #endif
 
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;

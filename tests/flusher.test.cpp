@@ -9,12 +9,12 @@
 #include <utility>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
+#include <tarn/testing/manual_time.hpp>
+#include <tarn/testing/memory_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
-#include "support/later_store.hpp"
-#include "support/manual_time.hpp"
-#include "support/memory_store.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;

@@ -15,11 +15,11 @@
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/memory_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/kernel.hpp"
-#include "support/memory_store.hpp"
 #include "support/replaced_new.hpp"
 #include "support/traits.hpp"
 

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/kernel.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 #include "support/replaced_new.hpp"
 

@@ -14,8 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/linearizable.hpp"
 #include "support/model_random.hpp"
 #include "support/model_run.hpp"

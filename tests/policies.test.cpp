@@ -11,10 +11,10 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/later_store.hpp>
+#include <tarn/testing/manual_time.hpp>
 
 #include "support/catch.hpp"
-#include "support/later_store.hpp"
-#include "support/manual_time.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;

@@ -12,8 +12,9 @@
 #include <set>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 
 using tarn::ArenaStorage;
 using tarn::Budget;

@@ -19,8 +19,9 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/model_store.hpp"
 #include "support/traits.hpp"
 

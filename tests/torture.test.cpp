@@ -22,9 +22,10 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
 #include "support/chaos_store.hpp"
-#include "support/gate.hpp"
 #include "support/model_store.hpp"
 
 // Ten thousand files with a few dirty bytes each, in a pool that has room for a dozen of their chunks, over a store that

@@ -7,9 +7,10 @@
 #include <system_error>
 #include <utility>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
 #include "support/one_file.hpp"
 

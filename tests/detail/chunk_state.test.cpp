@@ -7,8 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 
 using tarn::detail::ChunkState;
 using tarn::detail::ParkingLot;

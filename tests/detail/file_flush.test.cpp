@@ -18,14 +18,14 @@
 
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flush.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
+#include <tarn/testing/manual_time.hpp>
+#include <tarn/testing/memory_store.hpp>
 #include <tarn/write_range.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
-#include "support/later_store.hpp"
-#include "support/manual_time.hpp"
-#include "support/memory_store.hpp"
 #include "support/shared_file.hpp"
 
 using namespace tarn_test;

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/memory_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
-#include "support/memory_store.hpp"
 #include "support/shared_file.hpp"
 
 using namespace tarn_test;

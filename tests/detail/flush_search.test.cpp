@@ -13,10 +13,10 @@
 
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flush.hpp>
+#include <tarn/testing/gate.hpp>
 #include <tarn/write_range.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
 
 using namespace tarn_test;

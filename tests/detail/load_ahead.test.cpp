@@ -12,12 +12,12 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
 #include "support/chaos_store.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
 #include "support/later_file.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 // Loads of whole parts, for a store that says `load_unit`; those of ranges are everybody else's (read_range.test.cpp).

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/later_store.hpp"
 #include "support/model_random.hpp"
 #include "support/one_file.hpp"
 

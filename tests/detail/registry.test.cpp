@@ -10,9 +10,9 @@
 #include <tarn/eviction/clock.hpp>
 #include <tarn/policies.hpp>
 #include <tarn/storage/heap.hpp>
+#include <tarn/testing/gate.hpp>
 
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 #include "support/model_store.hpp"
 
 using tarn::Budget;

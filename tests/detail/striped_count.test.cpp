@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 
 using tarn::detail::StripedCount;
 

@@ -11,8 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
-#include "support/gate.hpp"
 
 using tarn::detail::FileLock;
 using tarn::detail::ParkingLot;

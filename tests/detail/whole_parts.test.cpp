@@ -12,10 +12,10 @@
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
 #include "support/later_file.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 // Loads of whole parts beside loads of ranges: what the rest of a part brings along must cost no call its answer.

@@ -6,9 +6,10 @@
 #include <optional>
 #include <string>
 
+#include <tarn/testing/gate.hpp>
+
 #include "support/catch.hpp"
 #include "support/fault_points.hpp"
-#include "support/gate.hpp"
 #include "support/later_file.hpp"
 #include "support/replaced_new.hpp"
 

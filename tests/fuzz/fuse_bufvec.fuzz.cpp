@@ -20,9 +20,10 @@
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/testing/memory_store.hpp>
 
 #include "fuzz/input.hpp"
-#include "support/memory_store.hpp"
+#include "support/testing.hpp"
 #include "support/traits.hpp"
 
 namespace {

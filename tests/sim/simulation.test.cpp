@@ -2,6 +2,7 @@
 // CTest: TIMEOUT 600
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flusher.hpp>
+#include <tarn/testing/manual_time.hpp>
 
 #include <algorithm>
 #include <array>
@@ -30,7 +31,6 @@
 #include "sim/operations.hpp"
 #include "sim/shrink.hpp"
 #include "support/catch.hpp"
-#include "support/manual_time.hpp"
 #include "support/model_random.hpp"
 #include "support/model_run.hpp"
 #include "support/model_table.hpp"

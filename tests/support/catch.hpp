@@ -11,3 +11,5 @@
 #else
 #include <catch2/catch.hpp>
 #endif
+
+#include "support/testing.hpp"

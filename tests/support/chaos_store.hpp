@@ -27,9 +27,10 @@
 #include <vector>
 
 #include <tarn/store.hpp>
+#include <tarn/testing/memory_store.hpp>
 
-#include "support/memory_store.hpp"
 #include "support/model_store.hpp"
+#include "support/testing.hpp"
 
 namespace tarn_test {
 

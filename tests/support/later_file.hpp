@@ -11,9 +11,9 @@
 #include <string>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 namespace tarn_test {

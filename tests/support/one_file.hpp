@@ -20,11 +20,11 @@
 #include <tarn/chunk_pool.hpp>
 #include <tarn/flush.hpp>
 #include <tarn/read_range.hpp>
+#include <tarn/testing/memory_store.hpp>
 #include <tarn/truncate.hpp>
 #include <tarn/write_range.hpp>
 
 #include "support/catch.hpp"
-#include "support/memory_store.hpp"
 #include "support/traits.hpp"
 
 namespace tarn_test {
