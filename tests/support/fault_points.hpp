@@ -15,8 +15,8 @@
 #include <cstdint>
 #include <utility>
 
-#include <tarn/policies.hpp>
 #include <tarn/storage/heap.hpp>
+#include <tarn/testing/failing_storage.hpp>
 
 namespace tarn_test {
 
@@ -81,31 +81,9 @@ struct OutOfCall : FaultPoints::Scope {
 };
 
 /// Heap storage that the system refuses memory.
-class FaultyStorage {
- public:
-  explicit FaultyStorage(const tarn::StorageOptions& options) : heap_{options} {}
-
-  [[nodiscard]] std::byte* allocate(tarn::Budget& budget) noexcept {
-    if (fault_points.fails(Fault::commit)) return nullptr;
-    auto* const memory = heap_.allocate(budget);
-    chunks_out_ += memory != nullptr ? 1 : 0;
-    return memory;
-  }
-  void deallocate(std::byte* memory, tarn::Budget& budget) noexcept {
-    --chunks_out_;
-    heap_.deallocate(memory, budget);
-  }
-  std::uint64_t trim(tarn::Budget& budget) noexcept { return heap_.trim(budget); }
-  [[nodiscard]] static std::uint64_t min_budget_bytes(std::size_t chunk_bytes) {
-    return tarn::HeapStorage::min_budget_bytes(chunk_bytes);
-  }
-
-  /// How many chunks have not been given back.
-  [[nodiscard]] std::int64_t chunks_out() const { return chunks_out_; }
-
- private:
-  tarn::HeapStorage heap_;
-  std::int64_t chunks_out_ = 0;
+struct CommitPoints {
+  [[nodiscard]] static bool fails() noexcept { return fault_points.fails(Fault::commit); }
 };
+using FaultyStorage = tarn::testing::FailingStorage<tarn::HeapStorage, CommitPoints>;
 
 }  // namespace tarn_test
