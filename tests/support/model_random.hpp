@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <tarn/byte_range.hpp>
+#include <tarn/testing/random.hpp>
 
 namespace tarn_test {
 
@@ -32,19 +33,15 @@ class ModelTape {
   virtual std::uint64_t draw(std::uint64_t fresh) = 0;
 };
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 class ModelRandom {
  public:
   explicit ModelRandom(std::uint64_t seed, std::shared_ptr<ModelTape> tape = {})
-      : word_{seed}, tape_{std::move(tape)} {}
+      : random_{seed}, tape_{std::move(tape)} {}
   void begin_step() {
     if (tape_ != nullptr) tape_->begin_step();
   }
   std::uint64_t next() {
-    auto z = (word_ += 0x9E3779B97F4A7C15u);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
+    const auto z = random_.next();
     return tape_ == nullptr ? z : tape_->draw(z);
   }
   /// In [0, end). Requires: end != 0.
@@ -106,7 +103,7 @@ class ModelRandom {
   }
 
  private:
-  std::uint64_t word_;
+  tarn::testing::Random random_;
   std::shared_ptr<ModelTape> tape_;
 };
 

@@ -70,7 +70,13 @@ class FileImage {
                   });
   }
   [[nodiscard]] bool is_zero(std::uint64_t offset, std::uint64_t end) const {
-    if (offset < std::min(end, pattern_bytes_)) return false;
+    const auto pattern_end = std::min(end, pattern_bytes_);
+    bool shows_pattern = false;
+    for_each_page(offset, pattern_end - std::min(offset, pattern_end),
+                  [&](std::uint64_t index, std::size_t, std::size_t, std::size_t) {
+                    shows_pattern = shows_pattern || pages_.count(index) == 0;
+                  });
+    if (shows_pattern) return false;
     for (auto at = first_page(offset); at != pages_.end() && at->first * page_bytes < end; ++at) {
       const auto first = std::max(offset, at->first * page_bytes) % page_bytes;
       const auto last = std::min(end - at->first * page_bytes, page_bytes);
