@@ -3,7 +3,13 @@
 
 // A store that answers when the test says: it keeps the tokens, and a MemoryStore behind it has the bytes.
 //
-// Thread safety: every call from any thread.
+//   start_read(file, 0, into, done);
+//   REQUIRE(store.open_loads() == 1);
+//   write(file, "newer");
+//   store.finish_load();  // done is called here; take_load() instead, and the test answers what it likes
+//
+// Thread safety: every call from any thread. What waits for a token goes on in the thread that finishes it.
+// Requires:      no token is left when the pool goes: finish them all, or take and drop them.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +24,7 @@
 
 namespace tarn::testing {
 
+/// A ChunkStore<Traits>, of loads and flushes by token; what it does wrong, its `memory` is told.
 template <class Traits>
 class LaterStore {
  public:
@@ -41,13 +48,17 @@ class LaterStore {
     token.complete(memory.flush(request));
   }
   tarn::Result<> remove(const typename Traits::FileId& id) { return memory.remove(id); }
+  [[nodiscard]] std::optional<std::uint64_t> size_of(const typename Traits::FileId& id) const {
+    return memory.size_of(id);
+  }
 
+  /// How many it was asked and has not answered; the first of them has index 0.
   [[nodiscard]] std::size_t open_loads() const { return count(loads_); }
   [[nodiscard]] std::size_t open_flushes() const { return count(flushes_); }
-  /// Requires: there are so many.
+  /// The token and the duty to answer it. Errors: throws out_of_range if there are not so many.
   [[nodiscard]] LoadToken take_load(std::size_t index = 0) { return take(loads_, index); }
   [[nodiscard]] FlushToken take_flush(std::size_t index = 0) { return take(flushes_, index); }
-  /// Does what was asked, and says so.
+  /// Does what was asked, and says so. Errors: as take.
   void finish_load(std::size_t index = 0) {
     auto token = take_load(index);
     token.complete(memory.load(token.request()));
