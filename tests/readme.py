@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Sees that the first code block of the README is the whole of the smallest example, below what that says of itself.
+"""Sees that the first code block of a page is the whole of an example, below what that says of itself.
 
   readme.py README.md examples/smallest.cpp    says what differs, and fails if anything does
   readme.py --self-test                        sees that it refuses what it should
@@ -15,12 +15,12 @@ def check(readme, example):
     """Returns what is wrong, as lines to print."""
     block = re.search(r"^```cpp\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     if block is None:
-        return ["the README has no code block"]
+        return ["the page has no code block"]
     start = example.find("#include <tarn/")
     if start < 0:
         return ["the example includes nothing of tarn"]
     lines = [text.splitlines() for text in (block.group(1), example[start:])]
-    return list(difflib.unified_diff(*lines, "README.md", "the example", lineterm=""))
+    return list(difflib.unified_diff(*lines, "the page", "the example", lineterm=""))
 
 
 def self_test():
@@ -40,7 +40,7 @@ def main(arguments):
         print(__doc__.strip(), file=sys.stderr)
         return 2
     problems = check(*(pathlib.Path(argument).read_text() for argument in arguments))
-    print("\n".join(problems) if problems else "the README shows the example")
+    print("\n".join(problems) if problems else "the page shows the example")
     return 1 if problems else 0
 
 

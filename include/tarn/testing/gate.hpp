@@ -4,6 +4,13 @@
 // A gate holds the threads that come to it until it is opened, so that a test decides how calls interleave instead of
 // hoping for it.
 //
+//   store.load_gate.close();
+//   Worker reader{store.load_gate, [&] { answer = read(file); }};  // opens the gate, however the test ends
+//   REQUIRE(store.load_gate.wait_for_arrivals());                  // the load is under way, and not done
+//   write(file, "newer");
+//   store.load_gate.open();
+//   reader.join();
+//
 // Thread safety: every call from any thread. Waiting ends at a deadline, far beyond what any test needs: a deadlock
 // then fails the test that found it.
 
@@ -24,26 +31,31 @@ namespace tarn::testing {
 
 inline constexpr std::chrono::seconds deadline{60};
 
+/// Open at first.
 class Gate {
  public:
+  /// From now on it holds who comes; arrivals are counted anew.
   void close() {
     std::lock_guard lock{mutex_};
     open_ = false;
     arrivals_ = 0;
   }
+  /// Lets go all that it holds, and who comes later.
   void open() {
     std::lock_guard lock{mutex_};
     open_ = true;
     changed_.notify_all();
   }
-  /// Goes through, when the gate is open. Returns: whether it opened before the deadline.
+  /// Goes through, when the gate is open.
+  /// Returns: whether it opened before the deadline.
   bool pass() {
     std::unique_lock lock{mutex_};
     ++arrivals_;
     changed_.notify_all();
     return changed_.wait_for(lock, deadline, [&] { return open_; });
   }
-  /// Waits until `count` threads have come since the gate was closed. Returns: whether they did before the deadline.
+  /// Waits until `count` threads have come since the gate was closed.
+  /// Returns: whether they did before the deadline.
   [[nodiscard]] bool wait_for_arrivals(std::size_t count = 1) {
     std::unique_lock lock{mutex_};
     return changed_.wait_for(lock, deadline, [&] { return arrivals_ >= count; });
@@ -56,8 +68,8 @@ class Gate {
   std::size_t arrivals_ = 0;
 };
 
-/// Looks again and again until `there()` is true, where there is no gate to wait at. Returns: whether it became true
-/// before the deadline.
+/// Looks again and again until `there()` is true, where there is no gate to wait at.
+/// Returns: whether it became true before the deadline.
 template <class Predicate>
 [[nodiscard]] bool wait_until(Predicate there) {
   const auto end = std::chrono::steady_clock::now() + deadline;
@@ -74,7 +86,8 @@ class BlockedThread {
  public:
   /// Said by the thread itself, before what it is to wait for.
   void here() { thread_ = ::gettid(); }
-  /// Returns: true once it is blocked; false if it came to its end, or the deadline came first.
+  /// Returns:  true once it is blocked; false if it came to its end, or the deadline came first.
+  /// Requires: Linux's /proc.
   [[nodiscard]] bool wait_until_blocked() const {
     char state = '?';
     const bool told = wait_until([&] {

@@ -3,6 +3,9 @@
 
 // A clock that stands until a test moves it, and wakes those who wait for it.
 //
+//   struct MyTraits : tarn::DefaultTraits { using TimeSource = tarn::testing::ManualTime; };
+//   tarn::testing::ManualTime::advance_ns(1'000'000'000);  // a deadline has passed, a Flusher's interval too
+//
 // Thread safety: every call from any thread.
 
 #include <atomic>
@@ -14,7 +17,7 @@
 
 namespace tarn::testing {
 
-/// Pools that are given this type share one clock: a time source has no state that a test could reach.
+/// A TimeSource. Pools that are given this type share one clock: a time source has no state that a test could reach.
 class ManualTime {
  public:
   [[nodiscard]] std::int64_t now_ns() const noexcept { return clock(); }
