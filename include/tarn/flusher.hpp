@@ -5,8 +5,8 @@
 // more memory than the pool's background mark, and what has waited longer than it should.
 //
 // tarn starts no thread of its own; this is one for whoever wants it, or its rounds without it. It calls the files'
-// stores, and is the only thing here that backs off: after a round in which a store failed it pauses, twice as long each
-// time, up to a limit. That never answers for an fsync, which asks the store at once.
+// stores, and is the only thing here that backs off: after a round in which a store failed it pauses, twice as long
+// each time, up to a limit. That never answers for an fsync, which asks the store at once.
 //
 // Thread safety: construction and destruction in one thread; wake from any. FlushRounds: see there.
 
