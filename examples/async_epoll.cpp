@@ -93,7 +93,7 @@ class DescriptorStore {
   static tarn::FlushOutcome<Traits> answer(const tarn::FlushRequest<Traits>& request) {
     const auto fd = static_cast<int>(*request.file);
     bool well = ::ftruncate(fd, static_cast<off_t>(request.size_bytes)) == 0;
-    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool) {
+    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool /*zero*/) {
       well = well && ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)) == std::ssize(bytes);
     });
     if (!well) return tarn::FlushOutcome<Traits>::failed(std::make_error_code(std::errc::io_error));

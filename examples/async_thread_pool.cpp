@@ -59,7 +59,7 @@ class QueueStore {
     const std::lock_guard lock{files_mutex_};
     auto& file = files[*request.file];
     file.resize(request.size_bytes);
-    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool) {
+    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool /*zero*/) {
       file.replace(offset, bytes.size(), reinterpret_cast<const char*>(bytes.data()), bytes.size());
     });
     return tarn::FlushOutcome<Traits>::stored();

@@ -21,7 +21,7 @@ struct StringStore {
   tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
     auto& file = files[*request.file];
     file.resize(request.size_bytes);  // leave this out, and see what is said
-    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool) {
+    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool /*zero*/) {
       file.replace(offset, bytes.size(), reinterpret_cast<const char*>(bytes.data()), bytes.size());
     });
     return tarn::FlushOutcome<Traits>::stored();

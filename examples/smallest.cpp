@@ -25,7 +25,7 @@ struct StringStore {
     const std::lock_guard lock{mutex};
     auto& file = files[*request.file];
     file.resize(request.size_bytes);  // cuts off what is past it; what it adds is zero
-    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool) {
+    request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> bytes, bool /*zero*/) {
       file.replace(offset, bytes.size(), reinterpret_cast<const char*>(bytes.data()), bytes.size());
     });
     return tarn::FlushOutcome<Traits>::stored();

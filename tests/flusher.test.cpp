@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/flusher.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -132,4 +134,77 @@ TEST_CASE("a flusher of a store that answers later asks for what is over the mar
   REQUIRE(file.flush());
   CHECK(store.memory.complaints() == "");
   CHECK(store.memory.text(7) == std::string(4 * C, 'x'));
+}
+
+namespace {
+
+/// A file of a store that answers later, over the mark, and who flushes it with no thread.
+struct Rounds {
+  explicit Rounds(std::size_t chunks) { REQUIRE(file.write(0, bytes_of(std::string(chunks * C, 'x')))); }
+  ~Rounds() {
+    store.answer_at_once();
+    while (store.open_flushes() != 0) store.finish_flush();
+    CHECK(file.flush());
+  }
+  /// Returns: how long till the next round.
+  std::int64_t round() { return rounds.round() - ManualTime{}.now_ns(); }
+
+  tarn::ChunkPool<Timed> pool{World::options({.dirty_background_bytes = 2 * C})};
+  LaterStore<Timed> store;
+  tarn::DirtyFile<Timed, LaterStore<Timed>> file{pool, tarn::MetadataFor<Timed>::created(7), store};
+  tarn::FlushRounds<Timed> rounds{pool,
+                                  {.interval_ns = second_ns, .dirty_ns_max = 0, .first_pause_ns = second_ns / 10}};
+};
+
+}  // namespace
+
+TEST_CASE("rounds go on soon after a store that answers later has answered, part after part", "[flusher]") {
+  Rounds world{64};
+  std::int64_t passed_ns = 0;
+  while (world.pool.stats().chunks_dirty >= 2) {
+    const auto wait_ns = world.round();
+    REQUIRE(wait_ns > 0);
+    REQUIRE(wait_ns <= second_ns / 500);
+    REQUIRE(world.store.open_flushes() == 1);
+    world.store.finish_flush();
+    ManualTime::advance_ns(wait_ns);
+    passed_ns += wait_ns;
+  }
+  CHECK(passed_ns < second_ns / 5);
+  CHECK(world.round() == second_ns);  // below the mark, and nothing in flight
+  CHECK(world.store.open_flushes() == 0);
+}
+
+TEST_CASE("while a store hangs, rounds look less and less often, at the interval at last", "[flusher]") {
+  Rounds world{4};
+  std::int64_t last_ns = 0;
+  for (int i = 0; i < 20; ++i) {
+    const auto wait_ns = world.round();
+    CHECK(wait_ns >= last_ns);
+    CHECK(wait_ns <= second_ns);
+    ManualTime::advance_ns(last_ns = wait_ns);
+  }
+  CHECK(last_ns == second_ns);
+  CHECK(world.store.open_flushes() == 1);
+}
+
+TEST_CASE("rounds pause after each failure that a store answers later, whoever comes early", "[flusher]") {
+  Rounds world{4};
+  auto pause_ns = second_ns / 10;
+  ManualTime::advance_ns(world.round());
+  for (int i = 0; i < 6; ++i) {
+    CAPTURE(i);
+    REQUIRE(world.store.open_flushes() == 1);
+    world.store.take_flush().complete(
+        tarn::FlushOutcome<Timed>::failed(std::make_error_code(std::errc::no_space_on_device)));
+    CHECK(world.round() == pause_ns);
+    ManualTime::advance_ns(pause_ns - 1);
+    CHECK(world.round() == 1);
+    CHECK(world.store.open_flushes() == 0);
+    ManualTime::advance_ns(1);
+    CHECK(world.round() > 0);
+    pause_ns = std::min(2 * pause_ns, 30 * second_ns);
+  }
+  world.store.finish_flush();
+  CHECK(world.round() < second_ns / 100);  // no pause any more
 }

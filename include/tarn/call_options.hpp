@@ -22,8 +22,8 @@ struct CallOptions {
   WhenFull when_full = WhenFull::wait;
   /// By the pool's time source: pool.deadline_in(std::chrono::seconds{1}). Past it a call that would have to wait (for
   /// a load, a flush or room) answers ETIMEDOUT; up to it, one that waits for room goes on asking a store that fails.
-  /// What has been asked of a store goes on. A flush looks at it, and at `stop`, between two requests, too; what was
-  /// stored by then is stored.
+  /// What has been asked of a store goes on; of one that answers at once, inside of the call. A flush looks at it, and
+  /// at `stop`, between two requests, too; what was stored by then is stored.
   std::optional<std::int64_t> deadline_ns = {};
   /// Once it is requested, a call that would have to wait answers ECANCELED.
   std::stop_token stop = {};

@@ -5,8 +5,8 @@
 // more memory than the pool's background mark, and what has waited longer than it should.
 //
 // tarn starts no thread of its own; this is one for whoever wants it, or its rounds without it. It calls the files'
-// stores, and is the only thing here that backs off: after a round in which a store failed it pauses, twice as long
-// each time, up to a limit. That never answers for an fsync, which asks the store at once.
+// stores, and is the only thing here that backs off: when a store has failed it pauses, twice as long each time, up to
+// a limit. That never answers for an fsync, which asks the store at once.
 //
 // Thread safety: construction and destruction in one thread; wake from any. FlushRounds: see there.
 
@@ -15,6 +15,7 @@
 #include <mutex>
 #include <stop_token>
 #include <thread>
+#include <utility>
 
 #include <tarn/chunk_pool.hpp>
 
@@ -38,25 +39,41 @@ class FlushRounds {
   explicit FlushRounds(ChunkPool<Traits>& pool, const FlusherOptions& options = {})
       : core_{pool.core()}, options_{options} {}
 
-  /// Flushes what is due, job by job, till nothing is or a store fails; not after `stop`.
-  /// Returns: when the next one should be, by the pool's time source.
+  /// Flushes what is due, job by job, till nothing is or a store fails; not after `stop`, and not during a pause. With
+  /// stores that answer later it is worth a call when a flush has been answered: till then that file waits.
+  /// Returns: when the next one should be, by the pool's time source; soon, while flushes are in flight.
   /// Blocks:  as the stores do: not on one that answers later.
   std::int64_t round(const std::stop_token& stop = {}) {
-    const auto began_ns = core_.time.now_ns();
-    if (flush_due(stop)) {
-      pause_ns_ = 0;
-      return began_ns + options_.interval_ns;
+    const auto now_ns = core_.time.now_ns();
+    if (now_ns < pause_end_ns_) return pause_end_ns_;
+    auto failures = core_.counters.flush_failures.load();
+    // What the last round left in flight was answered since; with nothing in flight it was somebody else's flush.
+    bool failed = in_flight_ && failures != failures_seen_;
+    if (!failed) {
+      failures_seen_ = failures;
+      flush_due(stop);
+      failures = core_.counters.flush_failures.load();
+      failed = failures != failures_seen_;
     }
-    pause_ns_ = std::clamp(2 * pause_ns_, options_.first_pause_ns, options_.longest_pause_ns);
-    return began_ns + pause_ns_;
+    failures_seen_ = failures;
+    in_flight_ = core_.flying.load() != 0;
+    if (failed) {
+      pause_ns_ = std::clamp(2 * pause_ns_, options_.first_pause_ns, options_.longest_pause_ns);
+      return pause_end_ns_ = now_ns + pause_ns_;
+    }
+    const auto settled = core_.counters.flushes_settled.load();
+    if (std::exchange(settled_seen_, settled) != settled) pause_ns_ = watch_ns_ = 0;
+    if (!in_flight_) return now_ns + options_.interval_ns;
+    watch_ns_ = std::min(std::max(2 * watch_ns_, first_watch_ns), options_.interval_ns);
+    return now_ns + watch_ns_;
   }
 
  private:
-  // Returns: whether no store failed.
-  bool flush_due(const std::stop_token& stop) {
+  static constexpr std::int64_t first_watch_ns = 1'000'000;
+
+  void flush_due(const std::stop_token& stop) {
     using detail::Flushed;
     const detail::Resumer resumer;
-    const auto failures = core_.counters.flush_failures.load();
     const auto before_ns = core_.time.now_ns() - options_.dirty_ns_max;
     const auto while_it_gets_on = [&](auto flush_one) {
       auto flushed = Flushed::some;
@@ -68,7 +85,6 @@ class FlushRounds {
         return core_.pressure.flush_one([&](detail::Flushable& member) { return member.flush_older_than(before_ns); });
       });
     }
-    return core_.counters.flush_failures.load() == failures;
   }
   [[nodiscard]] bool over_mark() const {
     const auto mark = core_.marks.dirty_background_bytes;
@@ -77,7 +93,10 @@ class FlushRounds {
 
   detail::PoolCore<Traits>& core_;
   const FlusherOptions options_;
-  std::int64_t pause_ns_ = 0;
+  std::int64_t pause_ns_ = 0, pause_end_ns_ = INT64_MIN;
+  std::int64_t watch_ns_ = 0;  // how soon it looks again while flushes are in flight: twice as late each time
+  std::uint64_t failures_seen_ = 0, settled_seen_ = 0;
+  bool in_flight_ = false;
 };
 
 template <class Traits>
@@ -94,7 +113,7 @@ class Flusher {
     wake();
   }
 
-  /// Has it look now. Blocks: no.
+  /// Has it look now, unless it pauses. Blocks: no.
   void wake() {
     {
       std::lock_guard lock{mutex_};

@@ -71,10 +71,10 @@ struct FlushRequest {
   std::uint64_t generation;              ///< rises with every flush of the pool: fences one whose fate is unknown;
                                          ///< where a store takes several at once, one in the same part, and if this
                                          ///< changes the size, any
-  ByteRange covers = {};                 ///< of whole parts: the part, as far as the file reaches. What of it is in no
-                                         ///< range the store has, in `version` (or by the part's content id). Empty:
-                                         ///< only the size is to be set
-  bool consistent = false;             ///< no write is half in it. Of a whole file, unless memory was short; else false
+  ByteRange covers = {};    ///< of FlushUnit::parts alone: the part, as far as the file reaches. What of it is in no
+                            ///< range the store has, in `version` (or by the part's content id). If there is none,
+                            ///< only the size is to be set; parts past that go, and are zero if it grows again
+  bool consistent = false;  ///< no write is half in it. Of a whole file, unless memory was short; else false
   std::span<const FlushRange> ranges;  ///< ascending, apart; those with data lie in one part, but for a whole file
   std::span<const ::iovec> data;       ///< the bytes of the ranges that are not zero, in order; may be thousands of
                                        ///< pieces, more than one writev takes (IOV_MAX)
