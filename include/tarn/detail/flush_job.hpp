@@ -378,8 +378,8 @@ template <class Traits, class File>
     if (outcome.version()) meta.set_version(*outcome.version());
     try {
       meta.note_stored(lent, is_durable);
-      // Not if a sync failed meanwhile: the part is dirty still then, and will be stored once more.
-      if (!is_durable && !job.taken_back_) meta.note_part_stored(job.covers_);
+      // Also if a sync failed meanwhile: what is dirty of it still may be cut off before it is stored once more.
+      if (!is_durable) meta.note_part_stored(job.covers_);
       job.for_each_range([&](ByteRange range, bool) {
         if (meta.content_count() == 0) return;
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
