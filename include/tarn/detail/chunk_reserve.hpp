@@ -107,8 +107,14 @@ class ChunkReserve {
         keep(chunk);
         continue;
       }
-      if (chunk != nullptr) core_.free_quietly(chunk);
-      if (core_.free_some() != PoolCore<Traits>::Freed::some) return;
+      if (chunk == nullptr) {
+        if (core_.free_some() != PoolCore<Traits>::Freed::some) return;
+        continue;
+      }
+      // It may be the first of a slab, which to trim is no step: it would be mapped again.
+      core_.free_quietly(chunk);
+      (void)core_.storage.trim(core_.budget);
+      if (core_.evict_one() != PoolCore<Traits>::Freed::some) return;
     }
   }
   void keep(PoolChunk* chunk) {
