@@ -50,11 +50,11 @@ class Removal {
     return std::uint64_t{0};
   }
 
-  /// Errors: throws bad_alloc, and nothing shows.
-  void take_out() {
+  /// `stored`: of the file, before. Errors: throws bad_alloc, and nothing shows.
+  void take_out(const ExtentSet& stored) {
     std::lock_guard table{record_->table_mutex};
     (void)core_.take_out(*record_, range_);
-    record_->note_cut(range_);
+    stored.for_each_in(range_, [&](ByteRange gone) { record_->note_cut(gone); });  // a hole cut again changes nothing
   }
 
   void commit() noexcept {
@@ -135,7 +135,7 @@ class RemoveBytes {
       if (!lacking) return end(lacking.error());
       need_.bytes = *lacking;
       if (need_.bytes != 0) continue;
-      removal.take_out();
+      removal.take_out(file_.meta.stored());
       file_.meta.note_not_stored(range);
       removal.commit();
       settle_(file_.meta);

@@ -408,3 +408,88 @@ TEST_CASE("a cut that overtakes a load is no error to who reads below it", "[who
   CHECK(b.first == pattern(0, 4));
   CHECK(b.second == pattern(8, 4));
 }
+
+template <tarn::LoadUnit unit>
+std::string hidden_error(std::size_t& failed) {
+  World<unit> world{{16, 4}, 64};
+  Reading<unit> reading{world, 0, 4};
+  failed = 0;
+  for (std::uint64_t at : {15, 14, 13, 12, 11, 10, 9, 8}) {
+    if (reading.result) break;
+    REQUIRE(world.store.open_loads() == 1);
+    REQUIRE(world.file->write(at, bytes_of("x")));
+    auto token = world.store.take_load();
+    token.complete(tarn::fail(std::errc::io_error));
+    ++failed;
+  }
+  const auto text = reading.text();
+  world.store.answer_at_once();
+  world.finish_loads();
+  REQUIRE(world.file->flush());
+  return text;
+}
+TEST_CASE("a writer of what nobody asked for hides no error of the store", "[whole_parts]") {
+  std::size_t with_ranges = 0, with_parts = 0;
+  CHECK(hidden_error<ranges>(with_ranges) == hidden_error<parts>(with_parts));
+  CHECK(with_ranges == 1);
+  CHECK(with_parts == 1);
+}
+
+template <tarn::LoadUnit unit>
+std::string hidden_by_punch(std::size_t& failed) {
+  World<unit> world{{16, 4}, 64};
+  REQUIRE(world.file->punch_hole(range(40, 44)));
+  Reading<unit> reading{world, 0, 4};
+  failed = 0;
+  while (!reading.result && failed < 50) {
+    REQUIRE(world.file->punch_hole(range(40, 44)));
+    auto token = world.store.take_load();
+    token.complete(tarn::fail(std::errc::io_error));
+    ++failed;
+  }
+  const auto text = reading.text();
+  world.store.answer_at_once();
+  world.finish_loads();
+  REQUIRE(world.file->flush());
+  return text;
+}
+TEST_CASE("a hole that is cut again hides no error of the store", "[whole_parts]") {
+  std::size_t with_ranges = 0, with_parts = 0;
+  CHECK(hidden_by_punch<ranges>(with_ranges) == hidden_by_punch<parts>(with_parts));
+  CHECK(with_ranges == 1);
+  CHECK(with_parts == 1);
+}
+
+template <tarn::LoadUnit unit>
+std::string content_replaced(bool content, bool flush) {
+  constexpr std::uint64_t C = 16, P = 64;
+  World<unit> world{{C, 4}, P};
+  const typename Heap::ContentId id{.bytes = {std::byte{1}}};
+  world.store.memory.put_content(id, pattern(0, P));
+  if (content) {
+    auto meta = tarn::MetadataFor<Heap>::from_store(world.id, P, {.part_bytes = P});
+    meta.set_content_id(0, id);
+    world.file.reset();
+    world.file.emplace(world.pool, std::move(meta), world.store);
+  }
+  Reading<unit> reading{world, 0, 4};
+  REQUIRE(world.store.open_loads() == 1);
+  REQUIRE(world.file->write(0, bytes_of(std::string(64, 'n'))));
+  if (flush) {
+    tarn::start_flush(*world.file, [](const auto&) {});
+    REQUIRE(world.store.open_flushes() == 1);
+    world.store.finish_flush();
+  }
+  auto token = world.store.take_load();
+  token.complete(tarn::fail(std::errc::no_such_file_or_directory));
+  const auto text = reading.text();
+  world.store.answer_at_once();
+  world.finish_loads();
+  REQUIRE(world.file->flush());
+  return text;
+}
+TEST_CASE("content that a file is of no more may be gone from the store while it is loaded", "[whole_parts]") {
+  const bool by_content = GENERATE(false, true), flush = GENERATE(false, true);
+  CHECK(content_replaced<ranges>(by_content, flush) == "nnnn");
+  CHECK(content_replaced<parts>(by_content, flush) == "nnnn");
+}

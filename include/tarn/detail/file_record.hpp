@@ -16,6 +16,7 @@
 // Thread safety: what follows table_mutex is guarded by it. No thread waits for a latch, a load, a flush or
 // memory while it holds one.
 
+#include <algorithm>
 #include <cassert>
 #include <cstdint>
 #include <memory>
@@ -72,12 +73,17 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
   std::error_code error;
   bool lacked_room = false;   // it was fetched, and the budget had no room for it
   ExtentSet failed;           // what of it could not be had, if the store said so
-  bool untouched = true;      // nobody has changed what was wanted since
+  bool untouched = true;      // nobody has changed what it was for since
   bool by_content = false;    // asked for by content id alone, in no file's name
   std::uint64_t version = 0;  // of the file, that the store was asked for
 
-  /// Whether its error says something of bytes that are still missing.
+  /// Whether its error says something of the bytes that it was for, and they are still missing.
   [[nodiscard]] bool error_counts() const { return untouched && !cut; }
+  /// The same of bytes that somebody else waits for. Requires: done.
+  [[nodiscard]] bool error_counts_for(const ExtentSet& bytes) const {
+    const auto is_of = [&](ByteRange extent) { return failed.intersects(extent) && loading.contains(extent); };
+    return !cut && std::ranges::any_of(bytes.extents(), is_of);
+  }
 
  protected:
   ~LoadInFlight() = default;

@@ -308,7 +308,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     requests_.clear();
     {
       std::lock_guard table{record_->table_mutex};
-      untouched = started && !dropped && loading == wanted;
+      untouched = started && !dropped && has_all_asked_for();
       count_redundant();
       done.store(true);
       record_->forget(*this);
@@ -322,6 +322,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     core_.note_room();
   }
 
+  // Whether nothing of what was wanted has left `loading`, but perhaps of the rest. Requires: the table mutex.
+  [[nodiscard]] bool has_all_asked_for() const noexcept {
+    bool all = true;
+    for (const auto& extent : wanted.extents()) {
+      rest_.for_each_gap_in(extent, [&](ByteRange asked_for) { all = all && loading.contains(asked_for); });
+    }
+    return all;
+  }
   void count_redundant() noexcept {
     const auto fetched = fetched_bytes_.load();
     const bool used_uncached = places_.size() == 0 && untouched && !error;

@@ -7,7 +7,7 @@
 //   room     something is missing and chunks are needed for it: let go of everything, get room, look again; of a store
 //            that gives whole parts for the rest of the part too, once, if that is to be had with no wait
 //   load     enter `loading`, let go of everything but the pins, ask the store, wait; what was there and what has
-//            landed stays pinned; look again, and all is there
+//            landed stays pinned; look again, and all is there, unless it has changed or its lists had no room
 //   wait     somebody else loads the same bytes: let go of everything, wait, look again
 //   uncached no chunk is to be had and the caller has a buffer: one extent goes straight there; of a store that answers
 //            later, to memory of the load's own first, since the caller may give up and take the buffer away
@@ -112,7 +112,7 @@ class ReadLoop {
       if (wait_until_done(other_record_, *other_)) return Progress::waiting;
       const auto other = std::exchange(other_, nullptr);
       kept_.push_back(other);  // it has the chunks that we waited for
-      if (other->error && is_ours(*other)) judge(other->error, other->error_counts(), other->version);
+      if (other->error && is_ours(*other)) judge(other->error, true, other->version);
     }
     if (awaits_removal_) {
       const auto seen = file_.record->arrivals.load();
@@ -156,8 +156,7 @@ class ReadLoop {
   // asked for in another file's name. If not, look again.
   [[nodiscard]] bool is_ours(const LoadInFlight& other) const {
     const bool of_our_own = &*other_record_ == &*file_.record && (file_.content == nullptr || other.by_content);
-    if (!of_our_own || other.ahead) return false;
-    return std::ranges::any_of(other_bytes_.extents(), [&](ByteRange bytes) { return other.failed.intersects(bytes); });
+    return of_our_own && !other.ahead && other.error_counts_for(other_bytes_);
   }
 
   template <class Use>
@@ -199,6 +198,12 @@ class ReadLoop {
     auto begun = Begun::need_room;
     need_ = {};
     const bool collected = loads->collect(file_, only, uncached_, load_unit_of<Store>());
+    const auto failed = std::exchange(failed_content_, std::nullopt);
+    if (failed && collected && loads->wants(failed->first)) {
+      window.release();
+      lock.unlock();
+      return judge(failed->second, true, 0);
+    }
     if (collected) need_.chunks = loads->chunks_needed();
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
@@ -256,13 +261,22 @@ class ReadLoop {
     const auto rest_chunks = std::exchange(rest_chunks_, 0);
     if (rest_chunks == 0 || core.has_room_waiters()) return false;
     rest_charge_ = AheadCharge<Traits>::of(core, 0, rest_chunks);
-    return rest_charge_ != nullptr && reserve_.fill(need_, rest_charge_->chunks()) == Core::Freed::some;
+    if (rest_charge_ != nullptr && reserve_.fill(need_, rest_charge_->chunks()) == Core::Freed::some) return true;
+    rest_charge_.reset();
+    return false;
   }
 
   // All that we asked for has been answered.
   void end_loads() {
     auto loads = std::exchange(loads_, nullptr);
     if (const auto* const failed = loads->failed(); failed != nullptr) {
+      // A file may be of other content by now, and the store may rightly not have the old one any more: it is an error
+      // if the next look wants that again.
+      const auto* const content = loads->content_of(*failed);
+      if (content != nullptr && file_.content == nullptr && failed->error != stale) {
+        failed_content_.emplace(*content, failed->error);
+        return;
+      }
       return judge(failed->error, loads->error_counts(), failed->version);
     }
     if (loads->lacked_room()) {
@@ -324,10 +338,10 @@ class ReadLoop {
   std::size_t rest_chunks_ = 0;  // that the rest of the parts would take
   std::shared_ptr<const AheadCharge<Traits>> rest_charge_;
   ByteRange first_;
-  std::shared_ptr<std::byte[]> past_;           // what an uncached load fills, if the caller's buffer will not do
-  std::unique_ptr<WindowLoads<Traits>> loads_;  // ours, in flight
-  std::vector<std::shared_ptr<const void>>
-      kept_;                             // pins, and loads that have landed: they keep chunks till all is read
+  std::shared_ptr<std::byte[]> past_;              // what an uncached load fills, if the caller's buffer will not do
+  std::unique_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
+  std::vector<std::shared_ptr<const void>> kept_;  // pins, and loads that have landed: they keep chunks till it is read
+  std::optional<std::pair<typename Traits::ContentId, std::error_code>> failed_content_;
   std::shared_ptr<LoadInFlight> other_;  // somebody else's
   ExtentSet other_bytes_;                // what we wait for of it
   RecordRef<Traits> other_record_;

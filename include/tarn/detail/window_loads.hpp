@@ -121,6 +121,16 @@ class WindowLoads {
     }
     return nullptr;
   }
+  /// The content that one of its loads is of, or null.
+  [[nodiscard]] const ContentId* content_of(const LoadInFlight& load) const {
+    for (auto& share : shares_) {
+      if (static_cast<const LoadInFlight*>(share.load.get()) == &load) return share.content ? &*share.content : nullptr;
+    }
+    return nullptr;
+  }
+  [[nodiscard]] bool wants(const ContentId& content) const {
+    return std::ranges::any_of(shares_, [&](const Share& share) { return share.content && *share.content == content; });
+  }
   [[nodiscard]] bool lacked_room() const {
     for (auto& share : shares_) {
       if (share.load->lacked_room) return true;
