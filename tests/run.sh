@@ -6,6 +6,7 @@
 #   tests/run.sh coverage [ctest args] which branches of the headers the tests take
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
+#   tests/run.sh mutants [N] [SEED]    small changes of the headers, drawn by the seed: 200, or so many; goes on where it was
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,6 +22,11 @@ if [[ ${1:-} == mounted ]]; then
 fi
 if [[ ${1:-} == coverage ]]; then
   exec tests/coverage.sh "${@:2}"
+fi
+if [[ ${1:-} == mutants ]]; then
+  cmake/dependencies.sh
+  cmake --preset dev >/dev/null
+  exec tests/mutations/run.py --count "${2:-200}" --seed "${3:-1}"
 fi
 preset=${1:-dev}
 shift $(($# > 0))
