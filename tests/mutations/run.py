@@ -394,6 +394,13 @@ def self_test(build):
         "if ((tarn_mutant::is(2) ? ((tarn_mutant::is(1) ? (a != b) : (a == b)) && b < a) : "
         "((tarn_mutant::is(1) ? (a != b) : (a == b)) || b < a))) return 1;")
     see("no mutant", draw.render(header, []), SAMPLE)
+    mixed = "int of(int a, int b) {\n  return a * 2 + b == f(b, a + b) && b - b - a < a || a;\n}\n"
+    binary = [place.change for place in draw.Header("mixed.hpp", mixed).places()[0] if place.kind != "constant"]
+    see("what an operator has on both sides", binary, [
+        "+ -> - in `a * 2 + b`", "== -> != in `a * 2 + b == f(b, a + b)`", "+ -> - in `a + b`",
+        "&& -> || in `a * 2 + b == f(b, a + b) && b - b - a < a`", "- -> + in `b - b`", "- -> + in `b - b - a`",
+        "< -> <= in `b - b - a < a`", "< -> >= in `b - b - a < a`",
+        "|| -> && in `a * 2 + b == f(b, a + b) && b - b - a < a || a`"])
     headers = draw.headers_in(ROOT / "include")
     drawn = [[key_of(place) for place in draw.draw(headers, 50, seed)] for seed in (1, 1, 2)]
     see("the same seed draws the same", (drawn[0] == drawn[1], drawn[0] == drawn[2]), (True, False))
