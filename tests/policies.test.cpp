@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -250,4 +251,27 @@ TEST_CASE("a flush of nothing is nothing to hear of", "[policies]") {
   REQUIRE(tarn::finish_flush(pool, meta, std::move(*job), tarn::FlushOutcome<Heard>::stored()));
   CHECK(ear.told.size() == 1);
   pool.drop(meta);
+}
+
+TEST_CASE("the hash of a digest goes by each of its bytes, and by no other", "[policies]") {
+  const auto see = [](auto digest) {
+    using Digest = decltype(digest);
+    const std::hash<Digest> hash;
+    std::set<std::size_t> seen{hash(digest)};
+    for (auto& byte : digest.bytes) {
+      byte = std::byte{1};
+      seen.insert(hash(digest));
+    }
+    CHECK(seen.size() == digest.bytes.size() + 1);
+
+    struct {
+      Digest digest;
+      std::array<std::byte, 8> beside;
+    } placed{digest, {}};
+    const auto alone = hash(placed.digest);
+    placed.beside.fill(std::byte{0xFF});
+    CHECK(hash(placed.digest) == alone);
+  };
+  see(tarn::Digest<16>{});
+  see(tarn::Digest<20>{});  // not a whole number of words
 }

@@ -228,3 +228,13 @@ TEST_CASE("who is refused a shared latch for want of room has it when any sharer
   CHECK(waited);
   CHECK(chunk.state.word() == pin + sharers * shared);
 }
+
+TEST_CASE("who takes a latch is told whether it waited", "[chunk_state]") {
+  Resident chunk;
+  REQUIRE(chunk.state.try_pin());
+  CHECK_FALSE(chunk.state.latch_exclusive(chunk.lot));
+  chunk.state.unlatch_exclusive(chunk.lot);
+  CHECK_FALSE(chunk.state.latch_shared(chunk.lot));
+  chunk.state.unlatch_shared(chunk.lot);
+  CHECK(chunk.state.unpin() == 0);
+}

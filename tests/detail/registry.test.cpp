@@ -141,3 +141,23 @@ TEST_CASE("records found, made and released by many threads end as none", "[regi
   CHECK(left == 0);
   CHECK(budget.charged_bytes() == 0);
 }
+
+TEST_CASE("each owner of an id retires the record of the one before, unless that is gone", "[registry]") {
+  Budget budget{1 << 20};
+  Registry registry{budget};
+  const auto own = [&](const tarn::detail::RecordRef<Traits>* before) {
+    tarn::detail::RecordRef<Traits> retired;
+    auto record = registry.own(file(1), retired);
+    REQUIRE(record);
+    CHECK(static_cast<bool>(retired) == (before != nullptr));
+    if (retired && before != nullptr) {
+      CHECK(&*retired == &**before);
+      CHECK(&*record != &**before);
+    }
+    return record;
+  };
+  const auto first = own(nullptr), second = own(&first), third = own(&second);
+  registry.disown(*third);
+  CHECK(&*own(nullptr) == &*third);
+  CHECK(&*registry.find(file(1)) == &*third);
+}
