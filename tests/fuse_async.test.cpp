@@ -256,6 +256,25 @@ TEST_CASE("a write past what may wait waits in its thread", "[fuse]") {
   CHECK(**result == bytes.size());
 }
 
+TEST_CASE("of a write that was taken in part the rest is written, and no more", "[fuse]") {
+  const bool may_wait = GENERATE(false, true);
+  Mounted mounted;
+  std::string bytes = "taken, left" + std::string(100, '?');
+  fuse_bufvec from = FUSE_BUFVEC_INIT(11);
+  from.buf[0].mem = bytes.data();
+  from.off = 6;
+  REQUIRE(mounted.file->write(0, bytes_of("taken,")));
+  tarn::fuse::WaitingWrites waiting{may_wait ? std::uint64_t{64} : 0};
+  std::optional<tarn::Result<std::size_t>> result;
+  tarn::fuse::write_from_later(mounted.file, &from, 0, 6, waiting,
+                               [&](auto&, const auto& written) { result.emplace(written); });
+  REQUIRE(result);
+  REQUIRE(*result);
+  CHECK(**result == 11);
+  CHECK(mounted.file->metadata().size() == 11);
+  CHECK(mounted.kernel.reply(mounted.kernel.read(0, 100))->bytes == "taken, left");
+}
+
 TEST_CASE("a flush is replied to when the store has the bytes, an fsync when they are durable", "[fuse]") {
   const bool fails = GENERATE(false, true);
   Mounted mounted;

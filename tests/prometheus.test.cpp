@@ -218,3 +218,9 @@ TEST_CASE("a name is letters, digits and what else is allowed, with no digit fir
   CHECK(is_prometheus_name("my:fs", ":"));
   CHECK(is_prometheus_name(":", ":"));
 }
+
+TEST_CASE("a name has letters, digits and _, and no digit first", "[prometheus]") {
+  const auto is_name = [](std::string_view name) { return tarn::detail::is_prometheus_name(name, ":"); };
+  for (const char* const name : {"a", "_", "Z9", "a:b", ":"}) CHECK(is_name(name));
+  for (const char* const name : {"", "9", "9a", "a-b", "-", "a b", "ä"}) CHECK_FALSE(is_name(name));
+}

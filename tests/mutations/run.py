@@ -51,7 +51,7 @@ SEED_OF_MODELS = "1"
 # Of these nothing is asked: they count instructions, or try the tests' own tools.
 NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim.shrink"}
 # Come last, for they take long; in this order.
-LAST = ["model", "sim.simulation", "linearizability", "fault.same_id", "fault.sweep", "torture", "stress", "comb", "explore.file"]
+LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id", "fault.sweep", "torture", "stress", "comb", "explore.file"]
 OPTIMISED = {"comb", "stress", "explore.file"}  # that take too long otherwise
 
 
