@@ -64,6 +64,21 @@ TEST_CASE("what has been dirty too long is flushed, and nothing younger", "[flus
   CHECK(world.store.text(7) == "ol");
 }
 
+TEST_CASE("what was changed at a moment is older than the next one, and not than that", "[flusher]") {
+  World world;
+  ManualTime::advance_ns(second_ns);
+  auto& core = world.pool.core();
+  const auto now_ns = core.time.now_ns();
+  REQUIRE(world.file.write(0, bytes_of("x")));
+  const auto flush_older_than = [&](std::int64_t ns) {
+    return core.pressure.flush_one([&](tarn::detail::Flushable& member) { return member.flush_older_than(ns); });
+  };
+  CHECK(flush_older_than(now_ns) == tarn::detail::Flushed::nothing);
+  CHECK(world.file.is_dirty());
+  CHECK(flush_older_than(now_ns + 1) == tarn::detail::Flushed::some);
+  CHECK_FALSE(world.file.is_dirty());
+}
+
 TEST_CASE("dirty chunks over the background mark are flushed until they are below it", "[flusher]") {
   World world{{.dirty_background_bytes = 4 * C}};
   tarn::Flusher flusher{world.pool, {.interval_ns = second_ns, .dirty_ns_max = 0}};
