@@ -167,6 +167,10 @@ TEMPLATE_TEST_CASE("a store that takes three flushes of a file at a time has thr
     CHECK(file.pool.stats().dirty_bytes == 0);
     file.finish_flushes();
     CHECK(ended);
+    for (std::uint64_t part = 0; part < 3; ++part) file.change(part, 2);
+    file.start(ended);
+    CHECK(file.asked() == Parts{0, 1, 2});  // from now on they join again
+    file.finish_flushes();
   }
 }
 
@@ -233,6 +237,21 @@ TEST_CASE("a sync that fails takes back what all flushes in flight had", "[flush
   file.start(ended);
   file.finish_flushes();
   CHECK(file.pool.stats().dirty_bytes == 0);
+}
+
+TEMPLATE_TEST_CASE("a store that takes no flush at a time is asked for one", "[flush_search]",
+                   EACH_STORAGE(Heap, Arena)) {
+  World<TestType> file{GENERATE(any_sizes())};
+  file.store.at_once = 0;
+  for (std::uint64_t part = 0; part < 2; ++part) file.change(part);
+  typename World<TestType>::Ended ended;
+  file.start(ended);
+  CHECK(file.asked() == Parts{0});
+  file.store.finish_flush();
+  CHECK(file.asked() == Parts{1});
+  file.store.finish_flush();
+  REQUIRE(ended);
+  CHECK(ended->value() == 2);
 }
 
 TEMPLATE_TEST_CASE("a flush that sets the size is the only one of its file", "[flush_search]",
