@@ -9,6 +9,7 @@
 
 #include "support/brim.hpp"
 #include "support/catch.hpp"
+#include "support/full_budget.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -415,4 +416,17 @@ TEST_CASE("a chunk cannot be marked flushed while a flush of its file is in flig
   CHECK(tarn::mark_flushed(file.pool, file.meta, 0).value());
   CHECK(file.dirty().empty());
   CHECK_FALSE(tarn::mark_flushed(file.pool, file.meta, 0).value());
+}
+
+TEMPLATE_TEST_CASE("a full pool becomes clean, however many extents its chunks have", "[flush]",
+                   EACH_STORAGE(Heap, Arena)) {
+  OneFile<TestType> file{{4096, 1}};
+  const auto extents = GENERATE(Catch::Generators::range(1, 20));
+  for (int i = 0; i < extents; ++i) REQUIRE(file.write(2 * static_cast<std::uint64_t>(i), "x"));
+  {
+    const FullBudget full{file.pool};
+    CHECK(file.flush());
+    CHECK(file.dirty().empty());
+  }
+  CHECK(file.pool.stats().dirty_bytes == 0);
 }

@@ -12,6 +12,7 @@
 #include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/later_file.hpp"
+#include "support/full_budget.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -323,4 +324,27 @@ TEST_CASE("a hole of a file waits for room to note it while somebody may make so
   file.store.answer_at_once();
   REQUIRE(file->flush());
   CHECK(file.store.memory.text(file.id) == "aa" + zeros(1) + "aa" + zeros(5) + "bbbbb");
+}
+
+TEMPLATE_TEST_CASE("a hole that a full budget has no list for is refused, and changes nothing", "[truncate]",
+                   EACH_STORAGE(Heap, Arena)) {
+  OneFile<TestType> file{{4096, 1}};
+  auto text = pattern(0, file.C);
+  REQUIRE(file.write(0, text));
+  std::uint64_t at = 1;
+  {
+    const FullBudget full{file.pool};
+    for (; at < file.C; at += 2) {
+      if (const auto punched = file.punch(at, at + 1); !punched) {
+        CHECK(punched.error() == std::errc::no_buffer_space);
+        break;
+      }
+      text[static_cast<std::size_t>(at)] = '\0';
+    }
+    REQUIRE(at < file.C);
+    CHECK(file.read_all() == text);
+  }
+  REQUIRE(file.punch(at, at + 1));
+  text[static_cast<std::size_t>(at)] = '\0';
+  CHECK(file.read_all() == text);
 }
