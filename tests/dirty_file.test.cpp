@@ -879,6 +879,18 @@ TEMPLATE_TEST_CASE("with a store that takes nothing a full pool answers ENOBUFS,
   CHECK((file.store.text(file.id) == text.substr(0, *written)));
 }
 
+TEMPLATE_TEST_CASE("with a store that takes nothing for a while, who has a deadline tries again by itself",
+                   "[dirty_file]", EVERY_STORAGE) {
+  SharedFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 4}, 0, 0};
+  const std::string chunk(65536, 'x');
+  std::uint64_t at = 0;
+  while (file->try_write(at, bytes_of(chunk))) at += chunk.size();
+  file.store.fail_next(Call<TestType>::flush, 4, std::errc::no_space_on_device);
+  CHECK(file->write(at, bytes_of(chunk), {}, {.deadline_ns = file.pool.deadline_in(deadline)}));
+  CHECK(file.events.failed == 4);
+  CHECK(file->flush());
+}
+
 TEMPLATE_TEST_CASE("what changes while it is loaded past a full pool is not served as it was", "[dirty_file]",
                    EVERY_STORAGE) {
   SharedFile<TestType> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 4 * 4096, 0};
@@ -932,6 +944,14 @@ TEMPLATE_TEST_CASE(
     CHECK(next.take_error().error().value() == ENOSPC);
     CHECK(next.take_error());
     CHECK(file->open().take_error());
+  }
+  SECTION("an opener after an error that nobody saw is told, also if another follows") {
+    fail_in_background();
+    auto next = file->open();
+    file.store.fail_next(Call<TestType>::flush, 1, std::errc::io_error);
+    CHECK(file.pool.core().pressure.flush_one() == tarn::detail::Flushed::failed);
+    CHECK(next.take_error().error().value() == EIO);
+    CHECK(next.take_error());
   }
   SECTION("an fsync tries again now, and what comes of that is its answer") {
     auto opener = file->open();

@@ -15,6 +15,7 @@
 #include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
+#include "support/full_budget.hpp"
 #include "support/later_file.hpp"
 #include "support/one_file.hpp"
 
@@ -393,4 +394,18 @@ TEMPLATE_TEST_CASE("a chunk of content alone is asked for as it is: nobody says 
     CHECK(store.loaded_ranges() == std::vector{range(16, 26)});
   }
   pool.evict_clean();
+}
+
+TEMPLATE_TEST_CASE("with no chunk to be had only what was asked for is loaded, past the pool", "[load_parts]",
+                   EACH_STORAGE(Heap, Arena)) {
+  World<TestType> world{{4096, 4}, 20'000};
+  world.store.answer_at_once();
+  {
+    const FullBudget full{world.pool};
+    CHECK(world.read(5'000, 100) == pattern(5'000, 100));
+    CHECK(world.pool.stats().loads_uncached == 1);
+    CHECK(world.pool.stats().chunks_held == 0);
+  }
+  CHECK(world.read(5'000, 100) == pattern(5'000, 100));
+  CHECK(world.pool.stats().chunks_held == 4);
 }

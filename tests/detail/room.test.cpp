@@ -17,6 +17,9 @@
 #include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
+#include "support/full_budget.hpp"
+#include "support/gate.hpp"
+#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -390,4 +393,41 @@ TEST_CASE("a call with a deadline that a store has failed goes on as soon as the
       file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::seconds{60})});
   CHECK(written.value() == C);
   CHECK(world.pool.stats().flush_failures == 4);
+}
+
+TEST_CASE("a write waits for who looks at the clean chunks that it needs", "[room]") {
+  Files files{2, 4};
+  files.store.answer_at_once();
+  REQUIRE(files.files[0]->write(0, bytes_of(pattern(0, 2 * C))));
+  REQUIRE(files.files[0]->flush());
+  Gate gate;
+  gate.close();
+  std::optional<tarn::Result<tarn::Written>> written;
+  {
+    const FullBudget full{files.pool};
+    const auto chunk = pattern(0, C);
+    auto write = tarn::write_operation(*files.files[1], 0, bytes_of(chunk),
+                                       [&](tarn::Result<tarn::Written> result) { written.emplace(std::move(result)); });
+    {
+      Worker viewer{gate,
+                    [&] { (void)files.files[0]->view(0, 2 * C, [&](tarn::ConstBuffers) { return gate.pass(); }); }};
+      REQUIRE(gate.wait_for_arrivals());
+      write.start();
+      CHECK_FALSE(written);
+    }
+    REQUIRE(written);  // by the thread that has given back the chunks
+    CHECK(*written);
+  }
+}
+
+TEST_CASE("a file whose size alone has changed makes no room, and is flushed for its age all the same", "[room]") {
+  Files files{1, 4};
+  REQUIRE(files.files[0]->truncate(5));
+  auto& pressure = files.pool.core().pressure;
+  CHECK(pressure.flush_one() == tarn::detail::Flushed::nothing);
+  const auto of_age = [](tarn::detail::Flushable& member) { return member.flush_older_than(INT64_MAX); };
+  CHECK(pressure.flush_one(of_age) == tarn::detail::Flushed::started);
+  REQUIRE(files.store.open_flushes() == 1);
+  files.store.finish_flush();
+  CHECK_FALSE(files.files[0]->is_dirty());
 }
