@@ -109,6 +109,14 @@ TEST_CASE("the high-level calls answer a count or a negated errno", "[fuse]") {
   CHECK(tarn::fuse::write(f.file, bytes, 1, INT64_MAX) == -EFBIG);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // who end a program that asks for so much
+TEST_CASE("a read that there is no buffer for is an error, and no reply", "[fuse]") {
+  Fixture f;
+  const std::size_t too_many_bytes = std::size_t{1} << 60;
+  CHECK(tarn::fuse::detail::reply_bytes_of(nullptr, f.file, 0, too_many_bytes, {}) == std::errc::not_enough_memory);
+}
+#endif
+
 TEST_CASE("invalidations are sent in order, by another thread, all before the queue ends", "[fuse]") {
   std::vector<std::pair<fuse_ino_t, off_t>> sent;
   std::thread::id by;
