@@ -695,3 +695,24 @@ TEST_CASE("a flush that passes over others' does so when it begins, and waits fo
   first.reset();
   CHECK_FALSE(file->is_dirty());
 }
+
+TEST_CASE("a flush says how many bytes the store has now and had not, also of parts that the size alone stored",
+          "[file_flush]") {
+  constexpr std::uint64_t C = 4096, P = 4 * C;
+  ObjectStore<Heap> store{P};
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::DirtyFile<Heap, ObjectStore<Heap>> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
+  std::optional<tarn::Result<std::uint64_t>> flushed;
+  const auto flush = [&] {
+    tarn::start_flush(file, [&](tarn::Result<std::uint64_t> result) { flushed.emplace(std::move(result)); });
+    REQUIRE(flushed);
+    REQUIRE(*flushed);
+    return **flushed;
+  };
+  REQUIRE(file.truncate(3 * P + 5));
+  CHECK(flush() == 3 * P + 5);
+  CHECK(store.puts == 0);
+  REQUIRE(file.write(P, bytes_of("x")));
+  CHECK(flush() == 1);
+  CHECK(flush() == 0);
+}

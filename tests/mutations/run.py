@@ -159,15 +159,14 @@ class Mutations:
         return [number for number in self.mutants() if number in self.reached[program]
                 and not self.killed_by(number) and program not in self.ends[number]]
 
-    def source(self, program):
-        return hashlib.sha256(breakages.source_of(program).read_bytes()).hexdigest()
-
     # --- Compiled and run. -------------------------------------------------------------------------------------------
 
     def compile(self, program):
         """Returns the program, with every mutant in it but those that turn out not to compile."""
         executable, made_of = self.folder / program / "cases", self.folder / program / "made_of"
-        if made_of.exists() and made_of.read_text() == self.source(program):
+        text = breakages.source_of(program).read_text()
+        source = hashlib.sha256(text.encode()).hexdigest()
+        if made_of.exists() and made_of.read_text() == source:
             return executable
         (self.folder / program).mkdir(exist_ok=True)
         made_of.unlink(missing_ok=True)
@@ -180,9 +179,9 @@ class Mutations:
             shutil.copytree(ROOT / "include", include, dirs_exist_ok=True)
             draw.write(include, self.places, self.dropped)
             try:
-                self.compiler.build(program, include, breakages.source_of(program).read_text(), self.folder / program)
+                self.compiler.build(program, include, text, self.folder / program)
                 (self.folder / program / "cases.o").unlink()
-                made_of.write_text(self.source(program))
+                made_of.write_text(source)
                 return executable
             except Problem as problem:
                 self._drop(program, str(problem))
@@ -205,13 +204,14 @@ class Mutations:
 
     def try_program(self, program, executable):
         """Runs what is to be run of one program. Returns what is wrong with it unbroken, or None."""
-        if self.program_of.get(program) != self.source(program):
+        made_of = (self.folder / program / "made_of").read_text()
+        if self.program_of.get(program) != made_of:
             reached = self.folder / program / "reached"
             ended, said, seconds = run_program(executable, breakages.UNBROKEN_SECONDS, 0, reached)
             if ended != "passes":
                 return f"{program}: with no mutant, it {ended}: {said}"
             flags = reached.read_bytes() if reached.exists() else b""  # it includes no mutant
-            self._write(program=program, source=self.source(program), seconds=round(seconds, 2),
+            self._write(program=program, source=made_of, seconds=round(seconds, 2),
                         reached=[number for number in range(1, len(flags)) if flags[number]])
         limit = max(SECONDS_LEAST, PATIENCE * self.seconds[program])
         todo = self.to_run(program)
