@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Finds where a header can be changed a little, draws some of these places, and writes headers that can do each change.
 
-A place that is drawn is a mutant. All of them are written into one copy of the headers, each behind a switch that is read
-from the environment when the program starts: `(tarn_mutant::is(17) ? (a <= b) : (a < b))`. So the programs are compiled
-once for all mutants, and with no mutant set they are the unchanged ones.
+A place that is drawn is a mutant. All of them are written into one copy of the headers, each behind a switch that is
+read from the environment when the program starts: `(tarn_mutant::is(17) ? (a <= b) : (a < b))`. So the programs are
+compiled once for all mutants, and with no mutant set they are the unchanged ones.
 
 What a header's text means is taken from how clang-format has laid it out: an operator between two spaces has two
 operands, a `<` with no space before it begins template arguments, a `{` with none begins an initialiser. A place that
@@ -66,8 +66,8 @@ TOKEN = re.compile(r"""
 """, re.VERBOSE | re.DOTALL | re.MULTILINE)
 
 # How strongly what has two operands binds them.
-BINDS = {"*": 10, "/": 10, "%": 10, "+": 9, "-": 9, "<<": 8, ">>": 8, "<=>": 7, "<": 6, "<=": 6, ">": 6, ">=": 6, "==": 5,
-         "!=": 5, "&": 4, "^": 3, "|": 2, "&&": 1, "||": 0}
+BINDS = {"*": 10, "/": 10, "%": 10, "+": 9, "-": 9, "<<": 8, ">>": 8, "<=>": 7, "<": 6, "<=": 6, ">": 6, ">=": 6,
+         "==": 5, "!=": 5, "&": 4, "^": 3, "|": 2, "&&": 1, "||": 0}
 ASSIGNS = {"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="}
 ENDS = {",", ";", "?", ":", "return", "co_return", "co_await", "else", "throw", "do", "case", *ASSIGNS}
 OPENS, CLOSES = {"(": ")", "[": "]", "{": "}", "<": ">", "[[": "]"}, {")", "]", "}", ">"}
@@ -241,8 +241,8 @@ class Header:
             if self.word(end) == "<" and end in self.other:
                 end = self.other[end] + 1
             if self.word(end) == "(":
-                return [self._make(i - 2, self.other[end] + 1, KIND[text], f"{text} -> {SWAPS[text][0]}", lambda inner, on:
-                                   f"({on} ? {inner.replace(text, SWAPS[text][0], 1)} : {inner})")]
+                return [self._make(i - 2, self.other[end] + 1, KIND[text], f"{text} -> {SWAPS[text][0]}",
+                                   lambda inner, on: f"({on} ? {inner.replace(text, SWAPS[text][0], 1)} : {inner})")]
         if text in {"++", "--"} and not token.followed and self.word(i + 1) not in {"(", "*"}:
             end = self._end_of_operand(i + 1)
             if end == i + 1:
@@ -347,7 +347,8 @@ class Header:
         elif word not in {"break", "continue"}:
             if self.tokens[i].kind == "name" or word == "::":
                 j = self._end_of_operand(i)
-                declares = any(self.tokens[k].kind == "name" and (self.tokens[k - 1].kind == "name" or self.word(k - 1) == ">")
+                declares = any(self.tokens[k].kind == "name"
+                               and (self.tokens[k - 1].kind == "name" or self.word(k - 1) == ">")
                                for k in range(i + 1, j) if self.around[k] == self.around[i])
                 if declares or (self.word(j) not in ASSIGNS | {";", "<<"}):
                     return []
@@ -359,7 +360,8 @@ class Header:
             elif word not in {"*", "++", "--"}:
                 return []
         shown = " ".join(self.source(i, end + 1).split())
-        found = [self._make(i, end + 1, "statement", f"without `{shown}`", lambda inner, on: f"{{ if (!{on}) {inner} }}")]
+        found = [self._make(i, end + 1, "statement", f"without `{shown}`",
+                            lambda inner, on: f"{{ if (!{on}) {inner} }}")]
         for j in range(i, end):
             if self.word(j) in {"+=", "-="} and self.around[j] == self.around[i]:
                 text = self.word(j)

@@ -9,12 +9,13 @@
   run.py --check                that each survivor that is explained is still in the headers; compiles nothing
   run.py --self-test            sees that a mutant that must be noticed is, and that none at all is not
 
-draw.py says what a mutant is. All of them are in one copy of the headers, each behind a switch, so every test program is
-compiled once, as breakages/run.py does it, over one storage. It is run with no mutant first, and tells which ones it comes
-by; then once for each of those that no program before it has noticed. The quick programs come first. A mutant is killed if
-a case fails, aborts, or does not end in several times its time; it has survived if all programs passed. What must still be
-done is in build/mutants, with a line for each run; the report is build/report/mutants.md. Fails if a mutant has survived
-that survivors.toml does not explain.
+draw.py says what a mutant is. All of them are in one copy of the headers, each behind a switch, so every test program
+is compiled once, as breakages/run.py does it, over one storage. It is run with no mutant first, and tells which ones it
+comes by; then once for each of those that no program before it has noticed. The quick programs come first, and the
+mutants that survivors.toml explains come last. A mutant is killed if a case fails, aborts, or does not end in several
+times its time; it has survived if all programs passed. What is known so far is in build/mutants, with a line for each
+run; the report is build/report/mutants.md, with a line for each mutant beside it. Fails if a mutant has survived that
+survivors.toml does not explain.
 """
 import argparse
 import collections
@@ -51,7 +52,8 @@ SEED_OF_MODELS = "1"
 # Of these nothing is asked: they count instructions, or try the tests' own tools.
 NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim.shrink"}
 # Come last, for they take long; in this order.
-LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id", "fault.sweep", "torture", "stress", "comb", "explore.file"]
+LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id",
+        "fault.sweep", "torture", "stress", "comb", "explore.file"]
 OPTIMISED = {"comb", "stress", "explore.file"}  # that take too long otherwise
 
 
@@ -83,7 +85,7 @@ def set_limits():
 
 
 def run_program(executable, seconds, mutant=0, reached=None):
-    """Returns how the program ended, the name of the first case to notice or else what was said last, and the seconds."""
+    """Returns how the program ended, the first case to notice or else what was said last, and the seconds."""
     os.environ.update(TARN_MUTANT=str(mutant), TARN_MODEL_SEED=SEED_OF_MODELS)
     os.environ.pop("TARN_MUTANT_REACHED", None)
     if reached is not None:
@@ -107,10 +109,10 @@ class Mutations:
         self.folder = ROOT / "build" / "mutants" / f"{seed}.{count}"
         self.headers = draw.headers_in(ROOT / "include")
         self.places = draw.draw(self.headers, count + count // SPARE, seed)
-        digest = hashlib.sha256()
+        digest = hashlib.sha256("".join(map(repr, map(key_of, self.places))).encode())
         for header in self.headers:
-            digest.update(header.text.encode())
-        digest.update((HERE / "draw.py").read_bytes())
+            of_header = [pair for pair in enumerate(self.places, 1) if pair[1].header is header]
+            digest.update(draw.render(header, of_header).encode())
         self.results = self.folder / "results.jsonl"
         if fresh or not self.results.exists() or self._read()[0].get("digest") != digest.hexdigest():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -121,6 +123,7 @@ class Mutations:
         self.seconds = {}
         for line in self._read():
             self._learn(line)
+        self.reasons = {(one["header"], one["line"], one["change"]): one["reason"] for one in read_explained()}
         self.compiler = None
         self.build = build
 
@@ -155,8 +158,9 @@ class Mutations:
     def killed_by(self, number):
         return next((end for end in self.ends[number].values() if end["ended"] != "passes"), None)
 
-    def to_run(self, program):
+    def to_run(self, program, explained):
         return [number for number in self.mutants() if number in self.reached[program]
+                and (key_of(self.places[number - 1]) in self.reasons) == explained
                 and not self.killed_by(number) and program not in self.ends[number]]
 
     # --- Compiled and run. -------------------------------------------------------------------------------------------
@@ -202,8 +206,9 @@ class Mutations:
         place = self.places[number - 1]
         return f"{place.header.name}:{place.line}: {place.change}"
 
-    def try_program(self, program, executable):
-        """Runs what is to be run of one program. Returns what is wrong with it unbroken, or None."""
+    def try_program(self, program, executable, explained):
+        """Runs one program with what is left of the explained mutants, or of the others. Returns what is wrong with it
+        unbroken, or None."""
         made_of = (self.folder / program / "made_of").read_text()
         if self.program_of.get(program) != made_of:
             reached = self.folder / program / "reached"
@@ -214,7 +219,7 @@ class Mutations:
             self._write(program=program, source=made_of, seconds=round(seconds, 2),
                         reached=[number for number in range(1, len(flags)) if flags[number]])
         limit = max(SECONDS_LEAST, PATIENCE * self.seconds[program])
-        todo = self.to_run(program)
+        todo = self.to_run(program, explained)
         print(f"{program}: {self.seconds[program]:.1f} s, comes by {len(self.reached[program])}, {len(todo)} to run",
               flush=True)
         for number in todo:
@@ -233,16 +238,17 @@ class Mutations:
             compiled = [(program, ahead.submit(self.compile, program)) for program in programs()]
             for program, future in compiled:
                 try:
-                    problem = self.try_program(program, future.result())
+                    problem = self.try_program(program, future.result(), False)
                 except Problem as unfit:
                     problem = str(unfit)
                 if problem is not None:
                     print(problem, flush=True)
                     wrong.append(problem)
-            # Those that took the place of what did not compile, after programs had been run.
-            for program, future in compiled:
-                if program in self.reached and self.to_run(program):
-                    self.try_program(program, future.result())
+            # Those that took the place of what did not compile, after programs had been run; last what is explained.
+            for explained in (False, True):
+                for program, future in compiled:
+                    if program in self.reached and self.to_run(program, explained):
+                        self.try_program(program, future.result(), explained)
         for scratch in self.folder.glob("tmp*"):
             shutil.rmtree(scratch)
         return wrong
@@ -269,13 +275,13 @@ def check_explained():
 
 
 def table(heads, rows):
-    return ["| " + " | ".join(heads) + " |", "|" + "|".join(" - " if i == 0 else " -: " for i in range(len(heads))) + "|",
+    return ["| " + " | ".join(heads) + " |", "| - |" + " -: |" * (len(heads) - 1),
             *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
 
 def report(mutations, wrong, seconds):
     """Writes the report, and a line a mutant beside it. Returns how many survived with no reason given."""
-    reasons = {(one["header"], one["line"], one["change"]): one["reason"] for one in read_explained()}
+    reasons = mutations.reasons
     mutants = mutations.mutants()
     waiting = [n for n in mutants if not mutations.killed_by(n)
                and any(p not in mutations.reached or (n in mutations.reached[p] and p not in mutations.ends[n])
@@ -287,7 +293,8 @@ def report(mutations, wrong, seconds):
     candidates = sum(len(header.places()[0]) for header in mutations.headers)
 
     def counts(of):
-        by = collections.Counter("survived" if n in survived else "waits" if n in waiting else ends[n]["ended"] for n in of)
+        by = collections.Counter("survived" if n in survived else "waits" if n in waiting else ends[n]["ended"]
+                                 for n in of)
         return [len(of), by["fails"], by["aborts"], by["hangs"], by["survived"], by["waits"]]
 
     heads = ["drawn", "a case fails", "it aborts", "it hangs", "survives", "not yet run"]
@@ -309,9 +316,9 @@ def report(mutations, wrong, seconds):
         f"{len(mutations.dropped)} of those drawn did not compile and were drawn again",
         f"- **{len(mutants)} drawn, {len(mutants) - len(survived) - len(waiting)} killed, {len(survived)} survived, "
         f"{len(explained)} of them with a reason**" + (f"; {len(waiting)} not yet run by all" if waiting else ""), "",
-        "A place in a header is changed a little, drawn by the seed: the headers by their lines of code, in each the kinds",
-        "alike. What is killed was noticed by the first of the programs that come by it, the quick ones first: a case fails,",
-        "an assert or a signal ends it, or it does not end in time. What survives has passed all of them.",
+        "A place in a header is changed a little, drawn by the seed: the headers by their lines of code, in each the",
+        "kinds alike. What is killed was noticed by the first of the programs that come by it, the quick ones first: a",
+        "case fails, an assert or a signal ends it, or it does not end in time. What survives has passed all of them.",
         f"Mounted tests are not run, nor are {', '.join(f'`{name}`' for name in sorted(NOT_RUN))}.", "",
         *(["## Wrong with no mutant", ""] + [f"- {one}" for one in wrong] + [""] if wrong else []),
         "## By kind", "", *by("kind", lambda n: mutations.places[n - 1].kind),
@@ -382,7 +389,8 @@ def self_test(build):
     def see(name, found, expected):
         nonlocal failed
         failed += found != expected
-        print(f"{'ok' if found == expected else 'FAILED'}: {name}" + ("" if found == expected else f": {found!r}"), flush=True)
+        said = "" if found == expected else f": {found!r}"
+        print(f"{'FAILED' if said else 'ok'}: {name}{said}", flush=True)
 
     header = draw.Header("sample.hpp", SAMPLE)
     found = [f"{place.line} {place.change.split(' in `')[0]}" for place in header.places()[0]]
@@ -435,7 +443,8 @@ def main():
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--report", action="store_true", help="of what is known; runs nothing")
     parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--build", type=pathlib.Path, help="a build of the preset dev; --self-test compiles only with one")
+    parser.add_argument("--build", type=pathlib.Path,
+                        help="a build of the preset dev; --self-test compiles only with one")
     arguments = parser.parse_args()
     if arguments.self_test:
         return self_test(arguments.build and arguments.build.resolve())
