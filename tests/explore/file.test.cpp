@@ -17,6 +17,9 @@
 #include <vector>
 
 #include "explore/explore.hpp"
+#include <tarn/dirty_file_async.hpp>
+
+#include "explore/explorer.hpp"
 #include "support/catch.hpp"
 #include "support/linearizable.hpp"
 #include "support/traits.hpp"
@@ -96,6 +99,23 @@ struct World {
   tarn::ChunkPool<Traits> pool{options()};
   std::optional<tarn::DirtyFile<Traits, TextStore>> file;
 };
+
+/// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
+/// preemptions: TARN_EXPLORE_PREEMPTIONS, or so many.
+void explore(const std::function<Scenario()>& make, std::uint64_t usual_preemptions = 1) {
+  constexpr std::uint64_t most = 3'000;
+  auto report = Explorer::complete(make, most);
+  const bool complete = report.finished;
+  const auto* const asked = std::getenv("TARN_EXPLORE_PREEMPTIONS");
+  const auto preemptions = asked != nullptr ? std::strtoull(asked, nullptr, 10) : usual_preemptions;
+  if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
+  INFO("after the order " << report.order);
+  CHECK(report.failure == "");
+  CHECK(report.finished);
+  std::printf("%8llu orders of up to %llu steps, %s: %s\n", static_cast<unsigned long long>(report.runs),
+              static_cast<unsigned long long>(report.steps_most), complete ? "complete" : "bounded",
+              Catch::getResultCapture().getCurrentTestName().c_str());
+}
 
 using Call = std::function<void(World&)>;
 
@@ -222,6 +242,27 @@ TEST_CASE("a window is read as of one moment", "[explore]") {
 
 TEST_CASE("two readers of what is missing load it once", "[explore]") {
   explore(race(sixteen, false, {read(0, 16, {sixteen}), read(0, 16, {sixteen})}, {sixteen}, 1));
+}
+
+TEST_CASE("an operation that meets another's load ends, whenever that does", "[explore]") {
+  const auto make = [] {
+    auto world = std::make_shared<World>(sixteen, false);
+    auto into = std::make_shared<std::string>(16, '?');
+    auto ended = std::make_shared<bool>(false);
+    Scenario scenario;
+    scenario.threads.emplace_back([=] { (void)world->read(0, 16); });
+    scenario.threads.emplace_back([=] {
+      tarn::start_read(*world->file, 0, std::as_writable_bytes(std::span{*into}),
+                       [=](const tarn::Result<std::size_t>& n) { *ended = n && *n == 16; });
+    });
+    scenario.at_end = [=] {
+      Explorer::expect(*ended, "it has not ended");
+      Explorer::expect(*into == sixteen, "it read something else");
+      Explorer::expect(world->store.loads == 1, "it is loaded so often");
+    };
+    return scenario;
+  };
+  explore(make, 2);  // the other one during its load, and this one before it parks
 }
 
 TEST_CASE("an eviction takes no byte that somebody reads or writes", "[explore]") {

@@ -54,7 +54,7 @@ NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim
 # Come last, for they take long; in this order.
 LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id",
         "fault.sweep", "torture", "stress", "comb", "explore.file"]
-OPTIMISED = {"comb", "stress", "explore.file"}  # that take too long otherwise
+OPTIMISED = {"comb", "stress", "explore.file", "fault.sweep"}  # that take too long otherwise
 
 
 def programs():
@@ -329,14 +329,16 @@ def report(mutations, wrong, seconds):
               for n, end in ends.items() if end)
     lines += table(["program", "killed", "seconds with no mutant"],
                    [[p, noticed[p], mutations.seconds.get(p, "-")] for p in programs()])
-    lines += [f"By the header's own test: {own}.", "", "## Survivors", ""]
-    for n in survived:
-        reason = reasons.get(key_of(mutations.places[n - 1]))
-        if reason is None:
-            came = sum(n in reached for reached in mutations.reached.values())
-            reason = f"**no reason given** ({came} programs come by it)"
-        lines.append(f"- {n}. `{mutations.title(n)}`: {reason}" if "`" not in mutations.title(n)
-                     else f"- {n}. {mutations.title(n)}: {reason}")
+    lines += [f"By the header's own test: {own}."]
+    for heading, of in ("Survivors", survived), ("Not yet run by all", waiting):
+        if of:
+            lines += ["", f"## {heading}", ""]
+        for n in of:
+            reason = reasons.get(key_of(mutations.places[n - 1]))
+            if reason is None:
+                came = sum(n in reached for reached in mutations.reached.values())
+                reason = f"**no reason given** ({came} programs come by it)"
+            lines.append(f"- {n}. {mutations.title(n)}: {reason}")
     out = ROOT / "build" / "report"
     out.mkdir(parents=True, exist_ok=True)
     (out / "mutants.md").write_text("\n".join(lines).rstrip() + "\n")
