@@ -279,13 +279,14 @@ def table(heads, rows):
             *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
 
-def report(mutations, wrong, seconds):
+def report(mutations, wrong):
     """Writes the report, and a line a mutant beside it. Returns how many survived with no reason given."""
     reasons = mutations.reasons
     mutants = mutations.mutants()
-    waiting = [n for n in mutants if not mutations.killed_by(n)
-               and any(p not in mutations.reached or (n in mutations.reached[p] and p not in mutations.ends[n])
-                       for p in programs())]
+    left = {n: [p for p in programs() if p not in mutations.reached
+                or (n in mutations.reached[p] and p not in mutations.ends[n])] for n in mutants}
+    waiting = [n for n in mutants if not mutations.killed_by(n) and left[n]]
+    run_seconds = sum(end["seconds"] for of in mutations.ends.values() for end in of.values())
     ends = {n: mutations.killed_by(n) for n in mutants}
     survived = [n for n in mutants if not ends[n] and n not in waiting]
     explained = [n for n in survived if key_of(mutations.places[n - 1]) in reasons]
@@ -310,7 +311,8 @@ def report(mutations, wrong, seconds):
     lines = [
         "# Mutants", "",
         f"- command: `tests/run.sh mutants {mutations.count} {mutations.seed}`",
-        f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC; this time it ran {seconds:.0f} s",
+        f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+        f"- {sum(map(len, mutations.ends.values()))} runs took {run_seconds:.0f} s, hangs included",
         f"- commit: {commit.stdout.strip()}; not optimised, asserts on, one storage, models from seed {SEED_OF_MODELS}",
         f"- {candidates} places, {left_out} more that the compiler evaluates and that were left out; "
         f"{len(mutations.dropped)} of those drawn did not compile and were drawn again",
@@ -338,7 +340,8 @@ def report(mutations, wrong, seconds):
             if reason is None:
                 came = sum(n in reached for reached in mutations.reached.values())
                 reason = f"**no reason given** ({came} programs come by it)"
-            lines.append(f"- {n}. {mutations.title(n)}: {reason}")
+            still = f" Still to pass: {', '.join(left[n])}." if n in waiting else ""
+            lines.append(f"- {n}. {mutations.title(n)}: {reason}{still}")
     out = ROOT / "build" / "report"
     out.mkdir(parents=True, exist_ok=True)
     (out / "mutants.md").write_text("\n".join(lines).rstrip() + "\n")
@@ -347,7 +350,7 @@ def report(mutations, wrong, seconds):
             how = ("waits" if n in waiting else "survived" if not ends[n]
                    else f"{ends[n]['ended']} in {ends[n]['program']}: {ends[n]['case']}")
             file.write(f"{n}\t{mutations.title(n)}\t{how}\n")
-    print("\n".join(lines[:9]))
+    print("\n".join(lines[:8]))
     return len(survived) - len(explained)
 
 
@@ -455,7 +458,6 @@ def main():
         print("\n".join(problems) or f"{len(read_explained())} survivors fit")
         return 1 if problems else 0
     build = (arguments.build or ROOT / "build" / "dev").resolve()
-    began = time.monotonic()
     try:
         mutations = Mutations(arguments.count, arguments.seed, build, arguments.fresh)
         if arguments.list:
@@ -466,7 +468,7 @@ def main():
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 2
-    unexplained = report(mutations, wrong, time.monotonic() - began)
+    unexplained = report(mutations, wrong)
     print(f"\n{unexplained} survived that survivors.toml does not explain: build/report/mutants.md")
     return 1 if unexplained or wrong else 0
 
