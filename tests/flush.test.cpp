@@ -9,7 +9,6 @@
 
 #include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/full_budget.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -424,7 +423,7 @@ TEMPLATE_TEST_CASE("a full pool becomes clean, however many extents its chunks h
   const auto extents = GENERATE(Catch::Generators::range(1, 20));
   for (int i = 0; i < extents; ++i) REQUIRE(file.write(2 * static_cast<std::uint64_t>(i), "x"));
   {
-    const FullBudget full{file.pool};
+    const Brim full{file.pool};
     CHECK(file.flush());
     CHECK(file.dirty().empty());
   }

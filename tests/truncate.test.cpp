@@ -12,7 +12,6 @@
 #include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/later_file.hpp"
-#include "support/full_budget.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -333,7 +332,7 @@ TEMPLATE_TEST_CASE("a hole that a full budget has no list for is refused, and ch
   REQUIRE(file.write(0, text));
   std::uint64_t at = 1;
   {
-    const FullBudget full{file.pool};
+    const Brim full{file.pool};
     for (; at < file.C; at += 2) {
       if (const auto punched = file.punch(at, at + 1); !punched) {
         CHECK(punched.error() == std::errc::no_buffer_space);

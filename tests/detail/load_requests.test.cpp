@@ -14,8 +14,8 @@
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/testing/later_store.hpp>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/full_budget.hpp"
 #include "support/later_file.hpp"
 #include "support/one_file.hpp"
 
@@ -401,7 +401,7 @@ TEMPLATE_TEST_CASE("with no chunk to be had only what was asked for is loaded, p
   World<TestType> world{{4096, 4}, 20'000};
   world.store.answer_at_once();
   {
-    const FullBudget full{world.pool};
+    const Brim full{world.pool};
     CHECK(world.read(5'000, 100) == pattern(5'000, 100));
     CHECK(world.pool.stats().loads_uncached == 1);
     CHECK(world.pool.stats().chunks_held == 0);

@@ -16,10 +16,8 @@
 #include <tarn/testing/gate.hpp>
 #include <tarn/testing/later_store.hpp>
 
+#include "support/brim.hpp"
 #include "support/catch.hpp"
-#include "support/full_budget.hpp"
-#include "support/gate.hpp"
-#include "support/later_store.hpp"
 #include "support/one_file.hpp"
 
 using namespace tarn_test;
@@ -404,7 +402,7 @@ TEST_CASE("a write waits for who looks at the clean chunks that it needs", "[roo
   gate.close();
   std::optional<tarn::Result<tarn::Written>> written;
   {
-    const FullBudget full{files.pool};
+    const Brim full{files.pool};
     const auto chunk = pattern(0, C);
     auto write = tarn::write_operation(*files.files[1], 0, bytes_of(chunk),
                                        [&](tarn::Result<tarn::Written> result) { written.emplace(std::move(result)); });

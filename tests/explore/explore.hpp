@@ -23,13 +23,13 @@ inline std::uint64_t explore_number(const char* name, std::uint64_t usual) {
 }
 
 /// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
-/// preemptions (TARN_EXPLORE_PREEMPTIONS, or one), and through some that are drawn (TARN_EXPLORE_RANDOM, or 300) from a
-/// seed (TARN_EXPLORE_SEED, or 1).
-inline void explore(const std::function<Scenario()>& make) {
+/// preemptions (TARN_EXPLORE_PREEMPTIONS, or so many), and through some that are drawn (TARN_EXPLORE_RANDOM, or 300)
+/// from a seed (TARN_EXPLORE_SEED, or 1).
+inline void explore(const std::function<Scenario()>& make, std::uint64_t usual_preemptions = 1) {
   constexpr std::uint64_t most = 3'000;
   auto report = Explorer::complete(make, most);
   const bool complete = report.finished;
-  const auto preemptions = explore_number("TARN_EXPLORE_PREEMPTIONS", 1);
+  const auto preemptions = explore_number("TARN_EXPLORE_PREEMPTIONS", usual_preemptions);
   if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
   Explorer::Report drawn;
   if (report.failure.empty() && !complete) {

@@ -16,10 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "explore/explore.hpp"
 #include <tarn/dirty_file_async.hpp>
 
-#include "explore/explorer.hpp"
+#include "explore/explore.hpp"
 #include "support/catch.hpp"
 #include "support/linearizable.hpp"
 #include "support/traits.hpp"
@@ -99,23 +98,6 @@ struct World {
   tarn::ChunkPool<Traits> pool{options()};
   std::optional<tarn::DirtyFile<Traits, TextStore>> file;
 };
-
-/// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
-/// preemptions: TARN_EXPLORE_PREEMPTIONS, or so many.
-void explore(const std::function<Scenario()>& make, std::uint64_t usual_preemptions = 1) {
-  constexpr std::uint64_t most = 3'000;
-  auto report = Explorer::complete(make, most);
-  const bool complete = report.finished;
-  const auto* const asked = std::getenv("TARN_EXPLORE_PREEMPTIONS");
-  const auto preemptions = asked != nullptr ? std::strtoull(asked, nullptr, 10) : usual_preemptions;
-  if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
-  INFO("after the order " << report.order);
-  CHECK(report.failure == "");
-  CHECK(report.finished);
-  std::printf("%8llu orders of up to %llu steps, %s: %s\n", static_cast<unsigned long long>(report.runs),
-              static_cast<unsigned long long>(report.steps_most), complete ? "complete" : "bounded",
-              Catch::getResultCapture().getCurrentTestName().c_str());
-}
 
 using Call = std::function<void(World&)>;
 

@@ -377,7 +377,9 @@ class Header:
 # --- Drawn and written. ----------------------------------------------------------------------------------------------
 
 def headers_in(include):
-    return [Header(str(path.relative_to(include)), path.read_text()) for path in sorted(include.rglob("*.hpp"))]
+    """Of the library itself: tarn/testing is for tests."""
+    return [Header(str(path.relative_to(include)), path.read_text()) for path in sorted(include.rglob("*.hpp"))
+            if path.parent.name != "testing"]
 
 
 def draw(headers, count, seed):
