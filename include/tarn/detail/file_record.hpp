@@ -82,7 +82,7 @@ struct LoadInFlight : std::enable_shared_from_this<LoadInFlight> {
   /// The same of bytes that somebody else waits for. Requires: done.
   [[nodiscard]] bool error_counts_for(const ExtentSet& bytes) const {
     const auto is_of = [&](ByteRange extent) { return failed.intersects(extent) && loading.contains(extent); };
-    return !cut && std::ranges::any_of(bytes.extents(), is_of);
+    return error_counts() && std::ranges::any_of(bytes.extents(), is_of);
   }
 
  protected:

@@ -207,7 +207,7 @@ class ReadLoop {
     if (collected) need_.chunks = loads->chunks_needed();
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
-      const bool has_spare = reserve_.size() > need_.chunks;  // given back, that may be room enough
+      const bool has_spare = collected && reserve_.size() > need_.chunks;  // given back, that may be room enough
       const auto spare = rest_charge_ && has_spare ? reserve_.size() - need_.chunks : 0;
       const auto pins = window.room_for_pins();
       kept_.reserve(kept_.size() + 1);
