@@ -414,7 +414,7 @@ std::string hidden_error(std::size_t& failed) {
   World<unit> world{{16, 4}, 64};
   Reading<unit> reading{world, 0, 4};
   failed = 0;
-  for (std::uint64_t at : {15, 14, 13, 12, 11, 10, 9, 8}) {
+  for (const std::uint64_t at : {15u, 14u, 13u, 12u, 11u, 10u, 9u, 8u}) {
     if (reading.result) break;
     REQUIRE(world.store.open_loads() == 1);
     REQUIRE(world.file->write(at, bytes_of("x")));
