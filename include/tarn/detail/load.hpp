@@ -78,7 +78,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   /// Makes it one ahead of a read: what others are loading is left to them. Requires: not begun.
   void go_ahead(const ChunkLayout& layout) {
     ahead = true;
-    subtract_loading(wanted);
+    {
+      std::lock_guard table{record_->table_mutex};
+      subtract_loading(wanted);
+    }
     const auto parts = std::exchange(asked, {});  // those that nothing is wanted of any more are not asked for
     for (const auto& extent : parts.extents()) {
       for (auto at = extent.offset(); at < extent.end();) {
@@ -118,8 +121,10 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
         if (chunk != nullptr && !window.holds(chunk)) return Begun::again;
       }
     }
-    if (reserve != nullptr && !places_.fill(*reserve)) return Begun::need_room;
-    if (reserve != nullptr && !in_parts.empty()) add_rest_of_parts(window, *reserve, spare_chunks);
+    if (reserve != nullptr) {
+      if (!places_.fill(*reserve)) return Begun::need_room;
+      if (!in_parts.empty()) add_rest_of_parts(window, *reserve, spare_chunks);
+    }
     next = std::exchange(record_->loads, this);
     begun_ = true;
     // Its chunks come back, also if nobody waits for it any more.
@@ -191,8 +196,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     std::size_t count = 0;
     auto last = UINT64_MAX;
     auto rest = in_parts;
-    subtract_loading(rest);
     std::lock_guard table{record_->table_mutex};
+    subtract_loading(rest);
     for_each_chunk_of(core_.layout, rest, [&](std::uint64_t index, ByteRange) {
       if (index != last && !places_.has(index) && record_->table.find(index) == nullptr) ++count;
       last = index;
@@ -201,8 +206,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
  private:
-  void subtract_loading(ExtentSet& from) {
-    std::lock_guard table{record_->table_mutex};
+  // What others are loading is theirs. Requires: the table mutex.
+  void subtract_loading(ExtentSet& from) const {
     for (const auto* other = record_->loads; other != nullptr; other = other->next) from.subtract(other->loading);
   }
   // First what follows the wanted bytes, for who reads on comes there. Without memory, nothing.
@@ -213,7 +218,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     try {
       auto rest = in_parts;
       rest.subtract(wanted);
-      for (const auto* other = record_->loads; other != nullptr; other = other->next) rest.subtract(other->loading);
+      subtract_loading(rest);
       kept_.reserve(places_.size() + spare_chunks);
       auto all = wanted;
       const auto end = wanted.extents().back().end();

@@ -14,8 +14,8 @@
 //
 // Nothing is waited for with a latch, the file's lock, a reserved chunk or a pin held, apart from the store filling the
 // chunks that were reserved for it. That ends without any more memory, so these pins stand in nobody's way for longer
-// than the store does. And each load that a read begins makes its window complete, unless its bytes change meanwhile:
-// however little room there is, so many reads as there are end after so many loads, whoever evicts what.
+// than the store does. And each load that a read begins makes its window complete, unless its bytes change meanwhile or
+// its extent lists have no room: so reads end after about as many loads as they have windows, whoever evicts what.
 
 #include <algorithm>
 #include <cerrno>
@@ -207,19 +207,18 @@ class ReadLoop {
     if (collected) need_.chunks = loads->chunks_needed();
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
-      const bool has_spare = collected && reserve_.size() > need_.chunks;  // given back, that may be room enough
-      const auto spare = rest_charge_ && has_spare ? reserve_.size() - need_.chunks : 0;
+      const auto spare = collected ? reserve_.size() - std::min(reserve_.size(), need_.chunks) : 0;
       const auto pins = window.room_for_pins();
       kept_.reserve(kept_.size() + 1);
       if (collected) {
-        begun = loads->begin(window, uncached_ ? nullptr : &reserve_,
-                             rest_charge_ ? std::min(spare, rest_charge_->chunks()) : 0);
+        const auto charged = rest_charge_ ? rest_charge_->chunks() : 0;
+        begun = loads->begin(window, uncached_ ? nullptr : &reserve_, std::min(spare, charged));
       }
       if (begun == Begun::yes && !uncached_) {
         window.pass_pins_to(*pins);
         kept_.push_back(pins);
       }
-      if (begun == Begun::need_room && !has_spare) more_bytes_ *= 2;
+      if (begun == Begun::need_room && spare == 0) more_bytes_ *= 2;  // given back, spare chunks may be room enough
     }
     need_.bytes = more_bytes_;
     window.release();
