@@ -212,11 +212,9 @@ namespace detail {
 template <class S, class Traits>
 [[nodiscard]] constexpr bool check_store() {
   static_assert(LoadsByUnitOrRange<S>,
-                "the store's load_unit is not one that tarn reads: static constexpr LoadUnit, "
-                "public");
+                "the store's load_unit is not one that tarn reads: static constexpr LoadUnit, public");
   static_assert(FlushesByUnitOrRange<S>,
-                "the store's flush_unit is not one that tarn reads: static constexpr "
-                "FlushUnit, public");
+                "the store's flush_unit is not one that tarn reads: static constexpr FlushUnit, public");
   static_assert(ChunkLoader<S, Traits>,
                 "a store has Result<std::size_t> load(const LoadRequest<Traits>&), or void load with a LoadToken, too");
   static_assert(ChunkFlusher<S, Traits>,

@@ -35,12 +35,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
-#include <span>
 #include <utility>
 
 #include <tarn/detail/chunk_reserve.hpp>

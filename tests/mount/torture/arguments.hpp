@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -75,5 +76,17 @@ class Arguments {
   const char* usage_;
   std::map<std::string, std::string> given_;
 };
+
+/// A program whose Run is made of its arguments. Returns: what the program does.
+template <class Run>
+[[nodiscard]] int run_of(int count, char** all, const char* usage) {
+  try {
+    Arguments arguments{count, all, usage};
+    return Run{arguments}.run();
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return exit_usage;
+  }
+}
 
 }  // namespace tarn_test

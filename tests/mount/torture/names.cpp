@@ -169,13 +169,4 @@ class Run {
 }  // namespace
 }  // namespace tarn_test
 
-int main(int count, char** all) {
-  try {
-    tarn_test::Arguments arguments{count, all, tarn_test::usage};
-    tarn_test::Run run{arguments};
-    return run.run();
-  } catch (const std::exception& e) {
-    std::cerr << e.what() << '\n';
-    return tarn_test::exit_usage;
-  }
-}
+int main(int count, char** all) { return tarn_test::run_of<tarn_test::Run>(count, all, tarn_test::usage); }
