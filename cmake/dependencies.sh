@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   cmake ninja-build g++ pkg-config python3 git
   libfmt-dev catch2 libbenchmark-dev libfuse3-dev fuse3
-  clang libclang-rt-dev              # the clang preset, and the runtime of its sanitizers
+  clang libclang-rt-dev              # the preset asan: the second compiler, and the runtime of its sanitizers
   libboost-dev                       # Asio, of one example; headers alone
   fio sqlite3 attr acl tar           # programs that the mounted tests run on a mounted tarnfs
 )

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 600 LABELS slow
+// CTest: TIMEOUT 600 COST 5 LABELS slow
 #include <tarn/write_range.hpp>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 600
+// CTest: TIMEOUT 600 COST 9
 #include <tarn/tarn.hpp>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 600
+// CTest: TIMEOUT 600 COST 6
 #include <tarn/tarn.hpp>
 
 #include <algorithm>
@@ -423,10 +423,10 @@ struct World {
 
   void run(std::uint64_t seed, int steps) {
     constexpr std::uint64_t writers = 2;
+    Gate start;  // outlives the workers, who open it when they go
+    start.close();
     std::vector<Worker> workers;
     workers.reserve(writers + 5);
-    Gate start;
-    start.close();
     const auto add = [&](auto act) {
       const auto its_seed = ModelRandom{seed + workers.size()}.next();
       workers.emplace_back(start, [this, act, steps, its_seed, &start] {

@@ -726,9 +726,9 @@ TEST_CASE("thousands of files with little room over a store that does its worst 
   }
   Watcher watcher{world, workers, seed};
   {
-    std::vector<Worker> threads;
-    Gate start;
+    Gate start;  // outlives the threads, who open it when they go
     start.close();
+    std::vector<Worker> threads;
     for (auto& worker : workers) {
       threads.emplace_back(start, [&] {
         start.pass();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 300 LABELS slow
+// CTest: TIMEOUT 300 COST 5 LABELS slow
 #define TARN_SYNC_HEADER "explore/explored_sync.hpp"
 
 // The shipped file, pool and chunks under the explorer: the orders of two and three calls that meet in one chunk.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 600
+// CTest: TIMEOUT 600 COST 8
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flusher.hpp>
 #include <tarn/testing/manual_time.hpp>

@@ -26,10 +26,10 @@ struct ModelRun {
 
 // Fewer where each takes several times as long: with a sanitizer, or not optimised.
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr std::uint64_t usual_model_steps = 300'000;
+inline constexpr std::uint64_t usual_model_steps = 100'000;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr std::uint64_t usual_model_steps = 300'000;
+inline constexpr std::uint64_t usual_model_steps = 100'000;
 #else
 inline constexpr std::uint64_t usual_model_steps = 1'000'000;
 #endif
