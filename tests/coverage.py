@@ -15,7 +15,6 @@ counted as neither, and so is what it makes of `= default`.
 """
 import argparse
 import collections
-import datetime
 import json
 import os
 import pathlib
@@ -23,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+
+from report import head, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -141,18 +142,19 @@ def per_cent(taken, branches):
     return f"{100 * taken / branches:.1f}" if branches else "-"
 
 
-def report(sums, left, reasons, head):
+def report(sums, left, reasons, command, lines):
     """Returns: the report, and what is wrong with what it says."""
     used = collections.Counter()
     reasoned = [(entry, reason_for(entry, reasons, used)) for entry in left]
     branches, taken = (sum(column) for column in zip(*sums.values()))
-    out = ["# Branches of the headers that the tests take", "", *head, "",
-           __doc__.split("\n\n")[2].strip() + "\nAn `assert` is a macro of the system, of which the compiler counts"
-           " nothing. Where a condition throws, it counts it as one\nthat did not hold.", "",
-           "| header | branches | taken | % |", "|---|---|---|---|"]
-    out += [f"| {header} | {n} | {k} | {per_cent(k, n)} |" for header, (n, k) in sorted(sums.items())]
-    out += [f"| **all** | **{branches}** | **{taken}** | **{per_cent(taken, branches)}** |", ""]
     without = [entry for entry, why in reasoned if why is None]
+    figure = (f"**{per_cent(taken, branches)} % of the branches ({taken} of {branches}); of the {len(left)} that are left,"
+              f" {len(left) - len(without)} have a reason**")
+    out = [*head("Branches of the headers that the tests take", command, *lines, figure),
+           __doc__.split("\n\n")[2].strip() + "\nAn `assert` is a macro of the system, of which the compiler counts"
+           " nothing. Where a condition throws, it counts it as one\nthat did not hold.", ""]
+    rows = [[header, n, k, per_cent(k, n)] for header, (n, k) in [*sorted(sums.items()), ("all", (branches, taken))]]
+    out += [*table(["header", "branches", "taken", "%"], rows), ""]
     for title, wanted in (("Not taken, and why", True), ("Not taken, and no reason is known", False)):
         chosen = [(entry, why) for entry, why in reasoned if (why is not None) is wanted]
         if not chosen:
@@ -225,11 +227,11 @@ def self_test():
 
     reason = {"header": "a.hpp", "line": "if (a) {", "branches": 1, "why": "it never is"}
     two_left = count(function(branch(0, 0), did_not))
-    text, wrong = report(*two_left, [reason], [])
+    text, wrong = report(*two_left, [reason], "", [])
     assert "it never is" in text and len(wrong) == 2 and "no reason is known: 1" in wrong[1], (text, wrong)
-    assert len(report(*two_left, [reason | {"branches": 2}], [])[1]) == 1
-    assert report(*count(function(branch(1, 1), ran)), [], [])[1] == []
-    assert "Taken this time" in report(*count(function(branch(1, 1), ran)), [reason], [])[0]
+    assert len(report(*two_left, [reason | {"branches": 2}], "", [])[1]) == 1
+    assert report(*count(function(branch(1, 1), ran)), [], "", [])[1] == []
+    assert "Taken this time" in report(*count(function(branch(1, 1), ran)), [reason], "", [])[0]
     for bad in ({"line": "if (b) {"}, {"header": "b.hpp"}):
         try:
             check_reasons([reason | bad], lambda header: source if header == "a.hpp" else open("/nowhere/" + header))
@@ -253,7 +255,8 @@ def main():
     parser.add_argument("--profile", type=pathlib.Path)
     parser.add_argument("--report", type=pathlib.Path)
     parser.add_argument("--llvm-cov", default="llvm-cov")
-    parser.add_argument("--head", action="append", default=[], help="a line for the head of the report")
+    parser.add_argument("--command", help="what the report says that it comes from")
+    parser.add_argument("--compiler", help="its version, for the report")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--self-test", action="store_true")
     options = parser.parse_args()
@@ -267,11 +270,11 @@ def main():
     if not programs:
         raise Problem(f"there is no program in {options.build / 'tests'}")
     places = merge((export(options.llvm_cov, program, options.profile) for program in programs), HEADERS)
-    head = [*options.head, f"{len(programs)} programs, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}."]
-    text, wrong = report(*list_not_taken(places, lines_of_header), reasons, head)
+    lines = [f"{len(programs)} programs; {options.compiler}"]
+    text, wrong = report(*list_not_taken(places, lines_of_header), reasons, options.command, lines)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(text)
-    print(f"{options.report}: " + next(line for line in text.splitlines() if line.startswith("| **all")))
+    print(f"{options.report}: " + next(line for line in text.splitlines() if line.startswith("- **")))
     if wrong:
         raise Problem("; ".join(wrong))
     return None

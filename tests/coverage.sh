@@ -33,5 +33,5 @@ LLVM_PROFILE_FILE=$raw/%m.profraw CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$
 
 python3 tests/coverage.py --build "$build" --profile "$build/tests.profdata" --llvm-cov "$cov" \
   --report build/report/coverage.md \
-  --head "\`tests/coverage.sh${*:+ $*}\` with TARN_MODEL_STEPS=$TARN_MODEL_STEPS; $(clang++ --version | head -1); commit $(git describe --always --dirty --exclude '*')."
+  --command "TARN_MODEL_STEPS=$TARN_MODEL_STEPS tests/run.sh coverage${*:+ $*}" --compiler "$(clang++ --version | head -1)"
 exit "$tests"

@@ -6,6 +6,7 @@
 #   tests/run.sh coverage [ctest args] which branches of the headers the tests take
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
+#   tests/run.sh kills [KILLS]         tarnfs is killed in the middle of its work, and SOURCE checked: 500 times, or so many
 #   tests/run.sh mutants [N] [SEED]    small changes of the headers, drawn by the seed: 200, or so many; goes on where it was
 set -euo pipefail
 exec </dev/null
@@ -19,6 +20,12 @@ if [[ ${1:-} == mounted ]]; then
   cmake --preset dev >/dev/null
   cmake --build --preset dev --target tarnfs torture_bytes torture_names
   exec tests/mount/torture_report.py "${2:-1000000}" build/dev build/report/mounted.md
+fi
+if [[ ${1:-} == kills ]]; then
+  cmake/dependencies.sh
+  cmake --preset dev >/dev/null
+  cmake --build --preset dev --target tarnfs
+  exec tests/mount/kills_report.py "${2:-500}" build/dev build/report/kills.md
 fi
 if [[ ${1:-} == coverage ]]; then
   exec tests/coverage.sh "${@:2}"

@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+import typing
 
 import mounting
 from cases import TIGHT, Failed, KiB, case, expect, expect_equal, main, program
@@ -124,6 +125,7 @@ class Worker:
         self._numbers, self._done, self._dying = numbers, done, dying
         self.folder, self._at = f"t{index}", at / f"t{index}"
         self.names = {}  # name -> file
+        self.promises = 0  # calls that answered, and after which all of a file is in SOURCE
         self.moving = None  # (name, other name, the file that has the other one) while a rename is on its way
         self._fds = {}
         self.error = None
@@ -160,6 +162,10 @@ class Worker:
         action = self._draw.choices(list(kinds), list(kinds.values()))[0]
         action(self._draw.choice(sorted(self.names)))
 
+    def _is_stored(self, file):
+        self.promises += 1
+        file.is_stored()
+
     def _fd(self, name):
         if name not in self._fds:
             self._fds[name] = os.open(self._at / name, os.O_RDWR)
@@ -189,7 +195,7 @@ class Worker:
         fd, file = self._fd(name), self.names[name]
         self._draw.choice([os.fsync, os.fdatasync])(fd)
         file.log.append("synced")
-        file.is_stored()
+        self._is_stored(file)
 
     def _close(self, name):
         if name in self._fds:
@@ -197,7 +203,7 @@ class Worker:
             fd = os.dup(self._fds[name]) if self._draw.random() < 0.6 else self._fds.pop(name)
             os.close(fd)
             self.names[name].log.append("closed")
-            self.names[name].is_stored()
+            self._is_stored(self.names[name])
 
     def _truncate(self, name):
         fd, file = self._fd(name), self.names[name]
@@ -224,7 +230,7 @@ class Worker:
         self.moving = (other, name, self.names[name])
         os.rename(self._at / other, self._at / name)
         file.log.append("renamed")
-        file.is_stored()
+        self._is_stored(file)
         self.moving = None
         self.names[name] = self.names.pop(other)
         replaced, new = self._fds.pop(name, None), self._fds.pop(other, None)
@@ -251,10 +257,27 @@ class Worker:
             file.check((top / name).read_bytes(), f"{self.folder}/{name}")
 
 
-def kill_once(seed):
+class Outcome(typing.NamedTuple):
+    """Of one kill, or of some."""
+
+    kills: int = 1
+    operations: int = 0  # done before it
+    promises: int = 0  # closes, syncs and renames that had answered
+    files: int = 0
+    size_bytes: int = 0  # of what SOURCE had then, each byte of it checked
+
+    def __add__(self, other):
+        return Outcome(*map(sum, zip(self, other)))
+
+
+def settings_and_operation(seed):
+    """What a seed draws first: how tarnfs is started, and the operation at which it is killed."""
     draw = random.Random(seed)
-    options = draw.choice(SETTINGS)
-    kill_at = draw.randrange(1, draw.choice([60, 600, 3000]))
+    return draw.choice(SETTINGS), draw.randrange(1, draw.choice([60, 600, 3000]))
+
+
+def kill_once(seed):
+    options, kill_at = settings_and_operation(seed)
     print(f"  TARN_KILL_SEED={seed}: {' '.join(options)}, killed at operation {kill_at}", flush=True)
     with mounting.scratch_directory(64 * MiB) as scratch:
         source, at = scratch / "source", scratch / "mount"
@@ -298,6 +321,8 @@ def kill_once(seed):
         with mounting.Tarnfs(program(), source, at, *options, stats=False) as tarnfs:
             for path, data in held.items():
                 expect((at / path.relative_to(source)).read_bytes() == data, f"{path.name} in the next mount")
+        promises = sum(worker.promises for worker in workers)
+        return Outcome(1, next(counted) - 1, promises, len(held), sum(map(len, held.values())))
 
 
 def kill_again_and_again(times):

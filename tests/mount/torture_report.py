@@ -8,16 +8,17 @@ settings; a tenth as many on names beside them. Writes a report, also of a run i
 TARN_MOUNTED_SEED=N: begins with this seed; without it the clock says which.
 """
 
-import datetime
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
 
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import mounting
 from cases import Failed
+from report import head, table
 from torture import Count, settings, torture_bytes, torture_names
 
 MOST_AT_ONCE = 10_000  # operations of one program in one mount
@@ -52,23 +53,6 @@ class Row:
         return sum(count.done + count.refused for (of, _), count in self.counts.items() if of == program)
 
 
-def machine():
-    with open("/proc/cpuinfo") as lines:
-        named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        model = next(named, platform.machine())
-    return f"{os.cpu_count()} CPUs ({model}), Linux {platform.release()}"
-
-
-def commit():
-    said = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return said.stdout.strip() or "not known"
-
-
-def table(head, rows):
-    lines = [head, ["-", *["-:" for _ in head[1:]]], *rows]
-    return [f"| {' | '.join(map(str, line))} |" for line in lines]
-
-
 def kinds_table(rows, program, names):
     kinds = dict.fromkeys(kind for row in rows for (of, kind) in row.counts if of == program)
 
@@ -90,16 +74,13 @@ def report(rows, asked, seed, seconds):
     wrong = [(name, what) for name, row in zip(names, rows) for what in row.wrong]
     done = {program: sum(row.operations(program) for row in rows) for program in ("bytes", "names")}
     text = [
-        "# The mounted torture",
-        "",
-        f"- command: `TARN_MOUNTED_SEED={seed} tests/run.sh mounted {asked}`",
-        f"- date: {datetime.datetime.now(datetime.timezone.utc):%F %H:%M} UTC",
-        f"- machine: {machine()}",
-        f"- commit: {commit()}; preset dev, asserts on",
-        f"- {done['bytes']} operations on bytes, half of them on files of up to 20 KiB; {done['names']} on names;"
-        f" {seconds:.0f} s",
-        f"- **mismatches: {len(wrong)}**",
-        "",
+        *head(
+            "The mounted torture",
+            f"TARN_MOUNTED_SEED={seed} tests/run.sh mounted {asked}",
+            f"half of those on bytes are on files of up to 20 KiB; {seconds:.0f} s",
+            f"**{done['bytes']} operations on bytes, {done['names']} on names, {len(wrong)} mismatches**",
+            what="; preset dev, asserts on",
+        ),
         "Every byte read is compared with a flat array, and so is every file: in the mount at the end, in SOURCE",
         "whenever it is synced or closed, and in SOURCE after the unmount. Every answer on names is compared with",
         "that of a plain directory, errno by errno, and the trees at the end. On bytes two programs work in each",

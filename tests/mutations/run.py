@@ -20,7 +20,6 @@ survivors.toml does not explain.
 import argparse
 import collections
 import concurrent.futures
-import datetime
 import hashlib
 import importlib.util
 import json
@@ -35,7 +34,10 @@ import tempfile
 import time
 import tomllib
 
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import draw
+from report import head, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -274,11 +276,6 @@ def check_explained():
     return problems
 
 
-def table(heads, rows):
-    return ["| " + " | ".join(heads) + " |", "| - |" + " -: |" * (len(heads) - 1),
-            *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
-
-
 def report(mutations, wrong):
     """Writes the report, and a line a mutant beside it. Returns how many survived with no reason given."""
     reasons = mutations.reasons
@@ -307,31 +304,28 @@ def report(mutations, wrong):
         return table([name, *heads], [[group, *counts(of)] for group, of in sorted(groups.items())]
                      + [["in all", *counts(mutants)]])
 
-    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
     lines = [
-        "# Mutants", "",
-        f"- command: `tests/run.sh mutants {mutations.count} {mutations.seed}`",
-        f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
-        f"- {sum(map(len, mutations.ends.values()))} runs took {run_seconds:.0f} s, hangs included",
-        f"- commit: {commit.stdout.strip()}; not optimised, asserts on, one storage, models from seed {SEED_OF_MODELS}",
-        f"- {candidates} places, {left_out} more that the compiler evaluates and that were left out; "
-        f"{len(mutations.dropped)} of those drawn did not compile and were drawn again",
-        f"- **{len(mutants)} drawn, {len(mutants) - len(survived) - len(waiting)} killed, {len(survived)} survived, "
-        f"{len(explained)} of them with a reason**" + (f"; {len(waiting)} not yet run by all" if waiting else ""), "",
+        *head("Mutants", f"tests/run.sh mutants {mutations.count} {mutations.seed}",
+              f"{sum(map(len, mutations.ends.values()))} runs took {run_seconds:.0f} s, hangs included",
+              f"{candidates} places, {left_out} more that the compiler evaluates and that were left out; "
+              f"{len(mutations.dropped)} of those drawn did not compile and were drawn again",
+              f"**{len(mutants)} drawn, {len(mutants) - len(survived) - len(waiting)} killed, {len(survived)} survived, "
+              f"{len(explained)} of them with a reason**" + (f"; {len(waiting)} not yet run by all" if waiting else ""),
+              what=f"; not optimised, asserts on, one storage, models from seed {SEED_OF_MODELS}"),
         "A place in a header is changed a little, drawn by the seed: the headers by their lines of code, in each the",
         "kinds alike. What is killed was noticed by the first of the programs that come by it, the quick ones first: a",
         "case fails, an assert or a signal ends it, or it does not end in time. What survives has passed all of them.",
         f"Mounted tests are not run, nor are {', '.join(f'`{name}`' for name in sorted(NOT_RUN))}.", "",
         *(["## Wrong with no mutant", ""] + [f"- {one}" for one in wrong] + [""] if wrong else []),
-        "## By kind", "", *by("kind", lambda n: mutations.places[n - 1].kind),
-        "## By header", "", *by("header", lambda n: mutations.places[n - 1].header.name),
+        "## By kind", "", *by("kind", lambda n: mutations.places[n - 1].kind), "",
+        "## By header", "", *by("header", lambda n: mutations.places[n - 1].header.name), "",
         "## Noticed by", ""]
     noticed = collections.Counter(end["program"] for end in ends.values() if end)
     own = sum(end["program"].split(".")[-1] == pathlib.Path(mutations.places[n - 1].header.name).stem
               for n, end in ends.items() if end)
     lines += table(["program", "killed", "seconds with no mutant"],
                    [[p, noticed[p], mutations.seconds.get(p, "-")] for p in programs()])
-    lines += [f"By the header's own test: {own}."]
+    lines += ["", f"By the header's own test: {own}."]
     for heading, of in ("Survivors", survived), ("Not yet run by all", waiting):
         if of:
             lines += ["", f"## {heading}", ""]

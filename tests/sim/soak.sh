@@ -36,6 +36,14 @@ for job in $(jobs -p); do
   wait "$job" || failed=1
 done
 runs=$(cat "$log"/*.runs 2>/dev/null | awk '{n += $1} END {print n + 0}')
-printf '%s: %d runs of %d steps went well, %d steps in all, in %d s\n' "$(date -u +%F)" "$runs" $steps $((runs * steps)) \
-  $SECONDS | tee build/report/soak.md
-exit $failed
+printf '%d runs of %d steps went well, %d steps in all, in %d s\n' "$runs" $steps $((runs * steps)) $SECONDS
+[[ $failed -eq 0 ]] || exit 1
+{
+  tests/report.py "The simulation" "tests/run.sh soak $seconds" "$SECONDS s, $(nproc) runs at a time" \
+    "**$((runs * steps)) steps, in $runs runs, each from a seed of its own: every byte, error and wake-up was right**"
+  printf '%s\n' "One run: how often it came where bytes, errors and wake-ups get lost, and how often into each cell of the byte" \
+    'table (rows: what a byte was; columns: what happened to it).' '' '```'
+  sed -n '/^TARN_MODEL_SEED/,/^====/{/^====/!p}' "$log"/0.log
+  printf '```\n'
+} >build/report/soak.md
+echo 'see build/report/soak.md'
