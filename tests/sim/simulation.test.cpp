@@ -266,7 +266,8 @@ class World {
     ExtentSet unsure;                       // of these a failed sync said that only the store knows
     std::uint64_t failed_loads = 0, refused_reserves = 0;
     std::uint64_t failures = 0, delivered = 0, noted = 0;  // of flushes and syncs: each is told to one, or noted
-    std::uint64_t lost_syncs = 0;                          // those that named bytes: told to each sync called before
+    std::uint64_t perhaps_delivered = 0;  // since last settled: syncs that were told of one, or of none
+    std::uint64_t lost_syncs = 0;         // those that named bytes: told to each sync called before
     bool noted_was_seen = false;
     std::error_code last_noted;
     std::uint64_t told_before = 0;                       // of the failures, when last no flush was in flight
@@ -386,12 +387,16 @@ class World {
   void settle_failures(File& file) {
     if (config_.at_once != 1) {
       if (flush_in_flight(file)) return;
-      const auto told = file.delivered + file.noted;
-      require(told > file.told_before || file.failures == told, "the errors of flushes were told to nobody");
+      const auto told = file.delivered + file.noted + file.perhaps_delivered;
+      require(told > file.told_before || file.failures <= told, "the errors of flushes were told to nobody");
       file.delivered = file.failures - file.noted;
+      file.perhaps_delivered = 0;
       file.told_before = file.failures;
     }
-    require(file.failures == file.delivered + file.noted, "the error of a flush or a sync was told to nobody");
+    const auto untold = file.failures - file.delivered - file.noted;
+    require(untold <= file.perhaps_delivered, "the error of a flush or a sync was told to nobody, or to two");
+    file.delivered += untold;
+    file.perhaps_delivered = 0;
   }
 
   // ---- operations
@@ -594,8 +599,9 @@ class World {
     } else {
       require(file.failures > call.failures, "a flush or sync failed by itself: " + error.message());
       const bool shared = call.kind == Kind::sync && file.lost_syncs > call.lost_syncs;
-      if (shared) came(Came::sync_loss_shared), hear();  // its own caller may have gone: then it is noted
-      if (!shared || file.failures != file.delivered + file.noted) ++file.delivered;
+      // The loss was told to its own caller, or noted if that one had gone; this call may have been that one.
+      if (shared) came(Came::sync_loss_shared);
+      ++(shared ? file.perhaps_delivered : file.delivered);
     }
   }
 
