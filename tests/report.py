@@ -9,6 +9,7 @@ import datetime
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def machine():
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()} CPUs ({next(named, platform.machine())}), {platform.system()} {platform.release()}"
+    release = re.match(r"[\d.]*\d", platform.release())
+    kernel = f"{platform.system()} {release.group() if release else ''}".strip()
+    return f"{os.cpu_count()} CPUs ({next(named, platform.machine())}), {kernel}"
 
 
 def commit():
