@@ -8,6 +8,7 @@ packages=(
   cmake ninja-build g++ pkg-config python3 git
   libfmt-dev catch2 libbenchmark-dev libfuse3-dev fuse3
   clang libclang-rt-dev              # the preset asan: the second compiler, and the runtime of its sanitizers
+  clang-tidy                         # of the headers, and of tarnfs
   libboost-dev                       # Asio, of one example; headers alone
   fio sqlite3 attr acl tar           # programs that the mounted tests run on a mounted tarnfs
 )
@@ -15,7 +16,7 @@ packages=(
 # A program may have come from elsewhere than its package.
 declare -A program_of=(
   [cmake]=cmake [ninja-build]=ninja [g++]=g++ [pkg-config]=pkg-config [python3]=python3 [git]=git [fuse3]=fusermount3
-  [clang]=clang++ [fio]=fio [sqlite3]=sqlite3 [attr]=setfattr [acl]=setfacl [tar]=tar
+  [clang]=clang++ [clang-tidy]=clang-tidy [fio]=fio [sqlite3]=sqlite3 [attr]=setfattr [acl]=setfacl [tar]=tar
 )
 
 is_installed() {

@@ -1062,7 +1062,7 @@ TEMPLATE_TEST_CASE("a stop token cancels what a coroutine awaits", "[async]", He
   std::error_code said;
   const auto body = [](LaterFile<TestType>& with, std::string& to, std::stop_token token,
                        std::error_code& says) -> Detached {
-    const auto read = co_await tarn::async_read(*with.file, 0, writable(to), std::move(token));
+    const auto read = co_await tarn::async_read(*with.file, 0, writable(to), token);
     says = read.error();
   };
   body(file, into, stop.get_token(), said);

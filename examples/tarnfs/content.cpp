@@ -62,7 +62,7 @@ class FileRef {
   template <class Traits>
   FileRef(File& file, const Keep& keep, Shared<Traits>& shared)
       : file_{&file}, errands_{&shared.errands}, goodbye_{std::make_unique<Goodbye>(keep, shared.operations)} {}
-  FileRef(FileRef&&) = default;
+  FileRef(FileRef&&) noexcept = default;
   FileRef& operator=(FileRef&&) = delete;
   ~FileRef() {
     if (goodbye_) errands_->post(std::move(goodbye_));

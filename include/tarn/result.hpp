@@ -44,11 +44,14 @@ struct Failure {
 template <class T = void>
 class [[nodiscard]] Result {
  public:
+  // Implicit, for `return n;` and `return fail(...);`. What is a Result itself is not taken for a value.
+  // NOLINTBEGIN(google-explicit-constructor, bugprone-forwarding-reference-overload)
   template <class U = T>
   requires(std::is_constructible_v<T, U&&> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
            !std::is_same_v<std::remove_cvref_t<U>, Failure>) Result(U&& value)
-      : value_{std::in_place, std::forward<U>(value)} {}  // implicit: `return n;`
-  Result(Failure failure) : error_{failure.error} {}      // implicit: `return fail(...);`
+      : value_{std::in_place, std::forward<U>(value)} {}
+  Result(Failure failure) : error_{failure.error} {}
+  // NOLINTEND(google-explicit-constructor, bugprone-forwarding-reference-overload)
 
   [[nodiscard]] bool has_value() const { return value_.has_value(); }
   explicit operator bool() const { return has_value(); }
@@ -84,7 +87,7 @@ template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Failure failure) : error_{failure.error} {}  // implicit: `return fail(...);`
+  Result(Failure failure) : error_{failure.error} {}  // NOLINT(google-explicit-constructor): `return fail(...);`
 
   [[nodiscard]] bool has_value() const { return !error_; }
   explicit operator bool() const { return has_value(); }

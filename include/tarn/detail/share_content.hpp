@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <mutex>
-#include <new>
 
 #include <tarn/chunk_layout.hpp>
 #include <tarn/detail/latched_chunks.hpp>
@@ -14,7 +13,7 @@
 namespace tarn::detail {
 
 /// Hands over the chunks of `part` that hold all of their bytes, all clean and pinned by nobody, and that the content
-/// has not; those that it has are let go of. What cannot be handed over for want of memory stays the file's own, which
+/// has not; those that it has are let go of. What cannot be handed over stays the file's own, which
 /// is as right.
 /// Requires: the file's lock, exclusively; the metadata has `id` for the part. Lock order: the file's table, then the
 ///           content's.
@@ -49,7 +48,7 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
         core.move_chunk(*chunk, *content, there);
       }
     }
-  } catch (const std::bad_alloc&) {  // it stays the file's own
+  } catch (...) {  // no memory, or a hash that throws: it stays the file's own
   }
 }
 

@@ -19,7 +19,7 @@ class SmallVector {
   static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>);
 
  public:
-  SmallVector() {}
+  SmallVector() {}  // NOLINT(modernize-use-equals-default): which would clear the elements
   SmallVector(const SmallVector&) = delete;
   SmallVector& operator=(const SmallVector&) = delete;
 

@@ -17,13 +17,13 @@ namespace tarn::detail {
 /// What goes on when a word has moved, with no thread waiting for it. Lives in an operation, and does not move.
 class Waiter {
  public:
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
   /// Goes on. Called by a Resumer, with nothing held. May end the waiter's life.
   virtual void resume() noexcept = 0;
 
  protected:
   Waiter() = default;
-  Waiter(const Waiter&) = delete;
-  Waiter& operator=(const Waiter&) = delete;
   ~Waiter() = default;
 
  private:

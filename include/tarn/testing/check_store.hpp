@@ -388,10 +388,10 @@ class StoreCheck {
     calls_.came_to(number, text_of(result));
   }
   void note_of_store(const char* what, const FileId* id, ByteRange range, std::optional<std::uint64_t> size_bytes,
-                     std::string came_to) {
+                     const std::string& came_to) {
     const auto number =
         calls_.note({.what = what, .file = of(id).index, .range = range, .by_store = true, .size_bytes = size_bytes});
-    calls_.came_to(number, std::move(came_to));
+    calls_.came_to(number, came_to);
   }
   [[nodiscard]] const File& of(const FileId* id) const {
     for (const auto& file : files_) {
