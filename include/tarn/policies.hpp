@@ -180,6 +180,7 @@ struct DefaultTraits {
   using TimeSource = SteadyTime;
 };
 
+/// What ids are: a value whose hash, == and copies throw nothing, but bad_alloc a copy.
 template <class K>
 concept HashableKey = std::regular<K> && requires(const K& key) {
   { std::hash<K>{}(key) } -> std::convertible_to<std::size_t>;

@@ -89,7 +89,7 @@ std::uint64_t load_ahead(File& file, ByteRange range, Store& store) noexcept {
       const auto asked = load_window_ahead(file, ByteRange::between(at, next), store);
       if (!asked) break;
       asked_bytes += *asked;
-    } catch (...) {  // no memory, or a hash that throws: who reads it will hear
+    } catch (...) {  // no memory: who reads it will hear
       break;
     }
     at = next;

@@ -48,7 +48,7 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
         core.move_chunk(*chunk, *content, there);
       }
     }
-  } catch (...) {  // no memory, or a hash that throws: it stays the file's own
+  } catch (...) {  // no memory: it stays the file's own
   }
 }
 
