@@ -4,6 +4,7 @@
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
 #   tests/run.sh coverage [ctest args] which branches of the headers the tests take
+#   tests/run.sh valgrind [PROGRAM...] the unit tests under valgrind
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 #   tests/run.sh kills [KILLS]         tarnfs is killed in the middle of its work, and SOURCE checked: 500 times, or so many
@@ -29,6 +30,9 @@ if [[ ${1:-} == kills ]]; then
 fi
 if [[ ${1:-} == coverage ]]; then
   exec tests/coverage.sh "${@:2}"
+fi
+if [[ ${1:-} == valgrind ]]; then
+  exec tests/valgrind.sh "${@:2}"
 fi
 if [[ ${1:-} == mutants ]]; then
   cmake/dependencies.sh

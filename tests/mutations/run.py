@@ -77,7 +77,6 @@ class Compiler(breakages.Compiler):
         while "-include" in flags:
             at = flags.index("-include")
             del flags[at:at + 2]
-        flags = [flag.replace("TARN_TESTS_ON_ONE_STORAGE=0", "TARN_TESTS_ON_ONE_STORAGE=1") for flag in flags]
         return [*flags, "-Wno-narrowing", *(["-O1"] if program in OPTIMISED else [])]
 
 

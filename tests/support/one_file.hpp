@@ -41,12 +41,14 @@ struct Arena : TestTraits {
   using Storage = tarn::ArenaStorage;
 };
 
-// The traits that a test runs with, one for each storage: all of them, or the first alone in the presets that say so. A
-// sanitizer or another compiler sees no more in an arena, and the code of the tests is most of what there is to build.
-#if TARN_TESTS_ON_ONE_STORAGE
-#define EACH_STORAGE(first, ...) first
+// The traits that a test runs with: on heap storage, then on the arena; or on one of them alone, in the presets that say
+// so, since the code of the tests is most of what there is to build.
+#if TARN_TESTS_ON_HEAP && TARN_TESTS_ON_ARENA
+#define EACH_STORAGE(heap, arena) heap, arena
+#elif TARN_TESTS_ON_ARENA
+#define EACH_STORAGE(heap, arena) arena
 #else
-#define EACH_STORAGE(...) __VA_ARGS__
+#define EACH_STORAGE(heap, arena) heap
 #endif
 
 struct Sizes {

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The unit tests of the preset dev under valgrind's memcheck: an invalid or uninitialised use or a leak is a failure.
+# Writes build/report/valgrind.md. What takes minutes without valgrind is left out; models run as long as they can here.
+#   tests/valgrind.sh [PROGRAM...]      or those named alone, as chunk_pool
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+command -v valgrind >/dev/null || {
+  printf 'Not installed: valgrind\n  sudo apt-get install -y valgrind\n' >&2
+  exit 2
+}
+cmake/dependencies.sh
+cmake --preset dev >/dev/null
+cmake --build --preset dev
+
+left_out='^(comb|explore\..*|instruction_count|stress|torture|sim\.shrink|linearizability|fault\.sweep)$'
+export TARN_MODEL_STEPS=${TARN_MODEL_STEPS:-10000} log=$PWD/build/report/valgrind
+mkdir -p "$log"
+rm -f "$log"/*
+
+run() {
+  local program=$1 name
+  name=$(basename "$program" .test)
+  if (cd "$log" && timeout 900 valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite \
+    --num-callers=30 "$program" --order decl >"$log/$name.log" 2>&1); then
+    printf 'passed %s\n' "$name" | tee "$log/$name.passed"
+  else
+    printf 'FAILED %s: build/report/valgrind/%s.log\n' "$name" "$name"
+    return 1
+  fi
+}
+export -f run
+
+programs=()
+for program in "$PWD"/build/dev/tests/*.test; do
+  name=$(basename "$program" .test)
+  if [[ $# -gt 0 ]]; then
+    [[ " $* " == *" $name "* ]] && programs+=("$program")
+  elif [[ ! $name =~ $left_out ]]; then
+    programs+=("$program")
+  fi
+done
+failed=0
+printf '%s\n' "${programs[@]}" | xargs -P "$(nproc)" -I{} bash -c 'run {}' || failed=1
+passed=$(find "$log" -name '*.passed' | wc -l)
+{
+  tests/report.py "Valgrind" "TARN_MODEL_STEPS=$TARN_MODEL_STEPS tests/run.sh valgrind${*:+ $*}" "$(valgrind --version); $SECONDS s" \
+    "**$passed of ${#programs[@]} programs: no invalid use of memory, no leak**"
+  printf 'Left out, since they take minutes or count instructions: `%s`.\n' "$left_out"
+} >build/report/valgrind.md
+printf '%d of %d programs passed; see build/report/valgrind.md\n' "$passed" "${#programs[@]}"
+exit $failed
