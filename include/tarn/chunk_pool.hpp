@@ -314,7 +314,7 @@ class ChunkPool {
  private:
   [[nodiscard]] Result<Pin> pin_at(const detail::RecordRef<Traits>& record, std::uint64_t index) {
     if (!record) return fail(std::errc::no_such_file_or_directory);
-    std::lock_guard table{record->table_mutex};
+    detail::MutexLock table{record->table_mutex};
     auto* const chunk = record->table.find(index);
     if (chunk == nullptr) return fail(std::errc::no_such_file_or_directory);
     if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);
@@ -324,7 +324,7 @@ class ChunkPool {
   void with_table(const Metadata& meta, F f) const {
     const auto record = core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id()));
     if (!record) return;
-    std::lock_guard table{record->table_mutex};
+    detail::MutexLock table{record->table_mutex};
     f(*record);
   }
   [[nodiscard]] ExtentSet extents_of(const Metadata& meta, detail::ChunkExtents detail::Chunk<Traits>::*which) const {

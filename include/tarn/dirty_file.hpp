@@ -162,11 +162,11 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] Result<Written> append(std::span<const std::byte> from, Mtime mtime_ns = {},
                                        const CallOptions& options = {}) {
     const detail::Resumer resumer;  // around the mutex: whom we wake goes on without it
-    std::unique_lock one_at_a_time{append_mutex_, std::try_to_lock};
-    if (!one_at_a_time.owns_lock()) {
+    if (!append_mutex_.try_lock()) {
       if (detail::Serving::is_for(&*body_->record)) return fail(std::errc::resource_deadlock_would_occur);
-      one_at_a_time.lock();
+      append_mutex_.lock();
     }
+    const detail::MutexLock one_at_a_time{append_mutex_, std::adopt_lock};
     return write_at(std::nullopt, from, mtime_ns, options);
   }
   /// As the free functions of these names.
@@ -412,7 +412,7 @@ class DirtyFile final : private detail::Flushable {
   detail::PoolCore<Traits>& core_;
   Store& store_;
   const std::shared_ptr<Body> body_;
-  detail::Mutex append_mutex_;
+  detail::CheckedMutex append_mutex_;
 };
 
 template <class Traits, class Store>

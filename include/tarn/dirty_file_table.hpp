@@ -36,7 +36,7 @@ class DirtyFileTable {
 
   /// Returns: the file, or null: not knowing a file is normal.
   [[nodiscard]] FilePtr find(const FileId& id) const {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     const auto at = files_.find(id);
     return at == files_.end() ? nullptr : at->second;
   }
@@ -45,8 +45,8 @@ class DirtyFileTable {
   /// Blocks:  while another thread makes the same file. Making one may flush others for room.
   [[nodiscard]] FilePtr find_or_add(const MetadataFor<Traits>& metadata) {
     const auto& id = metadata.id();
-    std::unique_lock lock{mutex_};
-    made_.wait(lock, [&] { return !making_.contains(id); });
+    detail::MutexLock lock{mutex_};
+    while (making_.contains(id)) made_.wait(lock.std_lock());
     if (const auto at = files_.find(id); at != files_.end()) return at->second;
     making_.insert(id);
     lock.unlock();
@@ -108,7 +108,7 @@ class DirtyFileTable {
     return count;
   }
   [[nodiscard]] std::size_t size() const {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     return files_.size();
   }
   /// Drops every file. Blocks: as drop, on each.
@@ -118,7 +118,7 @@ class DirtyFileTable {
 
  private:
   [[nodiscard]] std::vector<std::pair<FileId, FilePtr>> all() const {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     return {files_.begin(), files_.end()};
   }
 
@@ -128,7 +128,7 @@ class DirtyFileTable {
   FilePtr drop(const FileId& id, const File* only) {
     FilePtr file;
     {
-      std::lock_guard lock{mutex_};
+      detail::MutexLock lock{mutex_};
       const auto at = files_.find(id);
       if (at == files_.end() || (only != nullptr && at->second.get() != only)) return nullptr;
       file = std::move(at->second);
@@ -137,16 +137,16 @@ class DirtyFileTable {
     file->abandon();
     return file;
   }
-  // Requires: the mutex.
-  void done_making(const FileId& id) {
+  void done_making(const FileId& id) TARN_REQUIRES(mutex_) {
     making_.erase(id);
     made_.notify_all();
   }
 
-  mutable detail::Mutex mutex_;
+  mutable detail::CheckedMutex mutex_;
   detail::ConditionVariable made_;
-  std::unordered_set<FileId> making_;  // ids of files under construction, which happens with no lock held
-  std::unordered_map<FileId, FilePtr> files_;
+  // Ids of files under construction, which happens with no lock held.
+  std::unordered_set<FileId> making_ TARN_GUARDED_BY(mutex_);
+  std::unordered_map<FileId, FilePtr> files_ TARN_GUARDED_BY(mutex_);
 };
 
 }  // namespace tarn

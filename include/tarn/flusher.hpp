@@ -116,7 +116,7 @@ class Flusher {
   /// Has it look now, unless it pauses. Blocks: no.
   void wake() {
     {
-      std::lock_guard lock{mutex_};
+      detail::MutexLock lock{mutex_};
       woken_ = true;
     }
     changed_.notify_all();
@@ -126,9 +126,9 @@ class Flusher {
   void run(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
       const auto until_ns = rounds_.round(stop);
-      std::unique_lock lock{mutex_};
+      detail::MutexLock lock{mutex_};
       while (!woken_ && !stop.stop_requested() && core_.time.now_ns() < until_ns) {
-        (void)core_.time.wait_until(changed_, lock, until_ns);
+        (void)core_.time.wait_until(changed_, lock.std_lock(), until_ns);
       }
       woken_ = false;
     }
@@ -136,9 +136,9 @@ class Flusher {
 
   detail::PoolCore<Traits>& core_;
   FlushRounds<Traits> rounds_;
-  detail::Mutex mutex_;
+  detail::CheckedMutex mutex_;
   detail::ConditionVariable changed_;
-  bool woken_ = false;
+  bool woken_ TARN_GUARDED_BY(mutex_) = false;
   std::jthread thread_;  // last: it uses the others
 };
 

@@ -22,14 +22,12 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <span>
@@ -40,6 +38,7 @@
 #include <tarn/buffers.hpp>
 #include <tarn/byte_range.hpp>
 #include <tarn/call_options.hpp>
+#include <tarn/detail/sync.hpp>
 #include <tarn/result.hpp>
 
 namespace tarn::fuse {
@@ -209,7 +208,7 @@ class InvalidationQueue {
   /// Sends what is queued still, then ends the thread.
   ~InvalidationQueue() {
     {
-      const std::lock_guard lock{mutex_};
+      const tarn::detail::MutexLock lock{mutex_};
       ending_ = true;
     }
     changed_.notify_all();
@@ -221,7 +220,7 @@ class InvalidationQueue {
   /// Errors: throws bad_alloc. Blocks: no.
   void invalidate(fuse_ino_t inode, off_t offset = 0, off_t length = 0) {
     {
-      const std::lock_guard lock{mutex_};
+      const tarn::detail::MutexLock lock{mutex_};
       queue_.push_back({inode, offset, length});
     }
     changed_.notify_all();
@@ -229,9 +228,9 @@ class InvalidationQueue {
   /// Waits until everything that was queued at the call has been sent.
   /// Requires: the caller serves no request and holds nothing that one needs.
   void wait_until_sent() {
-    std::unique_lock lock{mutex_};
+    tarn::detail::MutexLock lock{mutex_};
     const auto upto = sent_ + queue_.size() + (sending_ ? 1 : 0);
-    changed_.wait(lock, [&] { return sent_ >= upto; });
+    while (sent_ < upto) changed_.wait(lock.std_lock());
   }
 
  private:
@@ -241,9 +240,9 @@ class InvalidationQueue {
   };
 
   void run() {
-    std::unique_lock lock{mutex_};
+    tarn::detail::MutexLock lock{mutex_};
     for (;;) {
-      changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
+      while (!ending_ && queue_.empty()) changed_.wait(lock.std_lock());
       if (queue_.empty()) return;
       const auto item = queue_.front();
       queue_.pop_front();
@@ -258,12 +257,12 @@ class InvalidationQueue {
   }
 
   const Send send_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Item> queue_;
-  std::uint64_t sent_ = 0;
-  bool sending_ = false;
-  bool ending_ = false;
+  tarn::detail::CheckedMutex mutex_;
+  tarn::detail::ConditionVariable changed_;
+  std::deque<Item> queue_ TARN_GUARDED_BY(mutex_);
+  std::uint64_t sent_ TARN_GUARDED_BY(mutex_) = 0;
+  bool sending_ TARN_GUARDED_BY(mutex_) = false;
+  bool ending_ TARN_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it uses the others
 };
 

@@ -71,7 +71,7 @@ class OpenFile {
   /// `advance` false: only looks (a close of one of several descriptors).
   [[nodiscard]] Result<> take_error(bool advance = true) {
     auto& body = *file_->body_;
-    std::lock_guard lock{body.errors_mutex};
+    detail::MutexLock lock{body.errors_mutex};
     if (told_ == body.error_count) return {};
     if (advance) {
       told_ = body.error_count;
@@ -85,7 +85,7 @@ class OpenFile {
   OpenFile(DirtyFile<Traits, Store>& file, const ReadAheadOptions& ahead) : file_{&file}, ahead_{ahead} {
     auto& body = *file.body_;
     body.opens.fetch_add(1);
-    std::lock_guard lock{body.errors_mutex};
+    detail::MutexLock lock{body.errors_mutex};
     // An error that nobody has seen is told to the next opener, too (as the kernel's errseq_t does).
     told_ = body.error_count - (body.error_count != 0 && !body.error_seen ? 1 : 0);
   }

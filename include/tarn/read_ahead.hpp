@@ -38,7 +38,7 @@ class ReadAhead {
   ReadAhead(const ReadAhead& other) : state_{other.state()} {}
   ReadAhead& operator=(const ReadAhead& other) {
     const auto state = other.state();
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     state_ = state;
     return *this;
   }
@@ -46,7 +46,7 @@ class ReadAhead {
   /// Takes note of a read, which may reach past the end of the file.
   /// Returns: what to load ahead of the next one; it may be empty.
   [[nodiscard]] ByteRange after(ByteRange read) {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     return state_.after(read);
   }
 
@@ -73,12 +73,12 @@ class ReadAhead {
     }
   };
   [[nodiscard]] State state() const {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     return state_;
   }
 
-  mutable detail::Mutex mutex_;
-  State state_;
+  mutable detail::CheckedMutex mutex_;
+  State state_ TARN_GUARDED_BY(mutex_);
 };
 
 }  // namespace tarn

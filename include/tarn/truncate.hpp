@@ -35,7 +35,7 @@ class Removal {
     const auto chunks = core_.layout.chunks_of(range);
     latched_.reserve(2);
     {
-      std::lock_guard table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       const auto count = chunks.count();
       if ((count > 0 && !add_border(chunks.first, borders_[0])) ||
           (count > 1 && !add_border(chunks.last - 1, borders_[1]))) {
@@ -52,7 +52,7 @@ class Removal {
 
   /// `stored`: of the file, before. Errors: throws bad_alloc, and nothing shows.
   void take_out(const ExtentSet& stored) {
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     (void)core_.take_out(*record_, range_);
     stored.for_each_in(range_, [&](ByteRange gone) { record_->note_cut(gone); });  // a hole cut again changes nothing
   }
@@ -61,7 +61,7 @@ class Removal {
     for (auto* const chunk : borders_) {
       if (chunk != nullptr) cut(*chunk);
     }
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     const auto chunks = core_.layout.chunks_of(range_);
     for (auto from = chunks.first; from < chunks.last;) {
       const auto [index, chunk] = record_->table.next(from);

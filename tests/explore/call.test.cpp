@@ -99,7 +99,9 @@ struct World {
   /// That one error was told, once.
   void expect_told(std::errc why) {
     Explorer::expect(opener->take_error().error() == why, "an error that nobody waited for is told to nobody");
-    Explorer::expect(opener->file().body()->error_count == 1, "one error is told twice");
+    auto& body = *opener->file().body();
+    const tarn::detail::MutexLock errors{body.errors_mutex};
+    Explorer::expect(body.error_count == 1, "one error is told twice");
   }
   void end() {
     store.at_once = true;

@@ -334,6 +334,8 @@ class Header:
         word, end = self.word(i), self._end_of_statement(i)
         if self.word(end) != ";" or word in NOT_A_STATEMENT:
             return []
+        if self.word(end - 3) == "is_held":
+            return []  # for the analysis of threads alone
         before = i - 1
         if word == "return":
             # In a branch alone: what follows it is what would come else.

@@ -66,7 +66,7 @@ class ChunkReserve {
   [[nodiscard]] typename PoolCore<Traits>::Freed fill(const Need<Traits>& need, std::size_t spare = 0) {
     using Freed = typename PoolCore<Traits>::Freed;
     if (!need.may_dirty(core_)) return Freed::none;
-    std::unique_lock one_at_a_time{core_.fill_mutex};
+    MutexLock one_at_a_time{core_.fill_mutex};
     while (chunks_.size() < need.chunks || !core_.budget.would_fit(need.bytes)) {
       if (chunks_.size() < need.chunks) {
         if (auto* const chunk = core_.make_chunk(); chunk != nullptr) {
@@ -99,8 +99,7 @@ class ChunkReserve {
   }
 
  private:
-  // Requires: fill_mutex.
-  void fill_spare(std::size_t chunks, std::uint64_t bytes) {
+  void fill_spare(std::size_t chunks, std::uint64_t bytes) TARN_REQUIRES(core_.fill_mutex) {
     while (chunks_.size() < chunks) {
       auto* const chunk = core_.make_chunk();
       if (chunk != nullptr && core_.budget.would_fit(bytes)) {

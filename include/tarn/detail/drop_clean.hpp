@@ -19,12 +19,12 @@ template <class Traits>
 [[nodiscard]] Result<> drop_clean(PoolCore<Traits>& core, FileRecord<Traits>& record) {
   const auto whole = ByteRange::between(0, core.chunk_bytes());
   {
-    std::lock_guard table{record.table_mutex};
+    MutexLock table{record.table_mutex};
     for (auto* load = record.loads; load != nullptr; load = load->next) load->loading.clear();
   }
   for (std::uint64_t from = 0;;) {
     LatchedChunks<Traits> latched{core};
-    std::unique_lock table{record.table_mutex};
+    MutexLock table{record.table_mutex};
     const auto [index, chunk] = record.table.next(from);
     if (chunk == nullptr) return {};
     if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);

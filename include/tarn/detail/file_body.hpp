@@ -46,10 +46,11 @@ struct FileBody {
   std::uint64_t syncs_lost = 0;                       // those of which some was not held any more
   std::error_code sync_error;                         // of the last one of those
 
-  Mutex errors_mutex;  // of flushes that nobody asked for: a count of them, the last one, and whether anybody was told
-  std::error_code error;
-  std::uint64_t error_count = 0;
-  bool error_seen = false;
+  // Of flushes that nobody asked for: a count of them, the last one, and whether anybody was told.
+  CheckedMutex errors_mutex;
+  std::error_code error TARN_GUARDED_BY(errors_mutex);
+  std::uint64_t error_count TARN_GUARDED_BY(errors_mutex) = 0;
+  bool error_seen TARN_GUARDED_BY(errors_mutex) = false;
 
   [[nodiscard]] Access access() {
     return {core, record, meta, layout, lock, &removing, &removed, &opens, &long_writes};
@@ -91,7 +92,7 @@ struct FileBody {
 
   void note_error(std::error_code why) noexcept {
     {
-      std::lock_guard guard{errors_mutex};
+      MutexLock guard{errors_mutex};
       error = why;
       ++error_count;
       error_seen = false;

@@ -114,7 +114,7 @@ struct FileRecord {
   Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
   bool flush_failed = false;                 // the last flush did; guarded by the file's lock
-  Mutex table_mutex;
+  CheckedMutex table_mutex;
   ChunkTable<Chunk<Traits>> table;
   LoadInFlight* loads = nullptr;
   FlushInFlight* flushes = nullptr;

@@ -37,7 +37,7 @@ template <class Traits>
     const auto chunks = core.layout.chunks_of(extent);
     for (auto from = chunks.first; from < chunks.last;) {
       LatchedChunks<Traits> latched{core};
-      std::unique_lock table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       const auto [index, found] = record.table.next(from);
       auto* const chunk = found;  // clang 14 lets no lambda have a structured binding
       if (chunk == nullptr || index >= chunks.last) break;

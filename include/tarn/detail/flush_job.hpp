@@ -97,7 +97,7 @@ class FlushJob {
   // Registers first, so that it is the only one, or with those that it may be with.
   // Returns: what of `range` it may take; nothing if it must wait. Requires: the file's lock.
   [[nodiscard]] std::optional<ByteRange> enter(const FlushKind& kind, const ChunkLayout& layout, ByteRange range) {
-    std::lock_guard table{record_->table_mutex};
+    detail::MutexLock table{record_->table_mutex};
     if (kind.after_dropped && record_->dropped_flushes != 0) return std::nullopt;
     flight_->alone = sets_size_ || kind.at_once == 1;
     auto free = std::optional{range};
@@ -142,7 +142,7 @@ class FlushJob {
     const auto taken_end = taken_.empty() ? end_ : std::max(end_, zone.end());
     flight_->parts = layout.parts_around(ByteRange::between(range.offset(), std::max(range.offset(), taken_end)));
     generation_ = core_->flush_generation.fetch_add(1) + 1;
-    std::lock_guard table{record_->table_mutex};
+    detail::MutexLock table{record_->table_mutex};
     for_each_range([&](ByteRange taken, bool) {
       flight_->lent.add(taken);  // one by one: what was added when it throws is counted
       core_->counters.lent_bytes.fetch_add(taken.size_bytes(), std::memory_order_relaxed);
@@ -161,7 +161,7 @@ class FlushJob {
                                         ExtentSet& data) {
     for (auto from = first; from < last;) {
       detail::LatchedChunks<Traits> latched{*core_};
-      std::unique_lock table{record_->table_mutex};
+      detail::MutexLock table{record_->table_mutex};
       const auto [index, chunk] = record_->table.next(from);
       if (chunk == nullptr || index >= last) break;
       from = index + 1;
@@ -256,7 +256,7 @@ class FlushJob {
     }
     const auto clean_bytes = before_bytes - chunk.dirty.size_bytes();
     core_->count_dirty(*record_, 0, clean_bytes);
-    std::lock_guard table{record_->table_mutex};
+    detail::MutexLock table{record_->table_mutex};
     core_->settle_dirty(chunk);
     return clean_bytes;
   }
@@ -273,7 +273,7 @@ class FlushJob {
 
   // Leaves the record. Returns: what is still lent; nothing, and dropped() is true, if the file was dropped meanwhile.
   ExtentSet leave() noexcept {
-    std::lock_guard table{record_->table_mutex};
+    detail::MutexLock table{record_->table_mutex};
     dropped_ = flight_->dropped;
     taken_back_ = flight_->taken_back;
     record_->forget(*flight_);

@@ -48,7 +48,7 @@ template <class Traits>
 template <class Traits>
 [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> dirty_part(FileRecord<Traits>& record, const ChunkLayout& layout,
                                                                  ByteRange range) {
-  std::lock_guard table{record.table_mutex};
+  MutexLock table{record.table_mutex};
   return find_dirty_part(record, layout, range);
 }
 

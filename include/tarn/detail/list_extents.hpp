@@ -21,7 +21,7 @@ template <class Traits>
   ExtentSet found;
   for (std::uint64_t from = 0;;) {
     LatchedChunks<Traits> latched{core};
-    std::unique_lock table{record.table_mutex};
+    MutexLock table{record.table_mutex};
     const auto [index, chunk] = record.table.next(from);
     if (chunk == nullptr) return found;
     from = index + 1;

@@ -77,7 +77,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   void go_ahead(const ChunkLayout& layout) {
     ahead = true;
     {
-      std::lock_guard table{record_->table_mutex};
+      MutexLock table{record_->table_mutex};
       subtract_loading(wanted);
     }
     const auto parts = std::exchange(asked, {});  // those that nothing is wanted of any more are not asked for
@@ -106,7 +106,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       (void)chunks_needed();
     }
     kept_.reserve(places_.size());
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     for (const auto& extent : wanted.extents()) {
       if (auto* const other = record_->load_of(extent); other != nullptr) {
         other_bytes_ = other->loading.intersect(extent);
@@ -194,7 +194,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     std::size_t count = 0;
     auto last = UINT64_MAX;
     auto rest = in_parts;
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     subtract_loading(rest);
     for_each_chunk_of(core_.layout, rest, [&](std::uint64_t index, ByteRange) {
       if (index != last && !places_.has(index) && record_->table.find(index) == nullptr) ++count;
@@ -279,7 +279,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     if (!failed_.exchange(true)) error = why;
   }
   void note_failed(ByteRange range) noexcept {
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     try {
       failed.add(ByteRange::between(range.offset() - shift_, range.end() - shift_));
     } catch (const std::bad_alloc&) {
@@ -310,7 +310,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     places_.free_fresh();
     requests_.clear();
     {
-      std::lock_guard table{record_->table_mutex};
+      MutexLock table{record_->table_mutex};
       untouched = started && !dropped && has_all_asked_for();
       count_redundant();
       done.store(true);

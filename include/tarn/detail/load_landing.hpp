@@ -55,7 +55,7 @@ class LoadLanding {
   [[nodiscard]] std::error_code land(LoadPlace<Traits>& place) {
     const auto whole = core_.layout.chunk_range(place.index);
     for (;;) {
-      std::unique_lock table{record_.table_mutex};
+      MutexLock table{record_.table_mutex};
       auto* const chunk = record_.table.find(place.index);
       const bool may_fill = !load_.dropped && load_.loading.intersects(whole);
       if (!may_fill && (place.spare || chunk == nullptr)) return {};

@@ -158,17 +158,18 @@ class PoolCore {
       bool busy = false;
       std::uint64_t probes = 0;
       {
-        std::lock_guard lock{eviction_mutex_};
+        MutexLock lock{eviction_mutex_};
         eviction_.evict([&](typename Traits::Eviction::Hook& hook) {
+          eviction_mutex_.is_held();
           ++probes;
           auto& chunk = static_cast<PoolChunk&>(hook);
           // Alive: a chunk in the ring is attached, and leaves the ring under our mutex before its record can go.
           auto& record = *chunk.record;
-          std::unique_lock table{record.table_mutex, std::try_to_lock};
-          if (!table.owns_lock()) {
+          if (!record.table_mutex.try_lock()) {
             if (!contended) contended = use(record);
             return false;
           }
+          MutexLock table{record.table_mutex, std::adopt_lock};
           if (!chunk.state.try_retire()) {
             busy = true;
             return false;
@@ -189,7 +190,7 @@ class PoolCore {
       }
       if (!contended) return busy ? Freed::none_but_busy : Freed::none;
       // Whoever has the table mutex gives it back soon, and tells nobody: wait for that, and look again.
-      std::lock_guard wait{contended->table_mutex};
+      MutexLock wait{contended->table_mutex};
     }
   }
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
@@ -202,7 +203,7 @@ class PoolCore {
     chunk.record = &record;
     chunk.index = index;
     record.table.insert(index, &chunk);
-    std::lock_guard lock{eviction_mutex_};
+    MutexLock lock{eviction_mutex_};
     eviction_.insert(chunk);
     counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
@@ -212,7 +213,7 @@ class PoolCore {
   void move_chunk(PoolChunk& chunk, Record& to, std::uint64_t index) noexcept {
     chunk.record->table.erase(chunk.index, budget);
     to.table.insert(index, &chunk);
-    std::lock_guard lock{eviction_mutex_};  // an eviction reads whose it is
+    MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
     chunk.record = &to;
     chunk.index = index;
   }
@@ -225,7 +226,7 @@ class PoolCore {
       counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       chunk.state.clear(ChunkState::dirty);
     } else {
-      std::lock_guard lock{eviction_mutex_};
+      MutexLock lock{eviction_mutex_};
       eviction_.remove(chunk);
     }
     if ((chunk.state.detach() & ChunkState::pin_mask) == 0) free_chunk(&chunk);
@@ -236,7 +237,7 @@ class PoolCore {
     const bool is = chunk.state.is(ChunkState::dirty), should = !chunk.dirty.empty();
     if (is == should || chunk.state.is(ChunkState::detached)) return;
     {
-      std::lock_guard lock{eviction_mutex_};
+      MutexLock lock{eviction_mutex_};
       if (should) {
         eviction_.remove(chunk);
         chunk.state.set(ChunkState::dirty);
@@ -267,7 +268,7 @@ class PoolCore {
   std::uint64_t drop(Record& record) noexcept {
     std::uint64_t lost_bytes = 0;
     {
-      std::lock_guard table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       while (record.loads != nullptr) {
         record.loads->dropped = true;
         record.loads->loading.clear();
@@ -308,7 +309,7 @@ class PoolCore {
   class RoomWait {
    public:
     explicit RoomWait(PoolCore& core) : core_{core} {
-      std::lock_guard lock{core.room_mutex_};
+      MutexLock lock{core.room_mutex_};
       before_ = std::exchange(core.last_waiter_, this);
       *(before_ == nullptr ? &core.first_waiter_ : &before_->behind_) = this;
       core.room_waiters_.fetch_add(1);
@@ -317,7 +318,7 @@ class PoolCore {
     RoomWait& operator=(const RoomWait&) = delete;
     ~RoomWait() {
       {
-        std::lock_guard lock{core_.room_mutex_};
+        MutexLock lock{core_.room_mutex_};
         *(before_ == nullptr ? &core_.first_waiter_ : &before_->behind_) = behind_;
         *(behind_ == nullptr ? &core_.last_waiter_ : &behind_->before_) = before_;
         core_.room_waiters_.fetch_sub(1);
@@ -326,7 +327,7 @@ class PoolCore {
     }
 
     [[nodiscard]] bool first() const {
-      std::lock_guard lock{core_.room_mutex_};
+      MutexLock lock{core_.room_mutex_};
       return before_ == nullptr;
     }
     /// Before a try for room: remembers what has been made by now.
@@ -339,7 +340,7 @@ class PoolCore {
 
    private:
     PoolCore& core_;
-    RoomWait* before_ = nullptr;  // guarded by room_mutex_
+    RoomWait* before_ = nullptr;  // guarded by room_mutex_, of them all
     RoomWait* behind_ = nullptr;
     std::uint64_t epoch_ = 0;
   };
@@ -355,7 +356,7 @@ class PoolCore {
   }
   /// The flushes in flight settle nothing any more.
   void take_back_lent(Record& record) noexcept {
-    std::lock_guard table{record.table_mutex};
+    MutexLock table{record.table_mutex};
     take_back_all_lent(record);
   }
   /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
@@ -381,7 +382,7 @@ class PoolCore {
   };
   Atomic<std::uint32_t> reserves{0};   ///< calls that were given reserved chunks: they will attach or free them
   Atomic<std::uint32_t> flying{0};     ///< flushes between begin and finish
-  Mutex fill_mutex;                    ///< one call reserves at a time: two never hold half each. First in lock order
+  CheckedMutex fill_mutex;             ///< one call reserves at a time: two never hold half each. First in lock order
   Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
 
   typename Traits::Storage storage;
@@ -425,19 +426,19 @@ class PoolCore {
     return {registry, record};
   }
 
-  Mutex eviction_mutex_;
-  typename Traits::Eviction eviction_;
+  CheckedMutex eviction_mutex_;
+  typename Traits::Eviction eviction_ TARN_GUARDED_BY(eviction_mutex_);
   Atomic<std::uint64_t> room_epoch_{0};
   Atomic<std::uint32_t> room_waiters_{0};
-  Mutex room_mutex_;  // last in lock order; nothing is done under it but to look at the queue
-  RoomWait* first_waiter_ = nullptr;
-  RoomWait* last_waiter_ = nullptr;
+  CheckedMutex room_mutex_;  // last in lock order; nothing is done under it but to look at the queue
+  RoomWait* first_waiter_ TARN_GUARDED_BY(room_mutex_) = nullptr;
+  RoomWait* last_waiter_ TARN_GUARDED_BY(room_mutex_) = nullptr;
 };
 
 /// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.
 template <class Traits>
 [[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {
-  std::lock_guard table{record.table_mutex};
+  MutexLock table{record.table_mutex};
   if (record.flushes == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
   return record.arrivals.load();
 }

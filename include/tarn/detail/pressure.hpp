@@ -50,13 +50,13 @@ class Pressure {
   /// The member has something to store now, perhaps: it takes its place in the ring, last in turn.
   void list(Flushable& member) {
     if (member.listed_.load()) return;
-    std::lock_guard lock{mutex_};
+    MutexLock lock{mutex_};
     if (!member.listed_.load()) insert(member);
   }
   /// Blocks: while the member is being flushed for somebody's room.
   void leave(Flushable& member) {
-    std::unique_lock lock{mutex_};
-    idle_.wait(lock, [&] { return member.users_ == 0; });
+    MutexLock lock{mutex_};
+    while (member.users_ != 0) idle_.wait(lock.std_lock());
     if (member.listed_.load()) erase(member);
   }
   /// Asks each member of the ring in turn, by flush(member), once at most, until one has made bytes clean or asked its
@@ -64,7 +64,7 @@ class Pressure {
   template <class Flush>
   Flushed flush_one(Flush flush) {
     auto worst = Flushed::nothing;
-    std::unique_lock lock{mutex_};
+    MutexLock lock{mutex_};
     for (auto left = count_; left != 0 && turn_ != nullptr; --left) {
       auto& member = *turn_;
       turn_ = member.next_;
@@ -87,7 +87,7 @@ class Pressure {
   }
 
  private:
-  void insert(Flushable& member) {
+  void insert(Flushable& member) TARN_REQUIRES(mutex_) {
     if (turn_ == nullptr) {
       member.next_ = member.previous_ = turn_ = &member;
     } else {  // last in turn
@@ -98,7 +98,7 @@ class Pressure {
     ++count_;
     member.listed_.store(true);
   }
-  void erase(Flushable& member) {
+  void erase(Flushable& member) TARN_REQUIRES(mutex_) {
     if (member.next_ == &member) {
       turn_ = nullptr;
     } else {
@@ -110,10 +110,10 @@ class Pressure {
     member.listed_.store(false);
   }
 
-  Mutex mutex_;
+  CheckedMutex mutex_;
   ConditionVariable idle_;
-  Flushable* turn_ = nullptr;
-  std::size_t count_ = 0;
+  Flushable* turn_ TARN_GUARDED_BY(mutex_) = nullptr;
+  std::size_t count_ TARN_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace tarn::detail

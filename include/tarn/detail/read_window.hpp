@@ -47,7 +47,7 @@ class ReadWindow {
     own.reserve(chunks.count());
     latched_.reserve(chunks.count());
     {
-      std::lock_guard table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       for (auto index = chunks.first; index < chunks.last; ++index) {
         auto* const chunk = record.table.find(index);
         if (chunk != nullptr) {
@@ -161,7 +161,7 @@ class ReadWindow {
     const auto record = core_.registry.find(PoolCore<Traits>::content_key(id));
     if (!record) return true;
     latched_.reserve(1);
-    std::lock_guard table{record->table_mutex};
+    MutexLock table{record->table_mutex};
     chunk = record->table.find(layout.chunk_of(range.offset() - layout.part_range(part).offset()));
     // Latched already, for another part of the same content: a second latch could wait for somebody who waits for us.
     if (chunk == nullptr || latched_.holds(chunk)) return true;

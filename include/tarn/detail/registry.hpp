@@ -76,7 +76,7 @@ class Registry {
   /// Returns: the record, or nothing if the pool knows none.
   [[nodiscard]] RecordRef<Traits> find(const Key& key) {
     auto& shard = shard_of(key);
-    std::lock_guard lock{shard.mutex};
+    MutexLock lock{shard.mutex};
     const auto at = shard.records.find(key);
     if (at == shard.records.end()) return {};
     at->second->users.fetch_add(1);
@@ -86,7 +86,7 @@ class Registry {
   /// Errors:  throws bad_alloc, and changes nothing.
   [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
     auto& shard = shard_of(key);
-    std::lock_guard lock{shard.mutex};
+    MutexLock lock{shard.mutex};
     const auto at = shard.records.find(key);
     auto* const record = at != shard.records.end() ? at->second.get() : add(shard, key);
     if (record == nullptr) return {};
@@ -97,7 +97,7 @@ class Registry {
   /// marked abandoned and handed out: a flush of it may still be in flight, and the owner waits for that.
   [[nodiscard]] RecordRef<Traits> own(const Key& key, RecordRef<Traits>& retired) {
     auto& shard = shard_of(key);
-    std::lock_guard lock{shard.mutex};
+    MutexLock lock{shard.mutex};
     if (const auto at = shard.records.find(key); at != shard.records.end()) {
       if (!at->second->owned) {
         at->second->owned = true;
@@ -123,7 +123,7 @@ class Registry {
   /// The owner goes; it is still a user.
   void disown(Record& record) noexcept {
     auto& shard = shard_of(record.key);
-    std::lock_guard lock{shard.mutex};
+    MutexLock lock{shard.mutex};
     record.owned = false;
   }
   void release(Record& record) noexcept {
@@ -132,10 +132,10 @@ class Registry {
       if (record.users.compare_exchange_weak(users, users - 1)) return;
     }
     auto& shard = shard_of(record.key);
-    std::lock_guard lock{shard.mutex};
+    MutexLock lock{shard.mutex};
     if (record.users.fetch_sub(1) != 1) return;
     {
-      std::lock_guard table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       if (!record.idle() || record.users.load() != 0) return;
     }
     // Idle and without a user, and both can only change through this shard: nobody else has a way to the record.
@@ -153,7 +153,7 @@ class Registry {
     for (auto& shard : shards_) {
       std::vector<RecordRef<Traits>> refs;
       {
-        std::lock_guard lock{shard.mutex};
+        MutexLock lock{shard.mutex};
         refs.reserve(shard.records.size());
         for (auto& [key, record] : shard.records) {
           record->users.fetch_add(1);
@@ -173,7 +173,7 @@ class Registry {
   [[nodiscard]] Changed changed() {
     Changed found;
     for (auto& shard : shards_) {
-      std::lock_guard lock{shard.mutex};
+      MutexLock lock{shard.mutex};
       for (const auto& [key, record] : shard.records) {
         const auto since_ns = record->changed_since_ns.load(std::memory_order_relaxed);
         if (since_ns == 0) continue;
@@ -194,10 +194,10 @@ class Registry {
     }
   };
   struct Shard {
-    Mutex mutex;
-    std::unordered_map<Key, std::unique_ptr<Record>, Hash> records;
+    CheckedMutex mutex;
+    std::unordered_map<Key, std::unique_ptr<Record>, Hash> records TARN_GUARDED_BY(mutex);
   };
-  // Requires: the shard's mutex. Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
+  // Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
   [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
     if (!budget_.try_charge(record_bytes)) return nullptr;
     try {
@@ -207,7 +207,7 @@ class Registry {
       throw;
     }
   }
-  [[nodiscard]] Record* add(Shard& shard, const Key& key) {
+  [[nodiscard]] Record* add(Shard& shard, const Key& key) TARN_REQUIRES(shard.mutex) {
     auto record = make(key);
     if (record == nullptr) return nullptr;
     try {

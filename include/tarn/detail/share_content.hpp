@@ -27,7 +27,7 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
     if (!content) return;
     for (auto from = chunks.first; from < chunks.last;) {
       LatchedChunks<Traits> latched{core};
-      std::unique_lock table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       const auto [index, chunk] = record.table.next(from);
       if (chunk == nullptr || index >= chunks.last) return;
       from = index + 1;
@@ -41,7 +41,7 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
       if ((chunk->state.word() & ChunkState::pin_mask) != ChunkState::pin_one) continue;
       if (!chunk->dirty.empty() || chunk->state.is(ChunkState::in_flush | ChunkState::detached)) continue;
       if (!chunk->valid.contains(layout.in_chunk(index, range))) continue;
-      std::lock_guard content_table{content->table_mutex};
+      MutexLock content_table{content->table_mutex};
       if (content->table.find(there) != nullptr) {
         core.detach(*chunk);
       } else if (content->table.reserve(there, core.budget)) {

@@ -7,6 +7,10 @@
 // interleavings can drive the shipped code: define TARN_SYNC_HEADER to a header that provides Atomic, Mutex and
 // ConditionVariable in tarn::detail, with what the standard's offer of use here. All the rest is made of these three.
 //
+// The headers themselves hold a Mutex as a CheckedMutex, by a MutexLock: with these, clang's -Wthread-safety refuses a
+// field that is touched without the mutex it is marked with (thread_safety.hpp). They are shells: what they do is what
+// Mutex and std::unique_lock do.
+//
 // FileLock is phase-fair: a waiting writer stops new readers, and a writer that leaves admits all readers that wait
 // before the next writer goes, so neither side starves (Brandenburg and Anderson, "Spin-based reader-writer
 // synchronization for multiprocessor real-time systems", 2010, here with blocking waits).
@@ -21,6 +25,7 @@
 #include <mutex>
 #include <utility>
 
+#include <tarn/detail/thread_safety.hpp>
 #include <tarn/detail/waiter.hpp>
 
 #ifdef TARN_SYNC_HEADER
@@ -40,6 +45,41 @@ using ConditionVariable = std::condition_variable;
 
 namespace tarn::detail {
 
+/// A Mutex that guards fields: those marked with it.
+class TARN_CAPABILITY("mutex") CheckedMutex {
+ public:
+  void lock() TARN_ACQUIRE() { mutex_.lock(); }
+  bool try_lock() TARN_TRY_ACQUIRE(true) { return mutex_.try_lock(); }
+  void unlock() TARN_RELEASE() { mutex_.unlock(); }
+  /// For the analysis alone, where it cannot see it: in a lambda, or by another expression for the same mutex.
+  /// Requires: it is held.
+  void is_held() const TARN_ASSERTS_HELD(this) {}
+
+ private:
+  friend class MutexLock;
+  Mutex mutex_;
+};
+
+/// Holds a CheckedMutex while it lives, but between unlock and lock.
+class TARN_SCOPED_CAPABILITY MutexLock {
+ public:
+  explicit MutexLock(CheckedMutex& mutex) TARN_ACQUIRE(mutex) : lock_{mutex.mutex_} {}
+  /// Takes over one that is held already.
+  MutexLock(CheckedMutex& mutex, std::adopt_lock_t held) TARN_REQUIRES(mutex) : lock_{mutex.mutex_, held} {}
+  MutexLock(const MutexLock&) = delete;
+  MutexLock& operator=(const MutexLock&) = delete;
+  ~MutexLock() TARN_RELEASE() {}
+
+  void lock() TARN_ACQUIRE() { lock_.lock(); }
+  void unlock() TARN_RELEASE() { lock_.unlock(); }
+  [[nodiscard]] bool owns_lock() const { return lock_.owns_lock(); }
+  /// What a ConditionVariable and a time source wait with: they let go of it, and come back with it.
+  [[nodiscard]] std::unique_lock<Mutex>& std_lock() { return lock_; }
+
+ private:
+  std::unique_lock<Mutex> lock_;
+};
+
 /// Where threads and waiters wait for a word to change that has no room for a mutex of its own; hashed by address.
 class ParkingLot {
  public:
@@ -48,8 +88,8 @@ class ParkingLot {
   template <class Blocked>
   void park(const void* address, Blocked blocked) {
     auto& bucket = bucket_of(address);
-    std::unique_lock lock{bucket.mutex};
-    while (blocked()) bucket.changed.wait(lock);
+    MutexLock lock{bucket.mutex};
+    while (blocked()) bucket.changed.wait(lock.std_lock());
   }
   /// The same up to a time: sleep(changed, lock) sleeps until `changed` is notified or the time has come, and answers
   /// whether there is time left.
@@ -57,9 +97,9 @@ class ParkingLot {
   template <class Blocked, class Sleep>
   [[nodiscard]] bool park_until(const void* address, Blocked blocked, Sleep sleep) {
     auto& bucket = bucket_of(address);
-    std::unique_lock lock{bucket.mutex};
+    MutexLock lock{bucket.mutex};
     while (blocked()) {
-      if (!sleep(bucket.changed, lock)) return !blocked();
+      if (!sleep(bucket.changed, lock.std_lock())) return !blocked();
     }
     return true;
   }
@@ -67,7 +107,7 @@ class ParkingLot {
   template <class Blocked>
   [[nodiscard]] bool enqueue(const void* address, Waiter& waiter, Blocked blocked) {
     auto& bucket = bucket_of(address);
-    std::lock_guard lock{bucket.mutex};
+    MutexLock lock{bucket.mutex};
     if (!blocked()) return false;
     waiter.address_ = address;
     waiter.next_ = nullptr;
@@ -79,7 +119,7 @@ class ParkingLot {
   /// Takes a waiter out again. Returns: false if it was not parked there, or has been woken: it will go on.
   [[nodiscard]] bool withdraw(const void* address, Waiter& waiter) {
     auto& bucket = bucket_of(address);
-    std::lock_guard lock{bucket.mutex};
+    MutexLock lock{bucket.mutex};
     for (auto** at = &bucket.waiters; *at != nullptr; at = &(*at)->next_) {
       if (*at != &waiter) continue;
       *at = waiter.next_;
@@ -95,7 +135,7 @@ class ParkingLot {
     auto& bucket = bucket_of(address);
     Waiter* woken = nullptr;
     {
-      std::lock_guard lock{bucket.mutex};  // whoever saw the old word is asleep by now
+      MutexLock lock{bucket.mutex};  // whoever saw the old word is asleep by now
       auto** last = &woken;
       for (auto** at = &bucket.waiters; *at != nullptr;) {
         auto* const waiter = *at;
@@ -119,9 +159,9 @@ class ParkingLot {
 
  private:
   struct Bucket {
-    Mutex mutex;
+    CheckedMutex mutex;
     ConditionVariable changed;
-    Waiter* waiters = nullptr;
+    Waiter* waiters TARN_GUARDED_BY(mutex) = nullptr;
   };
   Bucket& bucket_of(const void* address) {
     return buckets_[(reinterpret_cast<std::uintptr_t>(address) >> 6) % buckets_.size()];
@@ -134,41 +174,41 @@ class FileLock {
  public:
   void lock_shared() {
     UnderLatches::note(0);
-    std::unique_lock lock{mutex_};
+    MutexLock lock{mutex_};
     if (exclusive_ || waiting_writers_ != 0) {
       ++waiting_readers_;
       const auto phase = phase_;
-      readers_.wait(lock, [&] { return phase_ != phase; });  // only a leaving writer lets us in, and has counted us
+      while (phase_ == phase) readers_.wait(lock.std_lock());  // only a leaving writer lets us in, and has counted us
       return;
     }
     ++shared_;
   }
   bool try_lock_shared() {
-    std::lock_guard lock{mutex_};
+    MutexLock lock{mutex_};
     if (exclusive_ || waiting_writers_ != 0) return false;
     ++shared_;
     return true;
   }
   void unlock_shared() {
-    std::lock_guard lock{mutex_};
+    MutexLock lock{mutex_};
     if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_one();
   }
   void lock() {
     UnderLatches::note(0);
-    std::unique_lock lock{mutex_};
+    MutexLock lock{mutex_};
     ++waiting_writers_;
-    writers_.wait(lock, [&] { return !exclusive_ && shared_ == 0; });
+    while (exclusive_ || shared_ != 0) writers_.wait(lock.std_lock());
     --waiting_writers_;
     exclusive_ = true;
   }
   bool try_lock() {
-    std::lock_guard lock{mutex_};
+    MutexLock lock{mutex_};
     if (exclusive_ || shared_ != 0) return false;
     exclusive_ = true;
     return true;
   }
   void unlock() {
-    std::lock_guard lock{mutex_};
+    MutexLock lock{mutex_};
     exclusive_ = false;
     if (waiting_readers_ != 0) {  // their phase: all that wait now go in, counted here so that no writer slips between
       shared_ += waiting_readers_;
@@ -181,11 +221,12 @@ class FileLock {
   }
 
  private:
-  Mutex mutex_;
+  CheckedMutex mutex_;
   ConditionVariable readers_, writers_;
-  std::size_t shared_ = 0, waiting_readers_ = 0, waiting_writers_ = 0;
-  std::uint64_t phase_ = 0;
-  bool exclusive_ = false;
+  std::size_t shared_ TARN_GUARDED_BY(mutex_) = 0, waiting_readers_ TARN_GUARDED_BY(mutex_) = 0,
+                      waiting_writers_ TARN_GUARDED_BY(mutex_) = 0;
+  std::uint64_t phase_ TARN_GUARDED_BY(mutex_) = 0;
+  bool exclusive_ TARN_GUARDED_BY(mutex_) = false;
 };
 
 /// Lives around a call of a store. A call of tarn from inside may evict and flush other files, but does not wait for

@@ -53,7 +53,7 @@ class WriteWindow {
     latched_.reserve(count);
     std::size_t absent = 0;
     {
-      std::lock_guard table{record.table_mutex};
+      MutexLock table{record.table_mutex};
       for (auto index = chunks.first; index < chunks.last; ++index) {
         auto* const chunk = record.table.find(index);
         if (chunk == nullptr) {
@@ -108,7 +108,7 @@ class WriteWindow {
       if (n == 0) break;
       commit(target, ByteRange::between(target.in_chunk.offset(), target.in_chunk.offset() + n));
     }
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     for (auto& target : targets_) core_.settle_dirty(*target.chunk);
   }
 
@@ -130,7 +130,7 @@ class WriteWindow {
   }
 
   [[nodiscard]] Ready attach_absent(ChunkReserve<Traits>& reserve, ByteRange range) {
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     for (auto& target : targets_) {
       if (target.chunk == nullptr && record_->table.find(target.index) != nullptr) return Ready::again;
     }
@@ -185,7 +185,7 @@ class WriteWindow {
       if (target.fresh != nullptr) core_.free_chunk(target.fresh);
     }
     if (record_ == nullptr) return;
-    std::lock_guard table{record_->table_mutex};
+    MutexLock table{record_->table_mutex};
     for (auto& target : targets_) {  // attached for a write that then took nothing in
       if (!target.attached || !target.chunk->valid.empty()) continue;
       if (!target.chunk->state.is(ChunkState::detached)) core_.detach(*target.chunk);

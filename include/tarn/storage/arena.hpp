@@ -49,7 +49,7 @@ class ArenaStorage {
   }
 
   [[nodiscard]] std::byte* allocate(Budget& budget) noexcept {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     if (open_ == nullptr && !map_slab(budget)) return nullptr;
     auto& slab = *open_;
     const auto index = slab.free.back();
@@ -60,7 +60,7 @@ class ArenaStorage {
 
   void deallocate(std::byte* memory, Budget&) noexcept {
     const auto base = reinterpret_cast<std::uintptr_t>(memory) & ~(std::uintptr_t{slab_bytes_} - 1);
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     auto& slab = slabs_.find(base)->second;
     if (slab.free.empty()) open(slab);
     slab.free.push_back(static_cast<std::uint32_t>((reinterpret_cast<std::uintptr_t>(memory) - base) / chunk_bytes_));
@@ -69,7 +69,7 @@ class ArenaStorage {
   /// Unmaps the slabs that are empty.
   /// Returns: the bytes given back.
   std::uint64_t trim(Budget& budget) noexcept {
-    std::lock_guard lock{mutex_};
+    detail::MutexLock lock{mutex_};
     std::uint64_t given_back_bytes = 0;
     for (auto* slab = open_; slab != nullptr;) {
       auto* const next = slab->next;
@@ -101,18 +101,18 @@ class ArenaStorage {
 
   [[nodiscard]] std::size_t chunks_per_slab() const { return slab_bytes_ / chunk_bytes_; }
 
-  void open(Slab& slab) noexcept {
+  void open(Slab& slab) noexcept TARN_REQUIRES(mutex_) {
     slab.previous = nullptr;
     slab.next = open_;
     if (open_ != nullptr) open_->previous = &slab;
     open_ = &slab;
   }
-  void close(Slab& slab) noexcept {
+  void close(Slab& slab) noexcept TARN_REQUIRES(mutex_) {
     (slab.previous != nullptr ? slab.previous->next : open_) = slab.next;
     if (slab.next != nullptr) slab.next->previous = slab.previous;
   }
 
-  bool map_slab(Budget& budget) noexcept {
+  bool map_slab(Budget& budget) noexcept TARN_REQUIRES(mutex_) {
     if (!budget.try_charge(slab_bytes_, budget.limit_bytes() / 16)) return false;
     auto* const base = map_aligned();
     if (base == nullptr) {
@@ -168,9 +168,9 @@ class ArenaStorage {
 
   const std::size_t chunk_bytes_, slab_bytes_;
   const bool prefault_;
-  detail::Mutex mutex_;
-  std::unordered_map<std::uintptr_t, Slab> slabs_;  // by base; nodes do not move
-  Slab* open_ = nullptr;
+  detail::CheckedMutex mutex_;
+  std::unordered_map<std::uintptr_t, Slab> slabs_ TARN_GUARDED_BY(mutex_);  // by base; nodes do not move
+  Slab* open_ TARN_GUARDED_BY(mutex_) = nullptr;
 };
 
 static_assert(ChunkStorage<ArenaStorage>);
