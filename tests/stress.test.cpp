@@ -697,7 +697,7 @@ TEST_CASE("files of the same content in opposite order are read while missing by
   auto& core = pool.core();
   const auto state_of = [&](const Id& piece) -> State& {
     const auto record = core.registry.find(core.content_key(piece));
-    std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     return record->table.find(0)->state;
   };
   const auto pin_x = pool.try_get(x, 0), pin_y = pool.try_get(y, 0);

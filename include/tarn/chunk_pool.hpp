@@ -185,12 +185,16 @@ class ChunkPool {
   /// Whether anything of the chunk is held. True or false at that moment: pin it to rely on it.
   [[nodiscard]] bool contains(const Metadata& meta, std::uint64_t chunk) const {
     bool found = false;
-    with_table(meta, [&](auto& record) { found = record.table.find(chunk) != nullptr; });
+    with_table(meta, [&](auto& record) {
+      record.table_mutex.is_held();
+      found = record.table.find(chunk) != nullptr;
+    });
     return found;
   }
   [[nodiscard]] bool has_dirty(const Metadata& meta, std::uint64_t chunk) const {
     bool dirty = false;
     with_table(meta, [&](auto& record) {
+      record.table_mutex.is_held();
       const auto* const found = record.table.find(chunk);
       dirty = found != nullptr && found->state.is(detail::ChunkState::dirty);
     });
@@ -200,6 +204,7 @@ class ChunkPool {
   [[nodiscard]] std::vector<std::uint64_t> dirty_chunks(const Metadata& meta) const {
     std::vector<std::uint64_t> dirty;
     with_table(meta, [&](auto& record) {
+      record.table_mutex.is_held();
       for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first + 1)) {
         if (at.second->state.is(detail::ChunkState::dirty)) dirty.push_back(at.first);
       }

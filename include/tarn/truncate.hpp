@@ -35,7 +35,7 @@ class Removal {
     const auto chunks = core_.layout.chunks_of(range);
     latched_.reserve(2);
     {
-      MutexLock table{record.table_mutex};
+      MutexLock table{record_->table_mutex};
       const auto count = chunks.count();
       if ((count > 0 && !add_border(chunks.first, borders_[0])) ||
           (count > 1 && !add_border(chunks.last - 1, borders_[1]))) {
@@ -54,7 +54,10 @@ class Removal {
   void take_out(const ExtentSet& stored) {
     MutexLock table{record_->table_mutex};
     (void)core_.take_out(*record_, range_);
-    stored.for_each_in(range_, [&](ByteRange gone) { record_->note_cut(gone); });  // a hole cut again changes nothing
+    stored.for_each_in(range_, [&](ByteRange gone) {  // a hole cut again changes nothing
+      record_->table_mutex.is_held();
+      record_->note_cut(gone);
+    });
   }
 
   void commit() noexcept {
@@ -70,7 +73,7 @@ class Removal {
       const bool border = chunk == borders_[0] || chunk == borders_[1];
       if (border) core_.settle_dirty(*chunk);
       // A load may have landed at a border since we looked: clean bytes, and the store has those outside the range.
-      if (!border || chunk->valid.empty()) core_.detach(*chunk);
+      if (!border || chunk->valid.empty()) core_.detach(*chunk, *record_);
     }
   }
 
@@ -78,7 +81,7 @@ class Removal {
   using PoolChunk = Chunk<Traits>;
 
   // Returns: false if the chunk has too many pins.
-  [[nodiscard]] bool add_border(std::uint64_t index, PoolChunk*& border) {
+  [[nodiscard]] bool add_border(std::uint64_t index, PoolChunk*& border) TARN_REQUIRES(record_->table_mutex) {
     const auto whole = ByteRange::between(0, core_.chunk_bytes());
     auto* const chunk = record_->table.find(index);
     if (chunk == nullptr || core_.layout.in_chunk(index, range_) == whole) return true;

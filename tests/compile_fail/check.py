@@ -7,7 +7,8 @@
 
 A file says in a line `// expect: REGEX` what an error of the compiler must match. The code that must not compile is in
 `#ifdef MUST_NOT_COMPILE`; the file must compile without it, so that a wrong include or a renamed type is not taken for
-success.
+success. A line `// flags: FLAG...` gives the compiler more flags. With `// only: clang` another compiler is not asked:
+then this ends with 77, which CTest takes for skipped.
 """
 import os
 import pathlib
@@ -22,11 +23,27 @@ def compile_file(path, compiler, *flags):
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
+def stated(path, word):
+    """Returns what the file says behind `// word: `, or None."""
+    line = re.search(rf"^// {word}: (.+)$", path.read_text(), re.MULTILINE)
+    return line and line[1]
+
+
+def is_for(path, compiler):
+    """Whether the compiler is one that the file is for."""
+    only = stated(path, "only")
+    if not only:
+        return True
+    macros = subprocess.run([compiler[0], "-dM", "-E", "-x", "c++", "/dev/null"], capture_output=True, text=True, check=True)
+    return f"#define __{only}__ 1" in macros.stdout.splitlines()
+
+
 def check(path, compiler):
     """Returns what is wrong, or None."""
-    expected = re.search(r"^// expect: (.+)$", path.read_text(), re.MULTILINE)
+    expected = stated(path, "expect")
     if not expected:
         return "has no line `// expect: REGEX`"
+    compiler = [*compiler, *(stated(path, "flags") or "").split()]
     plain = compile_file(path, compiler)
     if plain.returncode != 0:
         return "does not compile even without MUST_NOT_COMPILE:\n" + plain.stderr
@@ -34,8 +51,8 @@ def check(path, compiler):
     if refused.returncode == 0:
         return "compiles, and must not"
     errors = [line for line in refused.stderr.splitlines() if "error:" in line]
-    if not any(re.search(expected[1], line) for line in errors):
-        return f"is refused, but no error matches {expected[1]!r}:\n" + refused.stderr
+    if not any(re.search(expected, line) for line in errors):
+        return f"is refused, but no error matches {expected!r}:\n" + refused.stderr
     return None
 
 
@@ -49,8 +66,18 @@ def self_test(compiler):
             expect + only_moves + "#ifdef MUST_NOT_COMPILE\nPni second = first;\n#endif\n", "no error matches"),
         "broken anyhow": (expect + "#include <tarn/gone.hpp>\n", "does not compile even without"),
         "no expectation": (only_moves, "has no line"),
+        "refused with its flags alone": (
+            expect + "// flags: -DGIVEN\n" + only_moves +
+            "#if defined(MUST_NOT_COMPILE) && defined(GIVEN)\nPin second = first;\n#endif\n", None),
     }
     failed = 0
+    for only, right in (("linux", True), ("no_such_compiler", False)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "case.cpp"
+            path.write_text(f"// only: {only}\n")
+            as_expected = is_for(path, compiler) == right
+        failed += not as_expected
+        print(f"{'ok' if as_expected else 'FAILED'}: a file for {only} alone is {'' if right else 'not '}for this compiler")
     for name, (text, problem) in cases.items():
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "case.cpp"
@@ -69,7 +96,11 @@ def main(arguments):
     compiler = arguments[2:]
     if arguments[0] == "--self-test":
         return self_test(compiler)
-    problem = check(pathlib.Path(arguments[0]), compiler)
+    path = pathlib.Path(arguments[0])
+    if not is_for(path, compiler):
+        print(f"{path}: skipped, it is for {stated(path, 'only')} alone")
+        return 77
+    problem = check(path, compiler)
     print(f"{arguments[0]}: {problem or 'is refused, as it must be'}")
     return 1 if problem else 0
 

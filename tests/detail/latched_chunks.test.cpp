@@ -18,7 +18,9 @@ namespace {
 struct TwoChunks : OneFile<Heap> {
   TwoChunks() : OneFile{{.chunk_bytes = 16, .chunks_per_part = 2}} { REQUIRE(write(0, std::string(32, 'x'))); }
   [[nodiscard]] auto& chunk(std::uint64_t index) {
-    return *pool.core().registry.find(pool.core().file_key(id))->table.find(index);
+    const auto record = pool.core().registry.find(pool.core().file_key(id));
+    const tarn::detail::MutexLock table{record->table_mutex};
+    return *record->table.find(index);
   }
 };
 

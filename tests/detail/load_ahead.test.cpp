@@ -373,7 +373,10 @@ TEMPLATE_TEST_CASE("load_ahead waits for no lock, no latch and no load", "[load_
   CHECK(world.load_ahead(0, 2 * C) == C);
   const auto pin = world.pool.pin(world.file->metadata(), 0);
   REQUIRE(pin);
-  auto& latched = world.file->body()->record->table.find(0)->state;
+  auto& record = *world.file->body()->record;
+  tarn::detail::MutexLock table{record.table_mutex};
+  auto& latched = record.table.find(0)->state;
+  table.unlock();
   REQUIRE(latched.try_latch_exclusive());
   CHECK(world.load_ahead(0, 8 * C) == 0);
   latched.unlatch_exclusive(world.pool.core().parking);

@@ -21,7 +21,9 @@ TEST_CASE("a latched chunk of content is busy to a try, and EAGAIN to a read tha
   auto& core = file.pool.core();
   {
     const auto record = core.registry.find(core.content_key(id));
+    tarn::detail::MutexLock table{record->table_mutex};
     auto& chunk = *record->table.find(0);
+    table.unlock();
     std::string into(16, '?');
     REQUIRE(chunk.state.try_pin());
     REQUIRE(chunk.state.try_latch_exclusive());

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -65,12 +64,17 @@ TEST_CASE("a record stays without a user while anything of it is in flight", "[r
   Budget budget{1 << 20};
   Registry registry{budget};
   tarn::detail::FlushInFlight flush;
-  registry.find_or_make(file(1))->flushes = &flush;
+  {
+    const auto made = registry.find_or_make(file(1));
+    const tarn::detail::MutexLock table{made->table_mutex};
+    made->flushes = &flush;
+  }
   {
     const auto found = registry.find(file(1));
     REQUIRE(found);
-    CHECK(found->flushes == &flush);
-    std::lock_guard table{found->table_mutex};
+    const tarn::detail::MutexLock table{found->table_mutex};
+    const bool same = found->flushes == &flush;
+    CHECK(same);
     found->forget(flush);
   }
   CHECK_FALSE(registry.find(file(1)));
@@ -113,7 +117,7 @@ TEST_CASE("records found, made and released by many threads end as none", "[regi
           auto ref = random.one_in(2) ? registry.find(key) : registry.find_or_make(key);
           if (ref) {
             if (ref->key != key || ref->users == 0) wrong.fetch_add(1);
-            std::lock_guard table{ref->table_mutex};  // a record that is gone would be no mutex any more
+            const tarn::detail::MutexLock table{ref->table_mutex};  // a record that is gone would be no mutex any more
           }
           switch (random.below(4)) {
             case 0:

@@ -15,7 +15,6 @@
 #include <iostream>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -674,7 +673,7 @@ class World {
   // Whether nobody has asked for it yet. Its error is then nobody's. Of a whole part there may be another load, too.
   [[nodiscard]] static bool is_ahead(const File& file, ByteRange range) {
     auto& record = *file.it->body()->record;
-    const std::lock_guard table{record.table_mutex};
+    const tarn::detail::MutexLock table{record.table_mutex};
     bool ahead = false;
     for (const auto* load = record.loads; load != nullptr; load = load->next) {
       if (!load->loading.intersects(range)) continue;
@@ -1257,7 +1256,7 @@ class World {
   }
   [[nodiscard]] static std::uint64_t loading_bytes(const File& file, ByteRange range) {
     auto& record = *file.it->body()->record;
-    const std::lock_guard table{record.table_mutex};
+    const tarn::detail::MutexLock table{record.table_mutex};
     std::uint64_t bytes = 0;
     for (const auto* load = record.loads; load != nullptr; load = load->next) {
       bytes += load->loading.intersect(range).size_bytes();

@@ -33,7 +33,7 @@ template <class Traits>
     latched.latch(LatchMode::exclusive);
     if (chunk->dirty.empty()) {
       table.lock();
-      if (!chunk->state.is(ChunkState::detached)) core.detach(*chunk);
+      if (!chunk->state.is(ChunkState::detached)) core.detach(*chunk, record);
       table.unlock();
     } else {
       auto rest = whole;

@@ -13,7 +13,7 @@
 // out of `loading` under it, the landing asks `loading` under it. Where there is no chunk yet, both go through the
 // table mutex: the landing asks and inserts in one critical section.
 //
-// Thread safety: what follows table_mutex is guarded by it. No thread waits for a latch, a load, a flush or
+// Thread safety: what table_mutex guards is marked. No thread waits for a latch, a load, a flush or
 // memory while it holds one.
 
 #include <algorithm>
@@ -115,21 +115,24 @@ struct FileRecord {
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
   bool flush_failed = false;                 // the last flush did; guarded by the file's lock
   CheckedMutex table_mutex;
-  ChunkTable<Chunk<Traits>> table;
-  LoadInFlight* loads = nullptr;
-  FlushInFlight* flushes = nullptr;
-  std::uint32_t dropped_flushes = 0;        // in flight still, of a file that has gone: they settle nothing
+  ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
+  LoadInFlight* loads TARN_GUARDED_BY(table_mutex) = nullptr;  // and what is on the list, as that says
+  FlushInFlight* flushes TARN_GUARDED_BY(table_mutex) = nullptr;
+  // In flight still, of a file that has gone: they settle nothing.
+  std::uint32_t dropped_flushes TARN_GUARDED_BY(table_mutex) = 0;
   Atomic<std::uint32_t> waits_for_none{0};  // callers that wait until none is in flight: none joins another then
   Atomic<std::uint64_t> arrivals{0};        // rises when a load or a flush ends; who waits for one parks here
   Atomic<std::uint64_t> dirty_bytes{
       0};  // of the attached chunks; changes under their exclusive latch or the table mutex
 
-  [[nodiscard]] bool idle() const { return table.empty() && loads == nullptr && flushes == nullptr; }
+  [[nodiscard]] bool idle() const TARN_REQUIRES(table_mutex) {
+    return table.empty() && loads == nullptr && flushes == nullptr;
+  }
 
   /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,
   /// which only makes a load or a flush settle less.
   /// Returns: the bytes that were lent.
-  std::uint64_t take_out(ByteRange range) {
+  std::uint64_t take_out(ByteRange range) TARN_REQUIRES(table_mutex) {
     for (auto* load = loads; load != nullptr; load = load->next) load->loading.subtract(range);
     std::uint64_t lent_bytes = 0;
     for (auto* flush = flushes; flush != nullptr; flush = flush->next) {
@@ -139,23 +142,23 @@ struct FileRecord {
     return lent_bytes;
   }
   /// Bytes of `range` are gone, and will not be in the store.
-  void note_cut(ByteRange range) noexcept {
+  void note_cut(ByteRange range) noexcept TARN_REQUIRES(table_mutex) {
     for (auto* load = loads; load != nullptr; load = load->next) load->cut = load->cut || load->asked.intersects(range);
   }
   /// A load that may still fill some of `range`, or null.
-  [[nodiscard]] LoadInFlight* load_of(ByteRange range) const {
+  [[nodiscard]] LoadInFlight* load_of(ByteRange range) const TARN_REQUIRES(table_mutex) {
     for (auto* load = loads; load != nullptr; load = load->next) {
       if (load->loading.intersects(range)) return load;
     }
     return nullptr;
   }
   /// The load has landed or failed. Whoever calls this wakes `arrivals` afterwards.
-  void forget(LoadInFlight& load) {
+  void forget(LoadInFlight& load) TARN_REQUIRES(table_mutex) {
     arrivals.fetch_add(1);
     if (!load.dropped) take_off(loads, load);
   }
   /// The flush has ended. Whoever calls this wakes `arrivals` afterwards.
-  void forget(FlushInFlight& flush) {
+  void forget(FlushInFlight& flush) TARN_REQUIRES(table_mutex) {
     arrivals.fetch_add(1);
     if (flush.dropped) {
       --dropped_flushes;

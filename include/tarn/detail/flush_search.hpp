@@ -22,18 +22,19 @@
 
 namespace tarn::detail {
 
-/// Whether a flush of which `at_once` may be in flight may join those that are. Requires: the table mutex.
+/// Whether a flush of which `at_once` may be in flight may join those that are.
 template <class Traits>
-[[nodiscard]] bool may_join(const FileRecord<Traits>& record, std::size_t at_once) {
+[[nodiscard]] bool may_join(const FileRecord<Traits>& record, std::size_t at_once) TARN_REQUIRES(record.table_mutex) {
   std::size_t count = 0;
   for (const auto* flush = record.flushes; flush != nullptr; flush = flush->next) ++count;
   return count < at_once && !record.flushes->alone && record.waits_for_none.load() == 0;
 }
 
-/// The chunks from the first dirty one of the range to the end of its part: [first, last). Requires: the table mutex.
+/// The chunks from the first dirty one of the range to the end of its part: [first, last).
 template <class Traits>
 [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> find_dirty_part(const FileRecord<Traits>& record,
-                                                                      const ChunkLayout& layout, ByteRange range) {
+                                                                      const ChunkLayout& layout, ByteRange range)
+    TARN_REQUIRES(record.table_mutex) {
   const auto chunks = layout.chunks_of(range);
   for (auto from = chunks.first; from < chunks.last;) {
     const auto [index, chunk] = record.table.next(from);
@@ -52,18 +53,20 @@ template <class Traits>
   return find_dirty_part(record, layout, range);
 }
 
-/// The flush in flight that is in the part of `offset`, or null. Requires: the table mutex, and the file's lock.
+/// The flush in flight that is in the part of `offset`, or null. Requires: the file's lock.
 template <class Traits>
-[[nodiscard]] const FlushInFlight* flush_at(const FileRecord<Traits>& record, std::uint64_t offset) {
+[[nodiscard]] const FlushInFlight* flush_at(const FileRecord<Traits>& record, std::uint64_t offset)
+    TARN_REQUIRES(record.table_mutex) {
   const auto* flush = record.flushes;
   while (flush != nullptr && (offset < flush->parts.offset() || offset >= flush->parts.end())) flush = flush->next;
   return flush;
 }
 
 /// What of `range` lies before the parts that flushes in flight are in; nothing if it begins in one. Requires: the
-/// table mutex, and the file's lock.
+/// file's lock.
 template <class Traits>
-[[nodiscard]] std::optional<ByteRange> free_parts(const FileRecord<Traits>& record, ByteRange range) {
+[[nodiscard]] std::optional<ByteRange> free_parts(const FileRecord<Traits>& record, ByteRange range)
+    TARN_REQUIRES(record.table_mutex) {
   if (flush_at(record, range.offset()) != nullptr) return std::nullopt;
   auto end = range.end();
   for (const auto* flush = record.flushes; flush != nullptr; flush = flush->next) {
@@ -76,7 +79,7 @@ template <class Traits>
 /// nothing would wake those who wait for room, perhaps its own caller, for ever. Requires: as before.
 template <class Traits>
 [[nodiscard]] std::optional<ByteRange> free_dirty_parts(const FileRecord<Traits>& record, const ChunkLayout& layout,
-                                                        ByteRange range) {
+                                                        ByteRange range) TARN_REQUIRES(record.table_mutex) {
   for (auto at = range.offset(); at < range.end();) {
     const auto [first, last] = find_dirty_part(record, layout, ByteRange::between(at, range.end()));
     if (first >= last) break;

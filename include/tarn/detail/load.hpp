@@ -197,6 +197,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     MutexLock table{record_->table_mutex};
     subtract_loading(rest);
     for_each_chunk_of(core_.layout, rest, [&](std::uint64_t index, ByteRange) {
+      record_->table_mutex.is_held();
       if (index != last && !places_.has(index) && record_->table.find(index) == nullptr) ++count;
       last = index;
     });
@@ -204,14 +205,14 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   }
 
  private:
-  // What others are loading is theirs. Requires: the table mutex.
-  void subtract_loading(ExtentSet& from) const {
+  // What others are loading is theirs.
+  void subtract_loading(ExtentSet& from) const TARN_REQUIRES(record_->table_mutex) {
     for (const auto* other = record_->loads; other != nullptr; other = other->next) from.subtract(other->loading);
   }
   // First what follows the wanted bytes, for who reads on comes there. Without memory, nothing.
-  // Requires: the table mutex, and the window's latches.
-  void add_rest_of_parts(ReadWindow<Traits>& window, ChunkReserve<Traits>& reserve,
-                         std::size_t& spare_chunks) noexcept {
+  // Requires: the window's latches.
+  void add_rest_of_parts(ReadWindow<Traits>& window, ChunkReserve<Traits>& reserve, std::size_t& spare_chunks) noexcept
+      TARN_REQUIRES(record_->table_mutex) {
     if (wanted.empty()) return;
     try {
       auto rest = in_parts;
@@ -222,6 +223,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       const auto end = wanted.extents().back().end();
       for (const auto where : {ByteRange::between(end, max_offset), ByteRange::between(0, end)}) {
         for_each_chunk_of(core_.layout, rest.intersect(where), [&](std::uint64_t index, ByteRange bytes) {
+          record_->table_mutex.is_held();
           const auto* const chunk = record_->table.find(index);
           const bool has_place = places_.has(index);
           if (chunk != nullptr) {

@@ -100,8 +100,8 @@ class LoadLanding {
     return {};
   }
 
-  // The file has no chunk here: it takes ours. Requires: the table mutex.
-  [[nodiscard]] std::error_code adopt(LoadPlace<Traits>& place) {
+  // The file has no chunk here: it takes ours.
+  [[nodiscard]] std::error_code adopt(LoadPlace<Traits>& place) TARN_REQUIRES(record_.table_mutex) {
     const auto whole = core_.layout.chunk_range(place.index);
     auto& fresh = *place.fresh;
     const auto add = [&](ByteRange extent) { return add_valid(fresh, core_.layout.in_chunk(place.index, extent)); };

@@ -199,7 +199,7 @@ class PoolCore {
 
   /// reserved -> attached, clean, still pinned and exclusively latched by its maker.
   /// Requires: its place is reserved in the table.
-  void attach(PoolChunk& chunk, Record& record, std::uint64_t index) noexcept {
+  void attach(PoolChunk& chunk, Record& record, std::uint64_t index) noexcept TARN_REQUIRES(record.table_mutex) {
     chunk.record = &record;
     chunk.index = index;
     record.table.insert(index, &chunk);
@@ -208,21 +208,21 @@ class PoolCore {
     counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
-  /// attached to one record -> attached to another. Requires: both records' table mutexes, the exclusive latch; clean;
-  /// its place is reserved there.
-  void move_chunk(PoolChunk& chunk, Record& to, std::uint64_t index) noexcept {
-    chunk.record->table.erase(chunk.index, budget);
+  /// attached to one record -> attached to another. Requires: the exclusive latch; clean; its place is reserved there.
+  void move_chunk(PoolChunk& chunk, Record& from, Record& to, std::uint64_t index) noexcept
+      TARN_REQUIRES(from.table_mutex, to.table_mutex) {
+    from.table.erase(chunk.index, budget);
     to.table.insert(index, &chunk);
     MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
     chunk.record = &to;
     chunk.index = index;
   }
-  /// attached -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
-  void detach(PoolChunk& chunk) noexcept {
-    chunk.record->table.erase(chunk.index, budget);
+  /// attached to `record` -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
+  void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
+    record.table.erase(chunk.index, budget);
     counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
     if (chunk.state.is(ChunkState::dirty)) {
-      count_dirty(*chunk.record, 0, chunk.dirty.size_bytes());
+      count_dirty(record, 0, chunk.dirty.size_bytes());
       counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       chunk.state.clear(ChunkState::dirty);
     } else {
@@ -281,7 +281,9 @@ class PoolCore {
       }
       record.changed_since_ns = 0;
       lost_bytes = record.dirty_bytes.load();
-      for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first)) detach(*at.second);
+      for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first)) {
+        detach(*at.second, record);
+      }
       record.arrivals.fetch_add(1);
     }
     parking.wake(&record.arrivals);
@@ -360,8 +362,8 @@ class PoolCore {
     take_back_all_lent(record);
   }
   /// Of `range`, bytes change that a flush may have: they leave `lent`, as they leave what loads may fill.
-  /// Returns: those that a flush had. Requires: the table mutex. Errors: as FileRecord::take_out.
-  std::uint64_t take_out(Record& record, ByteRange range) {
+  /// Returns: those that a flush had. Errors: as FileRecord::take_out.
+  std::uint64_t take_out(Record& record, ByteRange range) TARN_REQUIRES(record.table_mutex) {
     const auto lent_bytes = record.take_out(range);
     if (lent_bytes != 0) counters.lent_bytes.fetch_sub(lent_bytes, std::memory_order_relaxed);
     return lent_bytes;
@@ -411,8 +413,7 @@ class PoolCore {
     return std::max<std::uint64_t>(chunks, 1) * chunk;
   }
 
-  // Requires: the table mutex.
-  void take_back_all_lent(Record& record) noexcept {
+  void take_back_all_lent(Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
     for (auto* flush = record.flushes; flush != nullptr; flush = flush->next) {
       counters.lent_bytes.fetch_sub(flush->lent.size_bytes(), std::memory_order_relaxed);
       flush->lent.clear();

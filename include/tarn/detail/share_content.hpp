@@ -43,9 +43,9 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
       if (!chunk->valid.contains(layout.in_chunk(index, range))) continue;
       MutexLock content_table{content->table_mutex};
       if (content->table.find(there) != nullptr) {
-        core.detach(*chunk);
+        core.detach(*chunk, record);
       } else if (content->table.reserve(there, core.budget)) {
-        core.move_chunk(*chunk, *content, there);
+        core.move_chunk(*chunk, record, *content, there);
       }
     }
   } catch (...) {  // no memory: it stays the file's own

@@ -188,7 +188,7 @@ class WriteWindow {
     MutexLock table{record_->table_mutex};
     for (auto& target : targets_) {  // attached for a write that then took nothing in
       if (!target.attached || !target.chunk->valid.empty()) continue;
-      if (!target.chunk->state.is(ChunkState::detached)) core_.detach(*target.chunk);
+      if (!target.chunk->state.is(ChunkState::detached)) core_.detach(*target.chunk, *record_);
     }
   }
 
