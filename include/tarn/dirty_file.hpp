@@ -68,7 +68,7 @@ class DirtyFile final : private detail::Flushable {
     const detail::Resumer resumer;
     auto& body = *body_;
     {
-      std::lock_guard lock{body.lock};  // what ends later, under the lock, finds it gone
+      detail::ExclusiveLock lock{body.lock};  // what ends later, under the lock, finds it gone
       body.gone = true;
       body.record->member = nullptr;
     }
@@ -78,12 +78,12 @@ class DirtyFile final : private detail::Flushable {
     bool lost = false;
     std::uint64_t lost_bytes = 0;
     {
-      std::lock_guard lock{body.lock};  // a flush that ends now settles before or finds nothing
+      detail::ExclusiveLock lock{body.lock};  // a flush that ends now settles before or finds nothing
       lost = body.is_dirty() && (body.record->dirty_bytes.load() != 0 || !body.record->abandoned.load());
       lost_bytes = core_.drop(*body.record);
     }
     core_.registry.disown(*body.record);
-    if (lost) core_.tell_lost(body.meta.id(), lost_bytes);
+    if (lost) core_.tell_lost(body.id(), lost_bytes);
   }
 
   // ---- reading
@@ -185,7 +185,7 @@ class DirtyFile final : private detail::Flushable {
     return zero(range, !keep_size, mtime_ns, options);
   }
   void set_mtime_ns(std::int64_t mtime_ns) {
-    std::lock_guard lock{body_->lock};
+    detail::ExclusiveLock lock{body_->lock};
     body_->meta.set_mtime_ns(mtime_ns);
   }
 
@@ -223,7 +223,7 @@ class DirtyFile final : private detail::Flushable {
     auto& body = *body_;
     FileState before{};
     {
-      std::lock_guard lock{body.lock};
+      detail::ExclusiveLock lock{body.lock};
       before = body.meta.state();
       if (before == FileState::deleted) return fail(std::errc::no_such_file_or_directory);
       body.meta.note_deleted();  // no flush begins from here on
@@ -270,25 +270,25 @@ class DirtyFile final : private detail::Flushable {
 
   /// A copy of the metadata, of one moment.
   [[nodiscard]] Metadata metadata() const {
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     return body_->meta;
   }
   [[nodiscard]] std::uint64_t size() const {
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     return body_->meta.size();
   }
   [[nodiscard]] std::int64_t mtime_ns() const {
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     return body_->meta.mtime_ns();
   }
   /// Whether a sync would have anything to make durable.
   [[nodiscard]] bool needs_sync() const {
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     return body_->meta.needs_sync() || body_->syncing;
   }
   /// Whether a flush would have anything to store.
   [[nodiscard]] bool is_dirty() const {
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     return body_->is_dirty();
   }
   /// Where the file has bytes, held or stored; the rest of it reads as zero (SEEK_DATA, SEEK_HOLE). A hole that was
@@ -296,7 +296,7 @@ class DirtyFile final : private detail::Flushable {
   /// Errors: throws bad_alloc; system_error(EAGAIN) if a chunk has too many pins.
   [[nodiscard]] ExtentSet data_extents(ByteRange range) const {
     const detail::Resumer resumer;
-    std::shared_lock lock{body_->lock};
+    detail::SharedLock lock{body_->lock};
     auto data = body_->meta.stored();
     data.add(detail::list_extents(core_, *body_->record, &detail::Chunk<Traits>::valid));
     return data.intersect(range.intersect(ByteRange::between(0, body_->meta.size())));

@@ -181,8 +181,9 @@ template <class File>
   std::size_t done = 0;
   while (done < into.size()) {
     ReadWindow<Traits> window{file.core};
-    std::shared_lock lock{file.lock, std::try_to_lock};
-    if (!lock.owns_lock()) return Outcome::failed(std::make_error_code(std::errc::resource_unavailable_try_again));
+    if (!file.lock.try_lock_shared())
+      return Outcome::failed(std::make_error_code(std::errc::resource_unavailable_try_again));
+    SharedLock lock{file.lock, std::adopt_lock};
     const auto rest =
         ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
     const auto wanted = std::min<std::uint64_t>(into.size() - done, file.core.window_bytes);

@@ -130,7 +130,7 @@ class RemoveBytes {
         if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
         if (room_.refusal()) return end(room_.refusal());
       }
-      std::unique_lock lock{file_.lock};
+      ExclusiveLock lock{file_.lock};
       if (const auto refusal = file_.refusal(); refusal) return end(refusal);
       const ByteRange range = range_of_(file_.meta);
       Removal<Traits> removal{file_.core};

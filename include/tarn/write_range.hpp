@@ -51,7 +51,7 @@ struct AskStore {
       std::optional<typename Traits::FileId> id;
       std::uint64_t size_now = 0;
       {
-        std::shared_lock lock{file.lock};
+        SharedLock lock{file.lock};
         id = file.meta.id();
         size_now = file.meta.size();
       }
@@ -158,7 +158,7 @@ class Write {
   // for that, and holds back those that have not begun.
   [[nodiscard]] bool may_go_on() {
     if (file_.long_writes == nullptr || under_way_ || size_bytes_ <= window_bytes_) return true;
-    std::lock_guard lock{file_.lock};
+    ExclusiveLock lock{file_.lock};
     held_back_ = file_.long_writes->held_back_by != 0;
     seen_ = file_.record->arrivals.load();
     if (held_back_) return false;
@@ -169,7 +169,7 @@ class Write {
   void leave() noexcept {
     if (!std::exchange(under_way_, false)) return;
     {
-      std::lock_guard lock{file_.lock};
+      ExclusiveLock lock{file_.lock};
       --file_.long_writes->under_way;
       file_.record->arrivals.fetch_add(1);
     }

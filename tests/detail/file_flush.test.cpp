@@ -242,8 +242,12 @@ TEST_CASE("a flush of one moment waits for the write that is under way, and hold
   tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
   tarn::DirtyFile<Heap, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
   REQUIRE(file.write(0, bytes_of("old")));
-  auto& long_writes = file.body()->long_writes;
-  ++long_writes.under_way;  // what a write of several windows does between its first and its last
+  const auto set_under_way = [&](std::uint32_t count) {
+    auto& body = *file.body();
+    const tarn::detail::ExclusiveLock lock{body.lock};
+    body.long_writes.under_way = count;
+  };
+  set_under_way(1);  // what a write of several windows does between its first and its last
   tarn::detail::FileFlush flush{file.body(), store, tarn::whole_file, SIZE_MAX, true};
   const auto step = [&] {
     const tarn::detail::Resumer resumer;
@@ -258,7 +262,7 @@ TEST_CASE("a flush of one moment waits for the write that is under way, and hold
   next.start();
   CHECK(ended == 0);                               // held back: it has not begun
   REQUIRE(file.write(0, bytes_of("one window")));  // that needs no holding back: it is of one moment anyway
-  --long_writes.under_way;
+  set_under_way(0);
   REQUIRE(step() == Progress::done);
   CHECK(store.memory.text(id) == "one window");
   CHECK(ended == 1);

@@ -4,7 +4,7 @@
 // What a DirtyFile is, apart from its store: shared by the file and the flushes in flight, so that one that ends after
 // the file has gone still finds what it settles.
 //
-// Thread safety: what follows `lock` is guarded by it, what follows `errors_mutex` by that one.
+// Thread safety: what `lock` and `errors_mutex` guard is marked.
 
 #include <cstdint>
 #include <mutex>
@@ -23,7 +23,7 @@ template <class Traits>
 struct FileBody {
   using TraitsType = Traits;
   using Metadata = MetadataFor<Traits>;
-  using Access = FileAccess<Traits, Metadata, FileLock>;
+  using Access = FileAccess<Traits, Metadata, CheckedFileLock>;
 
   FileBody(PoolCore<Traits>& pool, Metadata metadata, const ChunkLayout& chunks, RecordRef<Traits> kept)
       : core{pool}, layout{chunks}, record{std::move(kept)}, meta{std::move(metadata)} {}
@@ -34,17 +34,18 @@ struct FileBody {
   Atomic<std::uint32_t> opens{0};
   Atomic<std::uint32_t> operations{0};  // begun and not completed; counted where there are asserts
 
-  mutable FileLock lock;
-  Metadata meta;
-  LongWrites long_writes;
-  bool removing = false;                              // the store is being asked to remove it
-  bool removed = meta.state() == FileState::deleted;  // the store has it no more
-  bool syncing = false;                               // the store is being asked to make it durable
-  std::optional<ExtentSet> syncing_extents;           // and what; nothing once it has other bytes than those
-  bool gone = false;                                  // the DirtyFile: the record may be another one's by now
-  std::uint64_t syncs_failed = 0;                     // each made dirty again what was stored before
-  std::uint64_t syncs_lost = 0;                       // those of which some was not held any more
-  std::error_code sync_error;                         // of the last one of those
+  mutable CheckedFileLock lock;
+  Metadata meta TARN_GUARDED_BY(lock);
+  LongWrites long_writes TARN_GUARDED_BY(lock);
+  bool removing TARN_GUARDED_BY(lock) = false;                              // the store is being asked to remove it
+  bool removed TARN_GUARDED_BY(lock) = meta.state() == FileState::deleted;  // the store has it no more
+  bool syncing TARN_GUARDED_BY(lock) = false;  // the store is being asked to make it durable
+  // And what; nothing once it has other bytes than those.
+  std::optional<ExtentSet> syncing_extents TARN_GUARDED_BY(lock);
+  bool gone TARN_GUARDED_BY(lock) = false;               // the DirtyFile: the record may be another one's by now
+  std::uint64_t syncs_failed TARN_GUARDED_BY(lock) = 0;  // each made dirty again what was stored before
+  std::uint64_t syncs_lost TARN_GUARDED_BY(lock) = 0;    // those of which some was not held any more
+  std::error_code sync_error TARN_GUARDED_BY(lock);      // of the last one of those
 
   // Of flushes that nobody asked for: a count of them, the last one, and whether anybody was told.
   CheckedMutex errors_mutex;
@@ -56,20 +57,23 @@ struct FileBody {
     return {core, record, meta, layout, lock, &removing, &removed, &opens, &long_writes};
   }
 
-  /// Whether the store lacks the size, or a zero that is not held. Requires: the lock.
-  [[nodiscard]] bool lacks_store() const {
+  [[nodiscard]] const typename Traits::FileId& id() const TARN_NO_THREAD_SAFETY_ANALYSIS {
+    return meta.id();  // which never changes, so it is read without the lock
+  }
+  /// Whether the store lacks the size, or a zero that is not held.
+  [[nodiscard]] bool lacks_store() const TARN_REQUIRES_SHARED(lock) {
     return meta.store_lacks_size() || !meta.stored().contains(ByteRange::between(0, meta.size()));
   }
-  /// Whether a flush would have anything to store. Requires: the lock.
-  [[nodiscard]] bool is_dirty() const {
+  /// Whether a flush would have anything to store.
+  [[nodiscard]] bool is_dirty() const TARN_REQUIRES_SHARED(lock) {
     return meta.state() != FileState::deleted && (record->dirty_bytes.load() != 0 || lacks_store());
   }
   [[nodiscard]] bool is_removing() const {
-    std::shared_lock shared{lock};
+    SharedLock shared{lock};
     return removing;
   }
   [[nodiscard]] bool is_syncing() const {
-    std::shared_lock shared{lock};
+    SharedLock shared{lock};
     return syncing;
   }
   /// What to wait for as long as the file may not be flushed; nothing if it may.
@@ -80,7 +84,8 @@ struct FileBody {
   }
   /// Waits until no flush is in flight, without the lock; comes back with it, so that none begins.
   /// Returns: why the caller waits no longer; then without the lock.
-  [[nodiscard]] std::error_code wait_for_flush(std::unique_lock<FileLock>& held, const CallOptions& options) {
+  [[nodiscard]] std::error_code wait_for_flush(ExclusiveLock<CheckedFileLock>& held, const CallOptions& options)
+      TARN_REQUIRES(lock) TARN_NO_THREAD_SAFETY_ANALYSIS {  // which does not know that `held` holds `lock`
     const NoFlushJoins<Traits> none_joins{*record};
     while (const auto arrivals = flush_in_flight(*record)) {
       held.unlock();
@@ -97,7 +102,7 @@ struct FileBody {
       ++error_count;
       error_seen = false;
     }
-    core.observer.on_flush_failed(meta.id(), why);
+    core.observer.on_flush_failed(id(), why);
   }
 };
 

@@ -20,7 +20,7 @@ namespace tarn::detail {
 /// See DirtyFile, as for those that follow. Errors: all throw bad_alloc.
 template <class Traits>
 [[nodiscard]] Result<> invalidate_file(FileBody<Traits>& body, std::uint64_t version, const CallOptions& options) {
-  std::unique_lock lock{body.lock};
+  ExclusiveLock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
   const auto cleaned = drop_clean(body.core, *body.record);
   if (!cleaned) return cleaned;
@@ -33,7 +33,7 @@ template <class Traits>
 [[nodiscard]] Result<> rebase_file(FileBody<Traits>& body, std::uint64_t size_bytes, std::uint64_t version,
                                    const CallOptions& options) {
   if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-  std::unique_lock lock{body.lock};
+  ExclusiveLock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
   // A landing load may still make bytes held that are stored: that takes nothing from the holes.
   ExtentSet holes{ByteRange::between(0, body.meta.size())}, dirty;
@@ -59,7 +59,7 @@ template <class Traits>
 [[nodiscard]] Result<std::uint64_t> discard_dirty_of(FileBody<Traits>& body, std::uint64_t size_bytes,
                                                      std::uint64_t version, const CallOptions& options) {
   if (size_bytes > max_offset) return fail(std::errc::file_too_large);
-  std::unique_lock lock{body.lock};
+  ExclusiveLock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);
   body.meta.reset_to_store(size_bytes, version);
   body.syncing_extents.reset();

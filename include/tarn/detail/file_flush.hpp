@@ -172,7 +172,7 @@ class FileFlush {
       flights_.back()->start(store_);
     }
     if (error_) return Progress::done;
-    std::unique_lock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
+    ExclusiveLock lock{file.lock};  // perhaps one change took back another, and there was nothing to do
     note_clean_if_stored(file);
     return Progress::done;
   }
@@ -206,7 +206,7 @@ class FileFlush {
   [[nodiscard]] bool hold_back_writes() {
     if constexpr (owned) {
       if (flush_unit_of<Store>() != FlushUnit::file || !waits_) return true;
-      std::lock_guard lock{owner_->lock};
+      ExclusiveLock lock{owner_->lock};
       if (!std::exchange(holds_back_, true)) ++owner_->long_writes.held_back_by;
       if (owner_->long_writes.under_way == 0) return true;
       (void)wait_for(WaitFor<Traits>::arrival(owner_->record, owner_->record->arrivals.load()));
@@ -218,7 +218,7 @@ class FileFlush {
     if constexpr (owned) {
       if (!std::exchange(holds_back_, false)) return;
       {
-        std::lock_guard lock{owner_->lock};
+        ExclusiveLock lock{owner_->lock};
         --owner_->long_writes.held_back_by;
         owner_->record->arrivals.fetch_add(1);
       }

@@ -38,10 +38,10 @@ template <class Traits, class Store>
     removed = fail(static_cast<std::errc>(ESTALE));
   } else {
     const Serving serving{&record};
-    removed = ask_to_remove(store, body.meta.id());
+    removed = ask_to_remove(store, body.id());
   }
   {
-    std::lock_guard lock{body.lock};
+    ExclusiveLock lock{body.lock};
     body.removing = false;
     if (removed) {
       body.removed = true;
@@ -65,12 +65,12 @@ template <class Traits, class Store>
 template <class Traits, class Store>
 void remove_after_last_close(FileBody<Traits>& body, Store& store) noexcept {
   {
-    std::lock_guard lock{body.lock};
+    ExclusiveLock lock{body.lock};
     if (body.meta.state() != FileState::deleted || body.removing || body.removed || body.opens.load() != 0) return;
     body.removing = true;
   }
   if (const auto removed = remove_from_store(body, store, FileState::deleted); !removed) {
-    body.core.observer.on_flush_failed(body.meta.id(), removed.error());
+    body.core.observer.on_flush_failed(body.id(), removed.error());
   }
 }
 

@@ -99,7 +99,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     result_ = answer;
     ExtentSet evicted;
     {
-      std::lock_guard lock{body_->lock};
+      ExclusiveLock lock{body_->lock};
       body_->syncing = false;
       auto asked = std::exchange(body_->syncing_extents, std::nullopt);
       if (!answer) ++body_->syncs_failed;
@@ -135,8 +135,8 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
 
  private:
   // What was to become durable is unsynced again, and what of it is held is dirty; so is what was stored since, which
-  // the store may have forgotten with it. Requires: the lock.
-  [[nodiscard]] ExtentSet take_back(std::optional<ExtentSet> asked) noexcept {
+  // the store may have forgotten with it.
+  [[nodiscard]] ExtentSet take_back(std::optional<ExtentSet> asked) noexcept TARN_REQUIRES(body_->lock) {
     auto& meta = body_->meta;
     // A flush in flight may have given its bytes to a store that forgets them now: it settles nothing.
     body_->core.take_back_lent(*body_->record);
@@ -195,7 +195,7 @@ class FileSync {
         waits_for_sync_ = false;
       }
       if (!flush_) {
-        std::shared_lock lock{body_->lock};
+        SharedLock lock{body_->lock};
         failed_before_ = body_->syncs_failed;
         if (!lost_before_) lost_before_ = body_->syncs_lost;
         lock.unlock();
@@ -227,7 +227,7 @@ class FileSync {
   [[nodiscard]] std::optional<Progress> ask() {
     std::shared_ptr<SyncFlight<Traits>> flight;
     {
-      std::unique_lock lock{body_->lock};
+      ExclusiveLock lock{body_->lock};
       if (body_->syncing) {
         const auto seen = body_->record->arrivals.load();
         lock.unlock();

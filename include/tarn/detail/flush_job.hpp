@@ -319,7 +319,7 @@ class FlushJob {
 /// abandoned.
 template <class Traits, class File>
 [[nodiscard]] Result<FlushJob<Traits>> begin_flush_of(File& file, ByteRange range, const FlushKind& kind) {
-  std::unique_lock lock{file.lock};
+  detail::ExclusiveLock lock{file.lock};
   FlushJob<Traits> job{file.core, file.record, file.meta};
   if (file.removing != nullptr && *file.removing) return fail(std::errc::device_or_resource_busy);  // it may yet stay
   if (file.meta.state() == FileState::deleted) return job;  // empty: there is no file to store
@@ -348,9 +348,8 @@ template <class Traits, class File>
   return job;
 }
 
-/// Requires: the file's lock.
 template <class File>
-void note_clean_if_stored(File& file) {
+void note_clean_if_stored(File& file) TARN_REQUIRES(file.lock) {
   auto& meta = file.meta;
   const bool all = meta.stored().contains(ByteRange::between(0, meta.size()));
   if (all && !meta.store_lacks_size() && file.record->dirty_bytes.load() == 0) {
@@ -367,7 +366,7 @@ template <class Traits, class File>
 [[nodiscard]] Result<std::uint64_t> finish_flush_of(File& file, FlushJob<Traits>&& finished,
                                                     const FlushOutcome<Traits>& outcome, bool durable) {
   auto job = std::move(finished);
-  std::unique_lock lock{file.lock};
+  detail::ExclusiveLock lock{file.lock};
   auto& meta = file.meta;
   auto lent = job.leave();
   std::error_code error = outcome.error();
@@ -381,6 +380,7 @@ template <class Traits, class File>
       // Also if a sync failed meanwhile: what is dirty of it still may be cut off before it is stored once more.
       if (!is_durable) meta.note_part_stored(job.covers_);
       job.for_each_range([&](ByteRange range, bool) {
+        file.lock.is_held();
         if (meta.content_count() == 0) return;
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
       });

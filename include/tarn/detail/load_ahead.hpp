@@ -41,8 +41,8 @@ template <class File, class Store>
   for (auto looks = 3; looks != 0; --looks) {  // one says what is needed, and the next has it, unless that has changed
     ReadWindow<Traits> window{core};
     WindowLoads<Traits> loads{core};
-    std::shared_lock lock{file.lock, std::try_to_lock};
-    if (!lock.owns_lock()) return std::nullopt;
+    if (!file.lock.try_lock_shared()) return std::nullopt;
+    SharedLock lock{file.lock, std::adopt_lock};
     range = range.intersect(ByteRange::between(0, file.meta.size()));
     if (range.empty() || window.plan(*file.record, file.meta, file.layout, range, false)) return std::nullopt;
     Need<Traits> need{.bytes = Core::record_and_table_bytes};

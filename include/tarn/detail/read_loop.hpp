@@ -37,8 +37,8 @@
 
 namespace tarn::detail {
 
-/// Writes of several windows that are under way, and the flushes that want a moment without one. Guarded by the file's
-/// lock; who changes either lets those go on who wait for an arrival.
+/// Writes of several windows that are under way, and the flushes that want a moment without one. Who
+/// changes either lets those go on who wait for an arrival.
 struct LongWrites {
   std::uint32_t under_way = 0, held_back_by = 0;
 };
@@ -50,19 +50,18 @@ struct FileAccess {
 
   PoolCore<Traits>& core;
   const RecordRef<Traits>& record;
-  Metadata& meta;  // const for a read of a building block
+  Metadata& meta TARN_GUARDED_BY(lock);  // const for a read of a building block
   const ChunkLayout& layout;
   Lock& lock;
-  // Of a DirtyFile, guarded by the lock: its store is being asked to remove it, and has removed it.
-  const bool* removing = nullptr;
-  const bool* removed = nullptr;
+  // Of a DirtyFile: its store is being asked to remove it, and has removed it.
+  const bool* removing TARN_PT_GUARDED_BY(lock) = nullptr;
+  const bool* removed TARN_PT_GUARDED_BY(lock) = nullptr;
   const Atomic<std::uint32_t>* opens = nullptr;  // of a DirtyFile: a deleted file that somebody has open lives on
-  LongWrites* long_writes = nullptr;             // of a DirtyFile
-  const typename Traits::ContentId* content = nullptr;  // no file at all, but this piece of content
+  LongWrites* long_writes TARN_PT_GUARDED_BY(lock) = nullptr;  // of a DirtyFile
+  const typename Traits::ContentId* content = nullptr;         // no file at all, but this piece of content
 
   /// Why the file cannot be changed: ENOENT if it is deleted and nobody has it open, ESTALE if it was abandoned.
-  /// Requires: the lock, exclusively.
-  [[nodiscard]] std::error_code refusal() const {
+  [[nodiscard]] std::error_code refusal() const TARN_REQUIRES(lock) {
     if (record->abandoned.load()) return std::make_error_code(static_cast<std::errc>(ESTALE));
     if (meta.state() != FileState::deleted || (opens != nullptr && opens->load() != 0 && !*removed)) return {};
     return std::make_error_code(std::errc::no_such_file_or_directory);
@@ -163,7 +162,7 @@ class ReadLoop {
   void look(Use& use) {
     auto& core = file_.core;
     ReadWindow<Traits> window{core};
-    std::shared_lock lock{file_.lock};
+    SharedLock lock{file_.lock};
     const auto range = asked_.intersect(ByteRange::between(0, file_.meta.size()));
     if (range.empty()) return finish(0, true);
     if (const auto error = window.plan(*file_.record, file_.meta, file_.layout, range, true); error) {
@@ -306,14 +305,14 @@ class ReadLoop {
   // Whether the store is being asked to remove the file: it may rightly not know it now. Look again then.
   [[nodiscard]] bool waits_for_removal() {
     if (file_.removing == nullptr || depth_in_store() != 0) return false;
-    std::shared_lock lock{file_.lock};
+    SharedLock lock{file_.lock};
     if (!*file_.removing) return false;
     awaits_removal_ = true;
     let_go();
     return true;
   }
   void fail_unless_version_moved(std::error_code error) {
-    std::shared_lock lock{file_.lock};
+    SharedLock lock{file_.lock};
     if (file_.meta.version() == version_) (void)fail_with(error);
   }
 

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <shared_mutex>
 #include <utility>
 
 #include <tarn/detail/thread_safety.hpp>
@@ -63,7 +64,7 @@ class TARN_CAPABILITY("mutex") CheckedMutex {
 /// Holds a CheckedMutex while it lives, but between unlock and lock.
 class TARN_SCOPED_CAPABILITY MutexLock {
  public:
-  explicit MutexLock(CheckedMutex& mutex) TARN_ACQUIRE(mutex) : lock_{mutex.mutex_} {}
+  explicit MutexLock(CheckedMutex& mutex) TARN_ACQUIRE(mutex) : lock_{locked(mutex.mutex_), std::adopt_lock} {}
   /// Takes over one that is held already.
   MutexLock(CheckedMutex& mutex, std::adopt_lock_t held) TARN_REQUIRES(mutex) : lock_{mutex.mutex_, held} {}
   MutexLock(const MutexLock&) = delete;
@@ -77,6 +78,11 @@ class TARN_SCOPED_CAPABILITY MutexLock {
   [[nodiscard]] std::unique_lock<Mutex>& std_lock() { return lock_; }
 
  private:
+  // std::unique_lock's own way asks first whether it holds one already.
+  static Mutex& locked(Mutex& mutex) {
+    mutex.lock();
+    return mutex;
+  }
   std::unique_lock<Mutex> lock_;
 };
 
@@ -229,6 +235,22 @@ class FileLock {
   bool exclusive_ TARN_GUARDED_BY(mutex_) = false;
 };
 
+/// A FileLock that guards fields, as CheckedMutex is a Mutex. A type of its own: the analysis does not look into the
+/// functions of what can be held, and is to look into FileLock's.
+class TARN_CAPABILITY("file's lock") CheckedFileLock {
+ public:
+  void lock() TARN_ACQUIRE() { lock_.lock(); }
+  bool try_lock() TARN_TRY_ACQUIRE(true) { return lock_.try_lock(); }
+  void unlock() TARN_RELEASE() { lock_.unlock(); }
+  void lock_shared() TARN_ACQUIRE_SHARED() { lock_.lock_shared(); }
+  bool try_lock_shared() TARN_TRY_ACQUIRE_SHARED(true) { return lock_.try_lock_shared(); }
+  void unlock_shared() TARN_RELEASE_SHARED() { lock_.unlock_shared(); }
+  void is_held() const TARN_ASSERTS_HELD(this) {}
+
+ private:
+  FileLock lock_;
+};
+
 /// Lives around a call of a store. A call of tarn from inside may evict and flush other files, but does not wait for
 /// room: what it would wait for may be the very call that it is inside of.
 class InsideStore {
@@ -266,13 +288,47 @@ class Serving {
 };
 
 /// The lock of a value with one owner at a time: the building blocks use it.
-struct NoLock {
-  void lock() {}
-  bool try_lock() { return true; }
-  void unlock() {}
-  void lock_shared() {}
-  bool try_lock_shared() { return true; }
-  void unlock_shared() {}
+struct TARN_CAPABILITY("owner") NoLock {
+  void lock() TARN_ACQUIRE() {}
+  bool try_lock() TARN_TRY_ACQUIRE(true) { return true; }
+  void unlock() TARN_RELEASE() {}
+  void lock_shared() TARN_ACQUIRE_SHARED() {}
+  bool try_lock_shared() TARN_TRY_ACQUIRE_SHARED(true) { return true; }
+  void unlock_shared() TARN_RELEASE_SHARED() {}
+  void is_held() const TARN_ASSERTS_HELD(this) {}
+};
+
+/// Holds a CheckedFileLock or a NoLock exclusively while it lives, but between unlock and lock.
+template <class Lock>
+class TARN_SCOPED_CAPABILITY ExclusiveLock {
+ public:
+  explicit ExclusiveLock(Lock& lock) TARN_ACQUIRE(lock) : lock_{(lock.lock(), lock), std::adopt_lock} {}
+  ExclusiveLock(const ExclusiveLock&) = delete;
+  ExclusiveLock& operator=(const ExclusiveLock&) = delete;
+  ~ExclusiveLock() TARN_RELEASE() {}
+
+  void lock() TARN_ACQUIRE() { lock_.lock(); }
+  void unlock() TARN_RELEASE() { lock_.unlock(); }
+
+ private:
+  std::unique_lock<Lock> lock_;
+};
+
+/// The same, shared.
+template <class Lock>
+class TARN_SCOPED_CAPABILITY SharedLock {
+ public:
+  explicit SharedLock(Lock& lock) TARN_ACQUIRE_SHARED(lock) : lock_{lock} {}
+  /// Takes over one that is held already.
+  SharedLock(Lock& lock, std::adopt_lock_t held) TARN_REQUIRES_SHARED(lock) : lock_{lock, held} {}
+  SharedLock(const SharedLock&) = delete;
+  SharedLock& operator=(const SharedLock&) = delete;
+  ~SharedLock() TARN_RELEASE() {}
+
+  void unlock() TARN_RELEASE() { lock_.unlock(); }
+
+ private:
+  std::shared_lock<Lock> lock_;
 };
 
 }  // namespace tarn::detail

@@ -22,10 +22,18 @@
 
 // Of fields.
 #define TARN_GUARDED_BY(...) TARN_THREAD_SAFETY(guarded_by(__VA_ARGS__))
+#define TARN_PT_GUARDED_BY(...) TARN_THREAD_SAFETY(pt_guarded_by(__VA_ARGS__))  // what the field points at
 
 // Of functions. With no argument: of the object itself.
 #define TARN_REQUIRES(...) TARN_THREAD_SAFETY(requires_capability(__VA_ARGS__))
 #define TARN_ACQUIRE(...) TARN_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define TARN_TRY_ACQUIRE(...) TARN_THREAD_SAFETY(try_acquire_capability(__VA_ARGS__))
 #define TARN_RELEASE(...) TARN_THREAD_SAFETY(release_capability(__VA_ARGS__))
+#define TARN_REQUIRES_SHARED(...) TARN_THREAD_SAFETY(requires_shared_capability(__VA_ARGS__))
+#define TARN_ACQUIRE_SHARED(...) TARN_THREAD_SAFETY(acquire_shared_capability(__VA_ARGS__))
+#define TARN_TRY_ACQUIRE_SHARED(...) TARN_THREAD_SAFETY(try_acquire_shared_capability(__VA_ARGS__))
+#define TARN_RELEASE_SHARED(...) TARN_THREAD_SAFETY(release_shared_capability(__VA_ARGS__))
 #define TARN_ASSERTS_HELD(...) TARN_THREAD_SAFETY(assert_capability(__VA_ARGS__))
+
+// Of a function that the analysis cannot follow; why stands beside it.
+#define TARN_NO_THREAD_SAFETY_ANALYSIS TARN_THREAD_SAFETY(no_thread_safety_analysis)

@@ -36,7 +36,8 @@ class WindowLoads {
   /// Returns: false if the budget has no room for a record.
   /// Errors:  throws bad_alloc.
   template <class File>
-  [[nodiscard]] bool collect(const File& file, std::span<const ByteRange> missing, bool uncached, LoadUnit unit) {
+  [[nodiscard]] bool collect(const File& file, std::span<const ByteRange> missing, bool uncached, LoadUnit unit)
+      TARN_REQUIRES_SHARED(file.lock) {
     uncached_ = uncached;
     whole_parts_ = unit == LoadUnit::parts && file.content == nullptr;
     version_ = file.meta.version();
@@ -164,7 +165,8 @@ class WindowLoads {
   }
 
   template <class File>
-  [[nodiscard]] bool add(const File& file, const ContentId* content, ByteRange part, ByteRange range) {
+  [[nodiscard]] bool add(const File& file, const ContentId* content, ByteRange part, ByteRange range)
+      TARN_REQUIRES_SHARED(file.lock) {
     const bool to_own = content == nullptr || uncached_;
     const auto shift = to_own ? 0 : part.offset();
     if (content == nullptr) content = file.content;

@@ -244,7 +244,7 @@ class WriteLoop {
 
   template <class Fill>
   void look(Fill& fill) {
-    std::unique_lock lock{file_.lock};
+    ExclusiveLock lock{file_.lock};
     if (const auto refusal = file_.refusal(); refusal) return end(fail(refusal));
     const auto at = offset_.value_or(file_.meta.size());
     const auto range = ByteRange::at(at, size_bytes_);
