@@ -9,7 +9,8 @@ The rules: a header includes headers of its own layer or a lower one, never in a
 party, its own one; everything else includes the standard library, the system and tarn. The umbrella reaches every
 public header but the edges and what embedders test with (testing/), which nothing else includes. What one thread does
 and another sees goes through detail/sync.hpp: no other header but an edge and testing/ names the standard's atomics,
-mutexes, conditions or threads. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at
+mutexes, conditions or threads. Nor does one hold a Mutex of that door, which clang's analysis of threads does not know:
+it holds a CheckedMutex. A header starts with the SPDX line and #pragma once, and has at most 450 lines of at
 most 120 columns.
 """
 import fnmatch
@@ -53,6 +54,9 @@ BY_MACRO = {"detail/sync.hpp": "TARN_SYNC_HEADER"}
 # test.
 SYNC = re.compile(r"\bstd::(atomic\w*|(?:recursive_|timed_|shared_)*mutex|condition_variable\w*|counting_semaphore|"
                   r"binary_semaphore|latch|barrier|j?thread|this_thread)\b")
+
+# A field of that type. Named in another type, as in std::unique_lock<Mutex>, it does no harm.
+UNCHECKED = re.compile(r"^\s*(?:mutable )?(?:tarn::)?(?:detail::)?Mutex \w+;")
 
 # What starts a thread of its own; nothing below it does.
 STARTS_THREADS = ["flusher.hpp"]
@@ -162,6 +166,8 @@ def check(root):
             if named and header not in BY_MACRO and header not in THIRD_PARTY and header not in STARTS_THREADS and \
                     not header.startswith(TESTING):
                 problems.append(f"{header}:{number}: names {named.group()}, past detail/sync.hpp")
+            if UNCHECKED.search(line) and header not in BY_MACRO:
+                problems.append(f"{header}:{number}: holds a Mutex, and not a CheckedMutex")
             included = INCLUDE.match(line)
             if not included:
                 continue
@@ -266,6 +272,9 @@ def self_test():
         "a mutex that nothing can replace": (
             {"chunk_pool.hpp": head + "std::shared_mutex lock;  // std::atomic\n"},
             "chunk_pool.hpp:3: names std::shared_mutex, past detail/sync.hpp"),
+        "a mutex that the analysis of threads does not know": (
+            {"chunk_pool.hpp": head + "  mutable detail::Mutex mutex_;\n"},
+            "chunk_pool.hpp:3: holds a Mutex, and not a CheckedMutex"),
         "an umbrella that leaves one out": (
             {"tarn.hpp": include("tarn/chunk_pool.hpp")},
             "tarn.hpp: does not include extent_set.hpp"),

@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <mutex>
 #include <stop_token>
 #include <thread>
 #include <utility>

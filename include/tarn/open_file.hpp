@@ -4,7 +4,6 @@
 // One opener of a DirtyFile. Comes with dirty_file.hpp.
 
 #include <cstdint>
-#include <mutex>
 #include <utility>
 
 #include <tarn/byte_range.hpp>

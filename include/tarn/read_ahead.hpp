@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <mutex>
 
 #include <tarn/byte_range.hpp>
 #include <tarn/detail/sync.hpp>

@@ -8,7 +8,6 @@
 // reading what it took.
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <type_traits>
 

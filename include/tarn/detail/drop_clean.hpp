@@ -5,7 +5,6 @@
 // nowhere. What is dirty stays, also in a chunk that holds both.
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <system_error>
 

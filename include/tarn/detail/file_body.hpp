@@ -7,9 +7,7 @@
 // Thread safety: what `lock` and `errors_mutex` guard is marked.
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <system_error>
 #include <utility>
 

@@ -8,7 +8,6 @@
 // Thread safety: any thread. Nothing is held while the embedder's code runs.
 
 #include <cstdint>
-#include <mutex>
 #include <system_error>
 
 #include <tarn/detail/drop_clean.hpp>

@@ -20,7 +20,6 @@
 #include <cassert>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <system_error>
 #include <utility>
 #include <variant>

@@ -6,7 +6,6 @@
 // Thread safety: any thread. Nothing is held while the store is asked, and no flush of the file is in flight then.
 
 #include <cerrno>
-#include <mutex>
 #include <system_error>
 
 #include <tarn/detail/file_body.hpp>

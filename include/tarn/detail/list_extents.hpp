@@ -4,7 +4,6 @@
 // Where a file has held or dirty bytes, chunk by chunk.
 
 #include <cstdint>
-#include <mutex>
 #include <system_error>
 
 #include <tarn/detail/latched_chunks.hpp>

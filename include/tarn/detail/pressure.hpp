@@ -10,7 +10,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 
 #include <tarn/detail/sync.hpp>
 

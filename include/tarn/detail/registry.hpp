@@ -20,7 +20,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>

@@ -5,7 +5,6 @@
 // finds them. No byte is copied: a chunk changes its owner.
 
 #include <cstdint>
-#include <mutex>
 
 #include <tarn/chunk_layout.hpp>
 #include <tarn/detail/latched_chunks.hpp>
