@@ -97,6 +97,41 @@ TEST_CASE("those who wait for room get it in the order in which they came", "[ro
   CHECK(order == std::vector<int>{0, 1, 2, 3, 4});
 }
 
+namespace {
+
+/// A write that waits for room while each flush fails; `reads`: others read what is held meanwhile, which wakes it.
+/// Returns: how many flushes have failed when it ended with ENOBUFS; 10 if it did not.
+int failures_till_refused(bool reads) {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  std::error_code why;
+  auto write =
+      tarn::write_operation(file, at, bytes_of(chunk), [&](const tarn::Result<tarn::Written>& n) { why = n.error(); });
+  write.start();
+  int failures = 0;
+  for (std::string into(C, '?'); !why && failures < 10; ++failures) {
+    REQUIRE(world.store.open_flushes() == 1);
+    if (reads) REQUIRE(file.try_read(0, writable(into)).done());
+    if (reads) REQUIRE(file.try_read(C, writable(into)).done());
+    world.store.take_flush().complete(
+        tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+  }
+  write.cancel();
+  CHECK(why == std::errc::no_buffer_space);
+  return failures;
+}
+
+}  // namespace
+
+TEST_CASE("a write that no flush makes room for ends as soon, whoever wakes it meanwhile", "[room]") {
+  const auto failures = failures_till_refused(false);
+  CHECK(failures < 6);
+  CHECK(failures_till_refused(true) == failures);
+}
+
 TEST_CASE("who gives up its place in the queue lets the next one have it", "[room]") {
   Files world{1, 4};
   auto& file = *world.files[0];

@@ -76,15 +76,18 @@ class Room {
       }
       const auto failures = core_.counters.flush_failures.load();
       const bool failed = flushed == Flushed::failed || (started_before_ && failures != failures_before_);
-      failures_before_ = failures;
-      started_before_ = flushed == Flushed::started;
       // A failed flush of our own makes room known, too: from here on it is somebody else's.
       if (flushed == Flushed::failed) wait_->look();
       const auto freed = take(reserve, need);
       if (freed == Freed::some) return have();
       const auto settled = core_.counters.flushes_settled.load();
       const bool hopeless = failed && failed_before_ && settled == settled_before_;
-      failed_before_ = failed;
+      // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
+      if (flushed != Flushed::nothing || failures != failures_before_ || settled != settled_before_) {
+        started_before_ = flushed == Flushed::started;
+        failed_before_ = failed;
+      }
+      failures_before_ = failures;
       settled_before_ = settled;
       if (depth_in_store() != 0) return refuse(std::errc::no_buffer_space);
       if (hopeless && !rule_.patient) return refuse(std::errc::no_buffer_space);
