@@ -634,8 +634,7 @@ class World {
     const auto meta = file.face->metadata();
     const auto* const id = meta.content_id(random_.below(most_bytes_ / part_bytes_ + 1));
     if (id == nullptr) return;
-    const auto known = store_.contents.find(*id);
-    const auto& bytes = known->second;
+    const auto& bytes = *store_.contents.find(*id);
     const auto chunk = random_.below((bytes.size() + config_.chunk_bytes - 1) / config_.chunk_bytes);
     const auto offset = chunk * config_.chunk_bytes;
     const auto size = 1 + random_.below(std::min<std::uint64_t>(config_.chunk_bytes, bytes.size() - offset));
@@ -945,7 +944,7 @@ class World {
           ModelRandom which{1 + random_.below(3)};
           for (auto& byte : piece) byte = static_cast<std::byte>(1 + which.below(255));
           file.bytes.insert(file.bytes.end(), piece.begin(), piece.end());
-          ids.push_back(store_.name_content(std::move(piece)));
+          ids.push_back(store_.contents.name(std::move(piece)));
         }
         file.bytes.resize(static_cast<std::size_t>(size));
         store_.images[file.id] = {file.bytes, 0};

@@ -19,9 +19,18 @@
 
 namespace tarn_test {
 
-class SweepCalls : public SweepRun {
+template <class StoreType>
+class SweepCalls : public SweepRun<StoreType> {
  protected:
-  using SweepRun::SweepRun;
+  using Run = SweepRun<StoreType>;
+  using Run::Run;
+  template <class T>
+  using Ended = typename Run::template Ended<T>;
+  using Run::call, Run::call_for_room, Run::check_read, Run::complain, Run::copy, Run::expected, Run::explains,
+      Run::give_back, Run::insist, Run::judge, Run::look, Run::look_at_all, Run::struck, Run::take_in;
+  using Run::looks_, Run::mtime_ns_, Run::one_, Run::opener_, Run::P, Run::plan_, Run::pool_, Run::random_,
+      Run::random_bytes_, Run::reach_, Run::step_, Run::strikes_before_, Run::subjects_, Run::told_, Run::two_;
+  using typename Run::Does, typename Run::File, typename Run::Metadata, typename Run::Subject, typename Run::Thrown;
 
   void read(Subject& at, std::uint64_t offset, std::uint64_t size) {
     ModelBytes into(static_cast<std::size_t>(size), std::byte{0xEE});
@@ -56,7 +65,7 @@ class SweepCalls : public SweepRun {
       ++reach_.errors;
       thrown = true;
     }
-    if (thrown && fault_points.strikes() == strikes_before_) complain("what nobody threw");
+    if (thrown && struck() == 0) complain("what nobody threw");
     look(at);
   }
   void try_read(Subject& at, std::uint64_t offset, std::uint64_t size) {
@@ -93,8 +102,9 @@ class SweepCalls : public SweepRun {
               auto some = room;
               if (fault_points.fails(Fault::filler)) {
                 for (std::size_t i = 0; i < into.count(); ++i) std::ranges::fill(into[i], std::byte{0xEE});
-                if (plan_.way == FaultWay::dropped) throw Thrown{};
-                if (plan_.way == FaultWay::error) return tarn::fail(std::errc::broken_pipe);
+                const auto way = way_of(Fault::filler, plan_.way);
+                if (way == FaultWay::dropped) throw Thrown{};
+                if (way == FaultWay::error) return tarn::fail(std::errc::broken_pipe);
                 some = room / 2;
               }
               into.copy_from(std::span<const std::byte>{from}.subspan(done, some));
@@ -248,22 +258,21 @@ class SweepCalls : public SweepRun {
     look(at);
   }
 
-  static std::error_code code_of_exception() { return tarn::detail::current_exception_code(); }
   void make(Subject& at, bool stored) {
     at.mtime_ns = 0;
     insist("a file is made", Does::change, [&]() -> std::error_code {
       try {
         if (stored) {
           const auto& disk = at.store->disk(at.id);
-          at.file = std::make_unique<File>(
+          at.file = std::make_shared<File>(
               *pool_, Metadata::from_store(at.id, disk.bytes.size(), {.part_bytes = P, .version = disk.version}),
               *at.store);
         } else {
-          at.file = std::make_unique<File>(*pool_, Metadata::created(at.id, {.part_bytes = P}), *at.store);
+          at.file = std::make_shared<File>(*pool_, Metadata::created(at.id, {.part_bytes = P}), *at.store);
         }
         return {};
       } catch (...) {
-        return code_of_exception();
+        return tarn::detail::current_exception_code();
       }
     });
   }
@@ -290,13 +299,38 @@ class SweepCalls : public SweepRun {
     std::erase_if(told_.unsure, [&](const auto& told) { return told.file == at.id; });
   }
 
+  // ---- stores that answer when told
+
+  template <class T>
+  void check_ended(const char* step, Ended<T>& ended, Does does) {
+    step_ = step;
+    if (!ended.result) return complain("it never ended");
+    if (!*ended.result) judge(ended.result->error(), does, kinds_since(ended.strikes_before, ended.strikes));
+  }
+  void answer(std::size_t of_one, std::size_t of_two) {
+    for (std::size_t turn = 0; one_.asked() + two_.asked() != 0; ++turn) {
+      auto& store = one_.asked() == 0 || (turn % 2 != 0 && two_.asked() != 0) ? two_ : one_;
+      const auto index = std::min(store.asked() - 1, &store == &one_ ? of_one : of_two);
+      call("an answer", [&] { store.answer(index); });
+      look_at_all();
+    }
+  }
+  /// Of an operation that read the file when it had `bytes`.
+  void check_ended_read(const Ended<std::size_t>& ended, const ModelBytes& bytes, const ModelBytes& into,
+                        std::uint64_t offset) {
+    if (!ended.result || !*ended.result) return;
+    const auto rest = std::span{bytes}.subspan(std::min<std::size_t>(bytes.size(), offset));
+    check_read(rest.first(std::min(rest.size(), into.size())), std::span{into}.first(**ended.result));
+  }
+
   /// What an opener is told in the end.
   void judge_told() {
     const auto error = call("take_error", [&] { return opener_->take_error(); });
     if (!error && told_.failures.empty()) complain("an error that no observer was told");
+    const auto kinds = kinds_since({}, fault_points.strikes_by_kind());
     for (const auto& failure : told_.failures) {
-      const auto does = plan_.kind == Fault::remove ? Does::remove : Does::flush;
-      judge(failure.why, does, fault_points.strikes() != 0);
+      const bool removes = (kinds & kind_of(Fault::remove)) != 0 && explains(Fault::remove, Does::remove, failure.why);
+      judge(failure.why, removes ? Does::remove : Does::flush, kinds);
     }
     told_.failures.clear();
     reach_.unsure += told_.unsure.size();
@@ -304,6 +338,32 @@ class SweepCalls : public SweepRun {
   /// With no fault.
   void quietly_flush(Subject& at) {
     if (const auto done = at.file->flush(); !done) complain("a flush fails with no fault: " + done.error().message());
+  }
+
+  // No fault any more: everything is stored and durable, and everything is given back. `give_up` lets go of what else
+  // has the files.
+  template <class GiveUp>
+  void end(GiveUp give_up) {
+    fault_points.end();
+    looks_ = true;
+    for (auto& at : subjects_) {
+      look(at);
+      step_ = "the last flush";
+      if (const auto done = at.file->flush(); !done) complain(done.error().message());
+      step_ = "the last sync";
+      if (const auto done = at.file->sync(); !done) complain(done.error().message());
+      if (at.file->needs_sync()) complain("it is still due");
+      if (at.store->disk(at.id).bytes != at.bytes) complain("the store has other bytes");
+      check_synced(at);
+      read(at, 0, at.bytes.size() + 9);
+      look(at);
+    }
+    give_up();
+    for (auto& at : subjects_) at.file.reset();
+    give_back();
+  }
+  void end() {
+    end([] {});
   }
 };
 

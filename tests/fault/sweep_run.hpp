@@ -39,17 +39,19 @@ struct SweepObserver : ModelObserver {
     ModelObserver::on_sync_failed(file, extents, why);
   }
 };
-struct SweepTraits : tarn::DefaultTraits {
-  using Storage = FaultyStorage;
+template <class StorageType>
+struct SweepTraitsOn : tarn::DefaultTraits {
+  using Storage = FaultyStorageOn<StorageType>;
   using Observer = SweepObserver;
 };
+using SweepTraits = SweepTraitsOn<tarn::HeapStorage>;
 
 struct SweepPlan {
-  Fault kind = Fault::allocation;
   FaultWay way = FaultWay::error;
   std::uint64_t chunk_bytes = 16, chunks_per_part = 4;
   std::uint64_t room_chunks = 0;  // beside the least budget
   bool marks = false;             // of what may be dirty
+  bool names_content = false;     // the stores name what they have stored
 };
 
 /// What a run has come by; of all runs together it says that the script still does what it is for.
@@ -59,13 +61,17 @@ struct SweepReach {
                 unsure = 0;
 };
 
+template <class StoreType>
 class SweepRun {
  public:
-  using Pool = tarn::ChunkPool<SweepTraits>;
-  using Store = FaultStore<SweepTraits>;
-  using File = tarn::DirtyFile<SweepTraits, Store>;
-  using Open = tarn::OpenFile<SweepTraits, Store>;
-  using Metadata = tarn::MetadataFor<SweepTraits>;
+  using Store = StoreType;
+  using Traits = typename Store::Traits;
+  using Pool = tarn::ChunkPool<Traits>;
+  using File = tarn::DirtyFile<Traits, Store>;
+  using Open = tarn::OpenFile<Traits, Store>;
+  using Metadata = tarn::MetadataFor<Traits>;
+  using ContentId = typename Traits::ContentId;
+  using Contents = ModelContents<ContentId>;
 
   /// `looks`: after each call, also before the first fault.
   SweepRun(const SweepPlan& plan, bool looks, SweepReach& reach)
@@ -74,18 +80,25 @@ class SweepRun {
         reach_{reach},
         C{plan.chunk_bytes},
         P{plan.chunks_per_part * plan.chunk_bytes},
-        one_{{.way = plan.way, .part_bytes = P, .flushes_at_once = 1}},
-        two_{{.way = plan.way, .part_bytes = P, .flushes_at_once = 2}} {}
+        one_{options(1)},
+        two_{options(Store::flush_unit == tarn::FlushUnit::file ? 1 : 2)} {}
 
   /// The first thing that was wrong; empty if nothing.
   [[nodiscard]] const std::string& wrong() const { return wrong_; }
 
  protected:
+  [[nodiscard]] typename Store::Options options(std::size_t at_once) {
+    return {.way = plan_.way,
+            .part_bytes = P,
+            .flushes_at_once = at_once,
+            .contents = plan_.names_content ? &contents_ : nullptr};
+  }
+
   /// A file and what is in it.
   struct Subject {
     std::uint64_t id;
     Store* store;
-    std::unique_ptr<File> file{};
+    std::shared_ptr<File> file{};
     ModelBytes bytes{};
     std::int64_t mtime_ns = 0;
     bool in_motion = false;  // a write of it has not ended
@@ -94,13 +107,13 @@ class SweepRun {
   template <class T>
   struct Ended {
     std::optional<tarn::Result<T>> result{};
-    std::uint64_t strikes_before = fault_points.strikes(), strikes = 0;
+    FaultCounts strikes_before = fault_points.strikes_by_kind(), strikes{};
     std::function<void(const tarn::Result<T>&)> then{};
 
     [[nodiscard]] auto done() {
       return [this](const tarn::Result<T>& r) {
         result.emplace(r);
-        strikes = fault_points.strikes();
+        strikes = fault_points.strikes_by_kind();
         if (then) then(r);
       };
     }
@@ -118,7 +131,7 @@ class SweepRun {
   auto call(const char* step, F f) {
     step_ = step;
     ++reach_.calls;
-    strikes_before_ = fault_points.strikes();
+    strikes_before_ = fault_points.strikes_by_kind();
     const InCall in_call;
     return f();
   }
@@ -130,43 +143,52 @@ class SweepRun {
     reach_.flushed_for_room += fault_points.met(Fault::flush) - before;
     return result;
   }
-  [[nodiscard]] bool explains(Does does, std::error_code why) const {
-    const bool changes = does == Does::write || does == Does::fill || does == Does::change;
-    const bool takes_room = changes || does == Does::view || does == Does::read;
-    const auto by_way = [&](std::errc error) { return plan_.way == FaultWay::error ? error : std::errc::io_error; };
-    switch (plan_.kind) {
+  /// The kinds that have struck in the last call.
+  [[nodiscard]] FaultKinds struck() const { return kinds_since(strikes_before_, fault_points.strikes_by_kind()); }
+  /// An error is one that a fault in this very call explains: the next try starts fresh.
+  void judge(std::error_code why, Does does, FaultKinds struck) {
+    ++reach_.errors;
+    if (struck == 0) return complain("an error without a fault: " + why.message());
+    for (std::size_t i = 0; i < fault_names.size(); ++i) {
+      const auto kind = static_cast<Fault>(i);
+      if ((struck & kind_of(kind)) != 0 && explains(kind, does, why)) return;
+    }
+    complain("an error that the fault does not explain: " + why.message());
+  }
+  void judge(std::error_code why, Does does) { judge(why, does, struck()); }
+  [[nodiscard]] bool explains(Fault kind, Does does, std::error_code why) const {
+    const bool reads = does == Does::read || does == Does::view, flushes = does == Does::flush || does == Does::sync;
+    const bool takes_room = reads || does == Does::write || does == Does::fill || does == Does::change;
+    const auto way = way_of(kind, plan_.way);
+    const auto is = [&](std::errc error) { return why == (way == FaultWay::dropped ? std::errc::io_error : error); };
+    switch (kind) {
       case Fault::allocation:
         return why == std::errc::not_enough_memory || why == std::errc::no_buffer_space;
       case Fault::commit:
-        return why == std::errc::no_buffer_space && does != Does::flush && does != Does::sync && does != Does::remove;
+        return why == std::errc::no_buffer_space && !flushes && does != Does::remove;
       case Fault::load:
-        return why == by_way(Store::load_error) && (does == Does::read || does == Does::view);
+        return reads && (way == FaultWay::partly ? why == std::errc::io_error : is(Store::load_error));
       case Fault::flush:
-        if (does == Does::flush || does == Does::sync) return why == flush_error();
-        return takes_room && why == std::errc::no_buffer_space;
+        if (!flushes) return takes_room && why == std::errc::no_buffer_space;
+        return way == FaultWay::conflict ? why == static_cast<std::errc>(ESTALE) : is(Store::flush_error);
       case Fault::sync:
-        return does == Does::sync && why == by_way(Store::sync_error);
+        return does == Does::sync && is(Store::sync_error);
       case Fault::reserve:
-        return (does == Does::write || does == Does::fill) && why == by_way(Store::reserve_error);
+        return (does == Does::write || does == Does::fill) && is(Store::reserve_error);
       case Fault::remove:
-        return does == Does::remove && why == by_way(Store::remove_error);
+        return does == Does::remove && is(Store::remove_error);
+      case Fault::completion:
+        if (takes_room && why == std::errc::no_buffer_space) return true;
+        if (reads) return way == FaultWay::partly ? why == std::errc::io_error : is(Store::load_error);
+        return flushes && (is(Store::flush_error) || (does == Does::sync && is(Store::sync_error)));
       case Fault::filler:
         return does == Does::fill && why == std::errc::broken_pipe;
+      case Fault::visitor:
+        return does == Does::view && why == std::errc::io_error;  // of an operation: what threw has nobody to catch it
       default:
         return false;
     }
   }
-  [[nodiscard]] std::error_code flush_error() const {
-    if (plan_.way == FaultWay::conflict) return std::make_error_code(static_cast<std::errc>(ESTALE));
-    return std::make_error_code(plan_.way == FaultWay::dropped ? std::errc::io_error : Store::flush_error);
-  }
-  /// An error is one that a fault in this very call explains: the next try starts fresh.
-  void judge(std::error_code why, Does does, bool struck) {
-    ++reach_.errors;
-    if (!struck) return complain("an error without a fault: " + why.message());
-    if (!explains(does, why)) complain("an error that the fault does not explain: " + why.message());
-  }
-  void judge(std::error_code why, Does does) { judge(why, does, fault_points.strikes() != strikes_before_); }
   /// A call that the script cannot go on without: once it has failed, again with no fault.
   template <class F>
   void insist(const char* step, Does does, F f) {
@@ -175,6 +197,51 @@ class SweepRun {
     judge(why, does);
     why = f();
     if (why) complain("still fails with no fault: " + why.message());
+  }
+
+  // ---- the pool
+
+  void make_pool() {
+    auto options = pool_options<Traits>(C, 0);
+    options.budget_bytes += plan_.room_chunks * (C + 200);
+    if (plan_.marks) {
+      options.dirty_throttle_bytes = 4 * C;
+      options.dirty_limit_bytes = 8 * C;
+      options.file_dirty_limit_bytes = 5 * C;
+    }
+    insist("a pool is made", Does::change, [&]() -> std::error_code {
+      try {
+        pool_.emplace(options, SweepObserver{&told_});
+        return {};
+      } catch (...) {
+        return tarn::detail::current_exception_code();
+      }
+    });
+  }
+  /// Nothing of the pool is left once its files have gone; then it goes.
+  void give_back() {
+    const auto stats = pool_->stats();
+    reach_.evictions += stats.evictions;
+    reach_.swaps += stats.swaps;
+    reach_.uncached += stats.loads_uncached;
+    reach_.ahead_bytes += stats.load_ahead_bytes;
+    reach_.load_waits += stats.load_waits;
+    reach_.room_waits += stats.room_waits;
+    reach_.throttled += stats.throttled;
+    reach_.redirtied_bytes += stats.flush_redirtied_bytes;
+    step_ = "the end";
+    if (told_.lost_bytes != 0) complain("dirty bytes are lost");
+    pool_->evict_clean();
+    const auto left = pool_->stats();
+    for (const auto& value : tarn::pool_values) {
+      if (value.kind == tarn::PoolValueKind::counter || value.in_stats == &tarn::PoolStats::budget_bytes) continue;
+      if (left.*value.in_stats != 0) complain(std::string{"there is left: "} + value.name);
+    }
+    auto& core = pool_->core();
+    if (core.flying != 0 || core.reserves != 0 || core.has_room_waiters()) complain("somebody is still counted on");
+    if (core.counters.ahead_charge_bytes != 0) complain("a load ahead is still charged");
+    if (core.storage.chunks_out() != 0) complain("storage is not given back");
+    pool_.reset();
   }
 
   // ---- what a file shows
@@ -188,34 +255,54 @@ class SweepRun {
     if (!looks() || at.in_motion || !wrong_.empty()) return;
     const auto meta = at.file->metadata();
     if (meta.mtime_ns() != at.mtime_ns) complain("another mtime");
-    if (meta.size() != at.bytes.size()) {
-      return complain("a size of " + std::to_string(meta.size()) + ", not " + std::to_string(at.bytes.size()));
+    look_at(meta, at.bytes, at.store->disk(at.id).bytes, [&](std::uint64_t offset, std::span<std::byte> into) {
+      auto n = at.file->try_read(offset, into);
+      return n.done() && *n == into.size();
+    });
+  }
+  /// The same of metadata, the model's bytes, and the store's. `try_read(offset, into)` answers whether all was there.
+  template <class TryRead>
+  void look_at(const Metadata& meta, const ModelBytes& bytes, const ModelBytes& in_store, TryRead try_read) {
+    if (meta.size() != bytes.size()) {
+      return complain("a size of " + std::to_string(meta.size()) + ", not " + std::to_string(bytes.size()));
     }
-    ModelBytes shown(at.bytes.size());
+    ModelBytes shown(bytes.size());
     if (!meta.stored().empty()) {
       auto clean = meta.stored();
       clean.subtract(pool_->dirty_extents(meta));
-      const auto& stored = at.store->disk(at.id).bytes;
-      if (meta.stored().extents().back().end() > stored.size()) return complain("stored past what the store has");
-      for (const auto& extent : meta.stored().extents()) copy(shown, stored, extent);
+      if (meta.stored().extents().back().end() > in_store.size()) return complain("stored past what the store has");
+      for (const auto& extent : meta.stored().extents()) copy(shown, in_store, extent);
       for (const auto& extent : clean.extents()) {
-        if (!equal(shown, at.bytes, extent)) return complain("a clean byte that the store has not, " + text_of(extent));
+        if (!equal(shown, bytes, extent)) return complain("a clean byte that the store has not, " + text_of(extent));
       }
     }
     const auto held = pool_->held_extents(meta);
     for (const auto& extent : held.extents()) {
       const auto into = std::span{shown}.subspan(static_cast<std::size_t>(extent.offset()),
                                                  static_cast<std::size_t>(extent.size_bytes()));
-      auto n = at.file->try_read(extent.offset(), into);
-      if (!n.done() || *n != into.size()) return complain("held bytes that are not shown, " + text_of(extent));
+      if (!try_read(extent.offset(), into)) return complain("held bytes that are not shown, " + text_of(extent));
     }
     for (std::size_t i = 0; i < shown.size(); ++i) {
-      if (shown[i] != at.bytes[i]) return complain("another byte at " + std::to_string(i));
+      if (shown[i] != bytes[i]) return complain("another byte at " + std::to_string(i));
     }
   }
   void look_at_all() {
     for (auto& subject : subjects_) {
       if (subject.file) look(subject);
+    }
+  }
+  /// What the pool holds of content is that content.
+  void look_at_content(const ContentId& id) {
+    const auto& bytes = *contents_.find(id);
+    if (!looks() || !wrong_.empty()) return;
+    for (std::uint64_t at = 0, chunk = 0; at < bytes.size(); at += C, ++chunk) {
+      const auto pin = pool_->try_get(id, chunk);
+      if (!pin) continue;
+      const auto in_chunk = tarn::ByteRange::between(0, std::min<std::uint64_t>(C, bytes.size() - at));
+      const auto same = pin->with_data(in_chunk, [&](std::span<const std::byte> shown) {
+        return std::equal(shown.begin(), shown.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
+      });
+      if (same && !*same) complain("content shows other bytes than its own");
     }
   }
   static void copy(ModelBytes& into, const ModelBytes& from, tarn::ByteRange range) {
@@ -230,12 +317,16 @@ class SweepRun {
     return "[" + std::to_string(range.offset()) + ", " + std::to_string(range.end()) + ")";
   }
   /// What a read of the model answers.
+  [[nodiscard]] static std::span<const std::byte> expected(const ModelBytes& bytes, std::uint64_t offset,
+                                                           std::uint64_t size) {
+    if (offset >= bytes.size()) return {};
+    return std::span{bytes}
+        .subspan(static_cast<std::size_t>(offset))
+        .first(static_cast<std::size_t>(std::min<std::uint64_t>(size, bytes.size() - offset)));
+  }
   [[nodiscard]] static std::span<const std::byte> expected(const Subject& at, std::uint64_t offset,
                                                            std::uint64_t size) {
-    if (offset >= at.bytes.size()) return {};
-    return std::span{at.bytes}
-        .subspan(static_cast<std::size_t>(offset))
-        .first(static_cast<std::size_t>(std::min<std::uint64_t>(size, at.bytes.size() - offset)));
+    return expected(at.bytes, offset, size);
   }
   void check_read(std::span<const std::byte> want, std::span<const std::byte> got) {
     if (!std::equal(want.begin(), want.end(), got.begin(), got.end())) complain("a read of other bytes");
@@ -251,12 +342,13 @@ class SweepRun {
   }
 
   const SweepPlan plan_;
+  Contents contents_;
   bool looks_;
   SweepReach& reach_;
   const std::uint64_t C, P;
   const char* step_ = "";
   std::string wrong_;
-  std::uint64_t strikes_before_ = 0;
+  FaultCounts strikes_before_{};
   std::int64_t mtime_ns_ = 0;
   ModelRandom random_{1};
   ModelBytes random_bytes_ = random_.bytes(9);

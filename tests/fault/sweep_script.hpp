@@ -21,9 +21,9 @@
 
 namespace tarn_test {
 
-class SweepScript : public SweepCalls {
+class SweepScript : public SweepCalls<FaultStore<SweepTraits>> {
  public:
-  using SweepCalls::SweepCalls;
+  using SweepCalls<FaultStore<SweepTraits>>::SweepCalls;
 
   void run() {
     begin();
@@ -40,21 +40,7 @@ class SweepScript : public SweepCalls {
   [[nodiscard]] Subject& c() { return subjects_[2]; }
 
   void begin() {
-    auto options = pool_options<SweepTraits>(C, 0);
-    options.budget_bytes += plan_.room_chunks * (C + 200);
-    if (plan_.marks) {
-      options.dirty_throttle_bytes = 4 * C;
-      options.dirty_limit_bytes = 8 * C;
-      options.file_dirty_limit_bytes = 5 * C;
-    }
-    insist("a pool is made", Does::change, [&]() -> std::error_code {
-      try {
-        pool_.emplace(options, SweepObserver{&told_});
-        return {};
-      } catch (...) {
-        return code_of_exception();
-      }
-    });
+    make_pool();
     a().bytes = random_.bytes(5 * P - 7);
     one_.disk(a().id).become(a().bytes, 3);
     make(a(), true);
@@ -131,10 +117,10 @@ class SweepScript : public SweepCalls {
     flush_deleted(c());
     call("the last close", [&] { opener.reset(); });
     while (one_.has(c().id) && wrong_.empty()) {
-      if (fault_points.strikes() == strikes_before_) complain("a closed file is still there");
+      if (struck() == 0) complain("a closed file is still there");
       opener.emplace(c().file->open());
       opener.reset();
-      strikes_before_ = fault_points.strikes();
+      strikes_before_ = fault_points.strikes_by_kind();
     }
     c().bytes.clear();
     look(c());
@@ -172,20 +158,6 @@ class SweepScript : public SweepCalls {
   }
   // Stores that answer when told, and calls that wait with no thread.
   void with_tokens();
-  template <class T>
-  void check(const char* step, Ended<T>& ended, Does does) {
-    step_ = step;
-    if (!ended.result) return complain("it never ended");
-    if (!*ended.result) judge(ended.result->error(), does, ended.strikes != ended.strikes_before);
-  }
-  void answer(std::size_t of_one, std::size_t of_two) {
-    for (std::size_t turn = 0; one_.asked() + two_.asked() != 0; ++turn) {
-      auto& store = one_.asked() == 0 || (turn % 2 != 0 && two_.asked() != 0) ? two_ : one_;
-      const auto index = std::min(store.asked() - 1, &store == &one_ ? of_one : of_two);
-      call("an answer", [&] { store.answer(index); });
-      look_at_all();
-    }
-  }
 
   // The budget goes down and up; what is clean goes.
   void with_less_room() {
@@ -203,47 +175,6 @@ class SweepScript : public SweepCalls {
     read(a(), 0, 5 * P);
     sync(c());
     call("the last close", [&] { opener_.reset(); });
-  }
-
-  // No fault any more: everything is stored and durable, and everything is given back.
-  void end() {
-    fault_points.end();
-    looks_ = true;
-    for (auto& at : subjects_) {
-      look(at);
-      step_ = "the last flush";
-      if (const auto done = at.file->flush(); !done) complain(done.error().message());
-      step_ = "the last sync";
-      if (const auto done = at.file->sync(); !done) complain(done.error().message());
-      if (at.file->needs_sync()) complain("it is still due");
-      if (at.store->disk(at.id).bytes != at.bytes) complain("the store has other bytes");
-      check_synced(at);
-      read(at, 0, at.bytes.size() + 9);
-      look(at);
-    }
-    const auto stats = pool_->stats();
-    reach_.evictions += stats.evictions;
-    reach_.swaps += stats.swaps;
-    reach_.uncached += stats.loads_uncached;
-    reach_.ahead_bytes += stats.load_ahead_bytes;
-    reach_.load_waits += stats.load_waits;
-    reach_.room_waits += stats.room_waits;
-    reach_.throttled += stats.throttled;
-    reach_.redirtied_bytes += stats.flush_redirtied_bytes;
-    step_ = "the end";
-    if (told_.lost_bytes != 0) complain("dirty bytes are lost");
-    for (auto& at : subjects_) at.file.reset();
-    pool_->evict_clean();
-    const auto left = pool_->stats();
-    for (const auto& value : tarn::pool_values) {
-      if (value.kind == tarn::PoolValueKind::counter || value.in_stats == &tarn::PoolStats::budget_bytes) continue;
-      if (left.*value.in_stats != 0) complain(std::string{"there is left: "} + value.name);
-    }
-    auto& core = pool_->core();
-    if (core.flying != 0 || core.reserves != 0 || core.has_room_waiters()) complain("somebody is still counted on");
-    if (core.counters.ahead_charge_bytes != 0) complain("a load ahead is still charged");
-    if (core.storage.chunks_out() != 0) complain("storage is not given back");
-    pool_.reset();
   }
 };
 
@@ -309,20 +240,15 @@ inline void SweepScript::with_tokens() {
   try_read(b(), 0, C);
   const auto want = a().bytes;  // nothing changes it meanwhile
   answer(1, 1);
-  check("a flush", flushed, Does::flush);
-  check("a write", written, Does::write);
-  check("a read", read_first, Does::read);
-  check("a second read", read_second, Does::read);
-  if (started) check("start_read", read_third, Does::read);
-  check("a chained write", chained, Does::write);
-  const auto same = [&](const Ended<std::size_t>& ended, const ModelBytes& into, std::uint64_t offset) {
-    if (!ended.result || !*ended.result) return;
-    const auto bytes = std::span{want}.subspan(std::min<std::size_t>(want.size(), offset));
-    check_read(bytes.first(std::min(bytes.size(), into.size())), std::span{into}.first(**ended.result));
-  };
-  same(read_first, first, 3);
-  same(read_second, second, C);
-  same(read_third, third, P);
+  check_ended("a flush", flushed, Does::flush);
+  check_ended("a write", written, Does::write);
+  check_ended("a read", read_first, Does::read);
+  check_ended("a second read", read_second, Does::read);
+  if (started) check_ended("start_read", read_third, Does::read);
+  check_ended("a chained write", chained, Does::write);
+  check_ended_read(read_first, want, first, 3);
+  check_ended_read(read_second, want, second, C);
+  check_ended_read(read_third, want, third, P);
   look_at_all();
 
   // A sync of a, whose flush and sync are answered in turn, with a write between; then a file that goes with a flush in
@@ -347,7 +273,7 @@ inline void SweepScript::with_tokens() {
     write(c(), C + 2, C, false);
   }
   answer(0, 0);
-  check("a sync", synced, Does::sync);
+  check_ended("a sync", synced, Does::sync);
   look_at_all();
   one_.answers_later = two_.answers_later = false;
   look_at_all();

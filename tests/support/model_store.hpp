@@ -22,6 +22,7 @@
 
 #include <tarn/store.hpp>
 
+#include "support/model_contents.hpp"
 #include "support/model_disk.hpp"
 #include "support/model_random.hpp"
 
@@ -41,7 +42,7 @@ class ModelStore {
     std::uint64_t version = 0;
   };
   std::map<FileId, Image> images;
-  std::map<ContentId, ModelBytes> contents;
+  ModelContents<ContentId> contents;
 
   enum class LoadFault : std::uint8_t { none, error, exception, too_few };
   enum class FlushFault : std::uint8_t { none, half, exception, unknown, conflict };
@@ -127,8 +128,8 @@ class ModelStore {
         const auto first = static_cast<std::ptrdiff_t>(part * part_bytes);
         const auto end =
             static_cast<std::ptrdiff_t>(std::min<std::uint64_t>((part + 1) * part_bytes, image.bytes.size()));
-        stored = std::move(stored).with_content(part,
-                                                name_content({image.bytes.begin() + first, image.bytes.begin() + end}));
+        stored = std::move(stored).with_content(
+            part, contents.name({image.bytes.begin() + first, image.bytes.begin() + end}));
       }
     }
     return stored;
@@ -138,19 +139,6 @@ class ModelStore {
     if (!during_remove(id)) return tarn::fail(flush_error());
     images.erase(id);
     return {};
-  }
-
-  /// The id of these bytes: equal bytes have one id.
-  ContentId name_content(ModelBytes bytes) {
-    const auto [at, made] = content_ids_.try_emplace(bytes);
-    if (made) {
-      auto number = ++content_count_;
-      for (std::size_t i = 0; i < at->second.bytes.size(); ++i, number >>= 8) {
-        at->second.bytes[i] = static_cast<std::byte>(number & 0xFF);
-      }
-      contents.emplace(at->second, std::move(bytes));
-    }
-    return at->second;
   }
 
   void complain(const char* what) {
@@ -163,8 +151,7 @@ class ModelStore {
   void fill(const Load& request) {
     const ModelBytes* from = nullptr;
     if (request.content != nullptr) {
-      const auto at = contents.find(*request.content);
-      if (at != contents.end()) from = &at->second;
+      from = contents.find(*request.content);
     } else if (const auto at = images.find(*request.file); at != images.end()) {
       from = &at->second.bytes;
     }
@@ -177,8 +164,7 @@ class ModelStore {
     request.into.copy_from(found);
   }
 
-  std::map<ModelBytes, ContentId> content_ids_;
-  std::uint64_t content_count_ = 0, generation_ = 0;
+  std::uint64_t generation_ = 0;
 };
 
 template <class Traits>

@@ -105,7 +105,7 @@ class LoadRequests {
   }
   static void add_own_memory(Asked& asked, std::size_t size) {
     if (size == 0) return;
-    asked.own_memory.emplace_back(new std::byte[size]);
+    asked.own_memory.push_back(std::make_unique_for_overwrite<std::byte[]>(size));
     add_buffer(asked, asked.own_memory.back().get(), size);
   }
   static void add_buffer(Asked& asked, std::byte* memory, std::size_t size) {
