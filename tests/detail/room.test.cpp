@@ -132,6 +132,32 @@ TEST_CASE("a write that no flush makes room for ends as soon, whoever wakes it m
   CHECK(failures_till_refused(true) == failures);
 }
 
+TEST_CASE("writes that no flush makes room for all end, whoever has begun the flush that failed", "[room]") {
+  Files world{2, 4, {.dirty_limit_bytes = 8 * C, .file_dirty_limit_bytes = 5 * C}};
+  auto &one = *world.files[0], &two = *world.files[1];
+  const std::string chunk(C, 'x');
+  for (std::uint64_t at = 0; at < 3 * C; at += C) REQUIRE(two.try_write(at, bytes_of(chunk)));
+  for (std::uint64_t at = 0; at < 5 * C; at += C) REQUIRE(one.try_write(at, bytes_of(chunk)));
+  std::vector<std::error_code> ends;
+  const auto done = [&](const tarn::Result<tarn::Written>& n) { ends.push_back(n.error()); };
+  // Each begins a flush when the others' are in flight, and finds those in flight when its own has failed.
+  auto first = tarn::write_operation(one, 5 * C, bytes_of(chunk), done);
+  auto second = tarn::write_operation(two, 3 * C, bytes_of(chunk), done);
+  auto third = tarn::write_operation(one, 6 * C, bytes_of(chunk), done);
+  first.start();
+  second.start();
+  third.start();
+  for (int failures = 0; ends.size() < 3 && failures < 20; ++failures) {
+    REQUIRE(world.store.open_flushes() != 0);
+    world.store.take_flush().complete(
+        tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+  }
+  CHECK(ends == std::vector(3, std::make_error_code(std::errc::no_buffer_space)));
+  first.cancel();
+  second.cancel();
+  third.cancel();
+}
+
 TEST_CASE("who gives up its place in the queue lets the next one have it", "[room]") {
   Files world{1, 4};
   auto& file = *world.files[0];

@@ -313,6 +313,9 @@ class SweepCalls : public SweepRun<StoreType> {
       const auto index = std::min(store.asked() - 1, &store == &one_ ? of_one : of_two);
       call("an answer", [&] { store.answer(index); });
       look_at_all();
+      if (turn != 5'000) continue;
+      complain("the stores are asked for ever");
+      fault_points.end();  // and so it ends
     }
   }
   /// Of an operation that read the file when it had `bytes`.

@@ -7,8 +7,8 @@
 // waiting would be for ever, and the answer is ENOBUFS.
 //
 // With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
-// stay true for ever. A call therefore gives up after two rounds of tries with a failure in both and nothing settled by
-// anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a store's
+// stay true for ever. A call therefore gives up after two rounds of tries of its own that failed, with nothing settled
+// by anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a store's
 // load or flush never waits: it might wait for itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
@@ -81,11 +81,12 @@ class Room {
       const auto freed = take(reserve, need);
       if (freed == Freed::some) return have();
       const auto settled = core_.counters.flushes_settled.load();
-      const bool hopeless = failed && failed_before_ && settled == settled_before_;
+      const bool gets_on = settled != settled_before_;
+      const bool hopeless = failed && failed_before_ && !gets_on;
+      failed_before_ = failed || (failed_before_ && !gets_on);  // also while the flush in flight is another's
       // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
-      if (flushed != Flushed::nothing || failures != failures_before_ || settled != settled_before_) {
+      if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
         started_before_ = flushed == Flushed::started;
-        failed_before_ = failed;
       }
       failures_before_ = failures;
       settled_before_ = settled;
