@@ -8,6 +8,7 @@
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 #   tests/run.sh kills [KILLS]         tarnfs is killed in the middle of its work, and SOURCE checked: 500 times, or so many
+#   tests/run.sh faults                every fault point of every script of tests/fault, once and for ever
 #   tests/run.sh mutants [N] [SEED]    small changes of the headers, drawn by the seed: 200, or so many; goes on where it was
 set -euo pipefail
 exec </dev/null
@@ -27,6 +28,15 @@ if [[ ${1:-} == kills ]]; then
   cmake --preset dev >/dev/null
   cmake --build --preset dev --target tarnfs
   exec tests/mount/kills_report.py "${2:-500}" build/dev build/report/kills.md
+fi
+if [[ ${1:-} == faults ]]; then
+  cmake/dependencies.sh
+  cmake --preset dev >/dev/null
+  sweeps=(tests/fault/sweep*.test.cpp)
+  sweeps=("${sweeps[@]##*/}")
+  sweeps=("${sweeps[@]/#/fault.}")
+  cmake --build --preset dev --target "${sweeps[@]%.cpp}"
+  exec tests/fault/report.py build/dev build/report/faults.md
 fi
 if [[ ${1:-} == coverage ]]; then
   exec tests/coverage.sh "${@:2}"

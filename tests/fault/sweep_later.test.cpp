@@ -10,8 +10,9 @@
 using namespace tarn_test;
 
 TEST_CASE("whatever fails of calls that wait with no thread", "[fault]") {
-  const SweepPlan how{.chunk_bytes = 16, .chunks_per_part = 4, .room_chunks = 2};
-  Sweep<SweepLater> sweep{"operations", how};
+  const bool marks = GENERATE(false, true);
+  const SweepPlan how{.chunk_bytes = 16, .chunks_per_part = 4, .room_chunks = marks ? 20u : 2u, .marks = marks};
+  Sweep<SweepLater> sweep{marks ? "operations, marks" : "operations", how};
   const auto& clean = sweep.clean();
   CHECK(clean.room_waits >= 1);
   CHECK(clean.load_waits >= 1);

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <new>
-#include <optional>
+#include <string>
 
 #include <tarn/detail/load_requests.hpp>
 
@@ -17,11 +17,13 @@ using namespace tarn_test;
 
 namespace {
 
-constexpr SweepPlan how{.chunk_bytes = 16, .chunks_per_part = 4, .room_chunks = 6};
-
 template <ModelUnits units>
 void sweep_units(const char* name) {
-  Sweep<SweepUnits<FaultStore<SweepTraits, units>>> sweep{name, how};
+  const bool marks = GENERATE(false, true);
+  const SweepPlan how = marks ? SweepPlan{.chunk_bytes = 64, .chunks_per_part = 4, .room_chunks = 2, .marks = true}
+                              : SweepPlan{.chunk_bytes = 16, .chunks_per_part = 4, .room_chunks = 6, .marks = false};
+  Sweep<SweepUnits<FaultStore<SweepTraits, units>>> sweep{std::string{name} + (marks ? ", little room and marks" : ""),
+                                                          how};
   CHECK(sweep.clean().evictions >= 1);
   CHECK(sweep.clean().redirtied_bytes >= 1);
   using enum Fault;
