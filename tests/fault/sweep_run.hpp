@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// One run of a script: a pool, files, a flat model of each, and what is wrong with what a call answered or a file shows.
+// One run of a script: a pool, files, a flat model of each, and what is wrong with what a call answered or a file
+// shows.
 //
 // Thread safety: none.
 

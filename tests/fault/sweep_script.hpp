@@ -183,7 +183,7 @@ inline void SweepScript::with_tokens() {
   call("evict_clean", [&] { return pool_->evict_clean(); });
   one_.answers_later = two_.answers_later = true;
 
-  // Two flushes of b side by side, a write and a cut into what they have, and a read of a that somebody else needs, too.
+  // Two flushes of b side by side, a write and a cut into what they have, and a read of a that somebody else needs.
   for (std::uint64_t part = 0; part < 3; ++part) write(b(), part * P + 3, 2, false);
   Ended<std::uint64_t> flushed;
   auto flush_b = tarn::flush_operation(*b().file, flushed.done());

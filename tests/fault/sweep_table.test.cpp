@@ -29,7 +29,7 @@ extern "C" void* mmap(void* at, std::size_t size_bytes, int protection, int flag
 
 TEST_CASE("whatever fails of a table of files in an arena", "[fault]") {
   using enum Fault;
-  const SweepPlan how{.chunk_bytes = 4096, .chunks_per_part = 4, .room_chunks = 0};
+  const SweepPlan how{.chunk_bytes = 512, .chunks_per_part = 4, .room_chunks = 0};
   Sweep<SweepTable<FaultStore<SweepTraitsOn<tarn::ArenaStorage>>>> sweep{"a table in an arena", how};
   check_sweep(sweep, {allocation, commit, load, flush, sync, reserve, remove, visitor, predicate});
 }

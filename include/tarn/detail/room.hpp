@@ -8,8 +8,8 @@
 //
 // With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
 // stay true for ever. A call therefore gives up after two rounds of tries of its own that failed, with nothing settled
-// by anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a store's
-// load or flush never waits: it might wait for itself.
+// by anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a
+// store's load or flush never waits: it might wait for itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
 // that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
