@@ -150,7 +150,8 @@ class DirtyFile final : private detail::Flushable {
                                     detail::AskStore<Store>{store_});
     }));
   }
-  /// A write that waits for no memory. Errors: EAGAIN if it would have to; else as write.
+  /// A write that waits for no memory, and for no flush of one moment.
+  /// Errors: EAGAIN if it would have to; else as write.
   [[nodiscard]] Result<std::size_t> try_write(std::uint64_t offset, std::span<const std::byte> from,
                                               Mtime mtime_ns = {}) {
     return write(offset, from, mtime_ns, {.when_full = WhenFull::would_block});

@@ -102,7 +102,11 @@ class Write {
   [[nodiscard]] Progress step() {
     if (!std::exchange(asked_, true) && !error_ && size_bytes_ != 0) error_ = admit_(file_, offset_, size_bytes_);
     while (!error_ && written_.size_bytes < size_bytes_) {
-      if (!may_go_on()) return Progress::waiting;
+      if (!may_go_on()) {
+        if (!room_.would_block()) return Progress::waiting;
+        error_ = std::make_error_code(std::errc::resource_unavailable_try_again);
+        break;
+      }
       const auto done = written_.size_bytes;
       const auto n = std::min<std::uint64_t>(size_bytes_ - done, window_bytes_);
       if (!window_) {

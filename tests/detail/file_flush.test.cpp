@@ -260,7 +260,10 @@ TEST_CASE("a flush of one moment waits for the write that is under way, and hold
   auto next =
       tarn::write_operation(file, 0, bytes_of(text), [&](const tarn::Result<tarn::Written>& n) { ended = n ? 1 : 2; });
   next.start();
-  CHECK(ended == 0);                               // held back: it has not begun
+  CHECK(ended == 0);  // held back: it has not begun
+  // And who would not wait is told so; the deadline is for one that waits all the same.
+  const tarn::CallOptions trying{.when_full = tarn::WhenFull::would_block, .deadline_ns = 0};
+  CHECK(file.write(0, bytes_of(text), {}, trying).error() == std::errc::resource_unavailable_try_again);
   REQUIRE(file.write(0, bytes_of("one window")));  // that needs no holding back: it is of one moment anyway
   set_under_way(0);
   REQUIRE(step() == Progress::done);

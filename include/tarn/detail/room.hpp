@@ -44,6 +44,8 @@ class Room {
  public:
   Room(PoolCore<Traits>& core, const RoomRule& rule) : core_{core}, rule_{rule} {}
 
+  /// Whether who wants it would rather hear EAGAIN than wait for anything.
+  [[nodiscard]] bool would_block() const { return rule_.when_full == WhenFull::would_block; }
   /// Past the throttle mark, flushes one step before more becomes dirty. Requires: the caller holds nothing.
   void throttle() {
     const auto mark = core_.marks.dirty_throttle_bytes;
