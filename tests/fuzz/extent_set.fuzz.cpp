@@ -4,7 +4,9 @@
 
 #include <tarn/extent_set.hpp>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,33 +24,50 @@ using tarn_test::must;
 
 constexpr std::uint64_t bits_count = 64;
 
-struct Bits {
-  std::uint64_t base;  // the offset of the first
-  std::array<bool, bits_count> in{};
+// Some ranges, ascending and apart: as many as the bits can make, and one beside them on either side.
+class Runs {
+ public:
+  /// What touches the last one goes on with it.
+  void add(std::uint64_t first, std::uint64_t end) {
+    if (first >= end) return;
+    if (count_ != 0 && runs_[count_ - 1].end() == first) first = runs_[--count_].offset();
+    runs_[count_++] = ByteRange::between(first, end);
+  }
+  [[nodiscard]] const ByteRange* begin() const { return runs_.data(); }
+  [[nodiscard]] const ByteRange* end() const { return runs_.data() + count_; }
+  [[nodiscard]] std::size_t size() const { return count_; }
+  [[nodiscard]] bool empty() const { return count_ == 0; }
+  [[nodiscard]] std::optional<ByteRange> first() const { return empty() ? std::nullopt : std::optional{runs_[0]}; }
 
-  void set(ByteRange range, bool to) {
-    for (auto at = range.offset(); at < range.end(); ++at) in[static_cast<std::size_t>(at - base)] = to;
-  }
-  [[nodiscard]] bool has(std::uint64_t at) const {
-    return at >= base && at - base < bits_count && in[static_cast<std::size_t>(at - base)];
-  }
-  /// The runs of bytes of `range` that are in the set, or that are not.
-  [[nodiscard]] std::vector<ByteRange> runs(ByteRange range, bool wanted) const {
-    std::vector<ByteRange> found;
-    const auto add = [&](std::uint64_t first, std::uint64_t end) {
-      if (first >= end) return;
-      if (!found.empty() && found.back().end() == first) {
-        first = found.back().offset();
-        found.pop_back();
-      }
-      found.push_back(ByteRange::between(first, end));
+ private:
+  std::array<ByteRange, bits_count / 2 + 2> runs_;
+  std::size_t count_ = 0;
+};
+
+struct Bits {
+  std::uint64_t base;    // the offset of the first
+  std::uint64_t in = 0;  // a bit for each byte
+
+  [[nodiscard]] std::uint64_t mask(ByteRange range) const {
+    const auto below = [&](std::uint64_t end) {
+      const auto count = std::clamp(end, base, base + bits_count) - base;
+      return count == bits_count ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
     };
-    const auto last = base + bits_count;
-    if (!wanted) add(range.offset(), std::min(range.end(), base));
-    for (auto at = std::max(range.offset(), base); at < std::min(range.end(), last); ++at) {
-      if (has(at) == wanted) add(at, at + 1);
+    return below(range.end()) & ~below(range.offset());
+  }
+  void set(ByteRange range, bool to) { in = to ? in | mask(range) : in & ~mask(range); }
+  /// The runs of bytes of `range` that are in the set, or that are not.
+  [[nodiscard]] Runs runs(ByteRange range, bool wanted) const {
+    Runs found;
+    if (!wanted) found.add(range.offset(), std::min(range.end(), base));
+    auto left = (wanted ? in : ~in) & mask(range);
+    while (left != 0) {
+      const auto first = static_cast<unsigned>(std::countr_zero(left));
+      const auto size = static_cast<unsigned>(std::countr_one(left >> first));
+      found.add(base + first, base + first + size);
+      left = first + size == bits_count ? 0 : left >> (first + size) << (first + size);
     }
-    if (!wanted) add(std::max(range.offset(), last), range.end());
+    if (!wanted) found.add(std::max(range.offset(), base + bits_count), range.end());
     return found;
   }
 };
@@ -74,18 +93,17 @@ struct Checked {
     const auto parts = bits.runs(range, true), gaps = bits.runs(range, false);
     must(set.contains(range) == gaps.empty(), "contains");
     must(set.intersects(range) == !parts.empty(), "intersects");
-    const auto first = [](const auto& runs) { return runs.empty() ? std::nullopt : std::optional{runs.front()}; };
-    must(set.next_in(range) == first(parts), "next_in");
-    must(set.next_gap_in(range) == first(gaps), "next_gap_in");
-    std::vector<ByteRange> seen;
-    const auto see = [&](ByteRange run) { seen.push_back(run); };
-    set.for_each_in(range, see);
-    must(seen == parts, "for_each_in");
+    must(set.next_in(range) == parts.first(), "next_in");
+    must(set.next_gap_in(range) == gaps.first(), "next_gap_in");
+    const auto* next = parts.begin();
+    const auto see = [&](const Runs& all, ByteRange run) { must(next != all.end() && *next++ == run, "for each"); };
+    set.for_each_in(range, [&](ByteRange run) { see(parts, run); });
+    must(next == parts.end(), "for_each_in");
     const auto common = set.intersect(range);
     must(std::ranges::equal(common.extents(), parts), "intersect");
-    seen.clear();
-    set.for_each_gap_in(range, see);
-    must(seen == gaps, "for_each_gap_in");
+    next = gaps.begin();
+    set.for_each_gap_in(range, [&](ByteRange run) { see(gaps, run); });
+    must(next == gaps.end(), "for_each_gap_in");
   }
 };
 
@@ -118,13 +136,11 @@ class World {
       case 4:
         return change(mine, false);
       case 5:
-        for (std::size_t i = 0; i < bits_count; ++i) mine.bits.in[i] = mine.bits.in[i] || other.bits.in[i];
+        mine.bits.in |= other.bits.in;
         return mine.set.add(other.set);
-      case 6: {
-        const auto theirs = other.bits.in;
-        for (std::size_t i = 0; i < bits_count; ++i) mine.bits.in[i] = mine.bits.in[i] && !theirs[i];
+      case 6:
+        mine.bits.in &= ~other.bits.in;
         return mine.set.subtract(other.set);
-      }
       case 7:
         mine.bits = other.bits;
         mine.set = ExtentSet{other.set};
@@ -133,7 +149,7 @@ class World {
         std::swap(mine.bits, other.bits);
         return std::swap(mine.set, other.set);
       case 9: {
-        const auto bits = std::exchange(mine.bits.in, {});  // before: the two may be one
+        const auto bits = std::exchange(mine.bits.in, 0);  // before: the two may be one
         ExtentSet moved = std::move(mine.set);
         must(mine.set.empty(), "a set that was moved from is empty");
         other.bits.in = bits;
@@ -141,7 +157,7 @@ class World {
         return;
       }
       case 10: {
-        mine.bits.in = {};
+        mine.bits.in = 0;
         const auto range = bytes();
         mine.bits.set(range, true);
         mine.set = ExtentSet{range};
@@ -149,14 +165,12 @@ class World {
       }
       case 11: {
         const auto range = bytes();
-        const auto kept = mine.bits;
-        mine.bits.in = {};
-        for (const auto& run : kept.runs(range, true)) mine.bits.set(run, true);
+        mine.bits.in &= mine.bits.mask(range);
         mine.set = mine.set.intersect(range);
         return;
       }
       case 12:
-        mine.bits.in = {};
+        mine.bits.in = 0;
         return mine.set.clear();
       case 13:
         return mine.ask(bytes());
