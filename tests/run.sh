@@ -30,7 +30,7 @@ case ${1:-} in
     sweeps=("${sweeps[@]##*/}")
     sweeps=("${sweeps[@]/#/fault.}")
     build "${sweeps[@]%.cpp}"
-    exec tests/fault/report.py build/dev build/report/faults.md
+    exec tests/fault/sweep_report.py build/dev build/report/faults.md
     ;;
   fuzz) exec tests/fuzz/run.sh "${@:2}" ;;
   kills)

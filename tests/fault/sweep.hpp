@@ -6,7 +6,7 @@
 // more; of all kinds numbered together; and of two kinds, one of them for ever from a point on, the other once.
 //
 // TARN_FAULTS=all: every point. Without it, of all kinds together a script takes some, spread over all.
-// TARN_FAULTS_REPORT=FILE: what was swept is added there, a line for each row of tests/fault/report.py.
+// TARN_FAULTS_REPORT=FILE: what was swept is added there, a line for each row of tests/fault/sweep_report.py.
 //
 // Thread safety: none. Included by one file of a program: it replaces operator new.
 

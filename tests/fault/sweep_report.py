@@ -3,34 +3,19 @@
 """Every fault point of every script of tests/fault, in every way, once and for ever. Writes a report, also of a run in
 which something went wrong.
 
-    tests/fault/report.py BUILD REPORT        `tests/run.sh faults` calls it
+    tests/fault/sweep_report.py BUILD REPORT        `tests/run.sh faults` calls it
 """
 
-import datetime
 import os
 import pathlib
-import platform
 import resource
 import subprocess
 import sys
 import time
 
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
 
-def machine():
-    with open("/proc/cpuinfo") as lines:
-        named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        model = next(named, platform.machine())
-    return f"{os.cpu_count()} CPUs ({model}), Linux {platform.release()}"
-
-
-def commit():
-    said = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"], capture_output=True, text=True)
-    return said.stdout.strip() or "not known"
-
-
-def table(head, rows):
-    lines = [head, ["-", *["-:" for _ in head[1:]]], *rows]
-    return [f"| {' | '.join(map(str, line))} |" for line in lines]
+from report import head, table
 
 
 class Row:
@@ -65,17 +50,16 @@ def report(rows, failed, seconds, cpu_seconds):
     pairs = sum(row.once for row in rows if row.what == "pairs of kinds")
     runs = sum(row.once + row.for_ever for row in alone) + pairs
     wrong = sum(row.wrong for row in rows)
+    swept = sum(row.points for row in alone if row.what != "any kind")
     text = [
-        "# The fault sweep",
-        "",
-        "- command: `tests/run.sh faults`",
-        f"- date: {datetime.datetime.now(datetime.timezone.utc):%F %H:%M} UTC",
-        f"- machine: {machine()}",
-        f"- commit: {commit()}; preset dev, asserts on",
-        f"- {len(scripts)} scripts; {runs} runs, {pairs} of them of two kinds at a time; {seconds:.0f} s,"
-        f" {cpu_seconds:.0f} s of CPU",
-        f"- **runs that went wrong: {wrong}**",
-        "",
+        *head(
+            "The fault sweep",
+            "tests/run.sh faults",
+            f"{len(scripts)} scripts; {runs} runs, {pairs} of them of two kinds at a time; {seconds:.0f} s,"
+            f" {cpu_seconds:.0f} s of CPU",
+            f"**{swept} fault points, each once and for ever; {runs} runs, {wrong} went wrong**",
+            what="; preset dev, asserts on",
+        ),
         "A script runs once for each fault point that it meets and each way in which that can fail, once with this one",
         "failing and once with all from it on, up to the first point that no run meets any more. *Any kind* numbers",
         "the points of all kinds together. *Pairs of kinds*: one kind fails for ever from a point on, another one",
