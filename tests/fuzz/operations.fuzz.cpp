@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Calls on a small pool and two files, against a flat array for each and a store that does what the input says. The first
-// byte chooses the world: operations_at_once.cpp, operations_later.cpp.
+// Calls on a small pool and two files, against a flat array for each and a store that does what the input says. The
+// first byte chooses the world: operations_at_once.cpp, operations_later.cpp.
 
 #include <cstddef>
 #include <cstdint>

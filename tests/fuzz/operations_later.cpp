@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The worlds of a store that answers when the input says, in any order: well, with an error, with too few bytes, by a
-// dropped token, twice, inside the call or never before the end; a flush that is answered otherwise than well has stored
+// dropped token, twice, inside the call or not before the end. A flush that is answered otherwise than well has stored
 // none, some or all of it, and may act once more, later. Operations are in flight meanwhile, and other calls are made.
 //
-// The array of a file changes when the file does: a call is made with a Resumer around it, so that what it wakes goes on
-// only when the array has the change, too; a write says when each window of it is taken in.
+// The array of a file changes when the file does: a call is made with a Resumer around it, so that what it wakes goes
+// on only when the array has the change, too; a write says when each window of it is taken in.
 
 #include <algorithm>
 #include <array>

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Builds the fuzz targets with clang's libFuzzer (preset fuzz) and runs them, as many at a time as there are CPUs. Writes
-# build/report/fuzz.md.
+# Builds the fuzz targets with clang's libFuzzer (preset fuzz) and runs them, as many at a time as there are CPUs.
+# Writes build/report/fuzz.md. `tests/run.sh fuzz ...` calls it.
 #   tests/fuzz/run.sh [SECONDS | -runs=N] [--merge] [TARGET | TARGET=N ...]     by default 60 seconds each, every target
 # Each begins with tests/fuzz/corpus/TARGET and with what earlier runs have found, kept in build/fuzz/corpus/TARGET.
-# TARGET=N: this one is executed N times. --merge: what was found then goes into tests/fuzz/corpus, reduced to what covers
-# as much. `tests/run.sh fuzz ...` calls it.
+# TARGET=N: this one is executed N times. --merge: what was found then goes into tests/fuzz/corpus, reduced to what
+# covers as much.
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -48,14 +48,16 @@ fuzz() {
   rm -rf "$failures"
   mkdir -p "$found" "$failures"
   cp tests/fuzz/corpus/"$target"/* "$found"/
-  "$(program_of "$target")" "${options[@]}" "${its_limit:-$limit}" -artifact_prefix="$failures/" "$found" >"$log" 2>&1 || failed=1
+  "$(program_of "$target")" "${options[@]}" "${its_limit:-$limit}" -artifact_prefix="$failures/" "$found" \
+    >"$log" 2>&1 || failed=1
   executions=$(figure "$log" number_of_executed_units:)
   rate=$(figure "$log" average_exec_per_sec:)
   features=$(figure "$log" ' ft:')
   inputs=$(find "$found" -type f | wc -l)
-  printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$executions" "$rate" "$features" "$inputs" $((SECONDS - began)) \
-    >build/fuzz/"$target".row
-  printf '%-18s %10s executions %8s a second %7s features %5s inputs\n' "$target" "$executions" "$rate" "$features" "$inputs"
+  printf '| %s | %s | %s | %s | %s | %s |\n' \
+    "$target" "$executions" "$rate" "$features" "$inputs" $((SECONDS - began)) >build/fuzz/"$target".row
+  printf '%-18s %10s executions %8s a second %7s features %5s inputs\n' \
+    "$target" "$executions" "$rate" "$features" "$inputs"
   [[ $failed -eq 0 ]] && return
   printf '%s failed (%s):\n' "$target" "$log"
   grep -E 'does not hold|Assertion|^SUMMARY' "$log" | head -n 3 || true
@@ -97,18 +99,19 @@ rows=$(for target in "${targets[@]}"; do cat build/fuzz/"$target".row; done)
 executions=$(awk -F'|' '{n += $3} END {printf "%d", n}' <<<"$rows")
 mkdir -p build/report
 {
-  tests/report.py Fuzzing "$command" "preset fuzz: $(clang++ --version | head -n 1), libFuzzer, address and undefined behaviour \
-sanitizers, asserts on; $(nproc) at a time" \
+  tests/report.py Fuzzing "$command" "preset fuzz: $(clang++ --version | head -n 1), libFuzzer, $(nproc) at a time" \
     "**$executions executions of ${#targets[@]} targets, $failed of them failed**; $((SECONDS - began)) s"
   cat <<'END'
-An execution is one input: calls on a file that it spells out (`operations`), changes and questions of a set
-(`extent_set`), a command line (`tarnfs_arguments`), and so on; each is compared with a flat array or another model of
-its own, and ends the program where they differ. Features are what libFuzzer counts of new ground: edges, and how often
+With asserts, and the sanitizers of addresses and undefined behaviour. An execution is one input: calls on a file that it
+spells out (`operations`: over a store that answers at once, or when the input says), changes and questions of a set
+(`extent_set`), a command line (`tarnfs_arguments`), and so on. Each is compared with a flat array or another model of
+its own, and the program ends where they differ. Features are what libFuzzer counts of new ground: edges, and how often
 each was taken. Inputs are what it keeps because they were the first to reach some; those that cover as much are in
 `tests/fuzz/corpus`, and every build runs them, and inputs made of them, as the tests `fuzz.TARGET`.
 
 END
-  printf '| target | executions | a second | features | inputs | seconds |\n| - | -: | -: | -: | -: | -: |\n%s\n' "$rows"
+  printf '| %s |\n' 'target | executions | a second | features | inputs | seconds' '- | -: | -: | -: | -: | -:'
+  printf '%s\n' "$rows"
 } >build/report/fuzz.md
 echo 'see build/report/fuzz.md'
 if [[ $failed -ne 0 ]]; then exit 1; fi
