@@ -454,7 +454,6 @@ class AtOnceWorld : FuzzWorld<Store> {
   }
   // Made as the store has it, or new.
   [[nodiscard]] bool try_make(File& file) {
-    using Meta = tarn::MetadataFor<Traits>;
     auto image = store_.images.find(file.id);
     const auto kind = calm_ ? 0 : input_.below(3);
     if (kind == 2) {
