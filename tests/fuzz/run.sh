@@ -37,7 +37,7 @@ cmake --build --preset fuzz
 
 program_of() { printf 'build/fuzz/tests/fuzz/%s.fuzz' "$1"; }
 # Entropic scheduling takes three quarters of the time with so many features.
-options=(-entropic=0 -max_len=1024 -timeout=25 -print_final_stats=1)
+options=(-entropic=0 -max_len=1024 -timeout=120 -print_final_stats=1)
 
 # The last number that a log has after some word.
 figure() { grep -oE "$2 *[0-9]+" "$1" | tail -n 1 | grep -oE '[0-9]+$' || printf '?'; }
