@@ -14,8 +14,8 @@ namespace tarn {
 /// What a call does that finds no memory and none to be had by evicting clean chunks.
 enum class WhenFull : std::uint8_t {
   wait,         ///< flushes some file, and waits for what others flush: ENOBUFS only if no flush makes room
-  would_block,  ///< flushes nothing and waits for nothing: EAGAIN
-  fail,         ///< flushes nothing and waits for nothing: ENOBUFS
+  would_block,  ///< flushes nothing and waits for no memory, nor for a flush of one moment: EAGAIN
+  fail,         ///< flushes nothing and waits for no memory: ENOBUFS
 };
 
 struct CallOptions {

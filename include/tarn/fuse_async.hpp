@@ -178,7 +178,7 @@ class WaitingWrites {
   tarn::detail::Atomic<std::size_t> bytes_{0};
 };
 
-/// write_from, if no memory is to be waited for.
+/// write_from, if no memory is to be waited for, and no flush of one moment.
 /// Returns: the bytes taken in; fewer than there are if more would have to wait: write_from_later takes what is left.
 /// Errors:  EAGAIN if all would have to wait, also if other writes do: they came first, and memory that is not much
 ///          would always go to small writes.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -156,6 +157,63 @@ TEST_CASE("writes that no flush makes room for all end, whoever has begun the fl
   first.cancel();
   second.cancel();
   third.cancel();
+}
+
+namespace {
+
+/// Files of two dirty chunks each, in a pool that takes no more, and a write to one beside them, which waits.
+struct FullOfFiles {
+  Files world;
+  const std::string chunk = std::string(C, 'x');
+  std::optional<std::error_code> end;
+  std::function<void(const tarn::Result<tarn::Written>&)> done = [this](const auto& n) { end = n.error(); };
+
+  explicit FullOfFiles(std::size_t count) : world{count + 1, 16, {.dirty_limit_bytes = 2 * count * C}} {
+    for (std::size_t i = 0; i < count; ++i) {
+      for (const auto at : {std::uint64_t{0}, C}) REQUIRE(world.files[i]->try_write(at, bytes_of(chunk)));
+    }
+  }
+  static void fail(tarn::FlushToken<Heap> token) {
+    token.complete(tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+  }
+  void store_all() {
+    while (world.store.open_flushes() != 0) world.store.finish_flush();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a write does not give up while a file is flushed that has not failed", "[room]") {
+  FullOfFiles full{5};
+  auto write = tarn::write_operation(*full.world.files[5], 0, bytes_of(full.chunk), full.done);
+  write.start();
+  for (std::uint64_t bad = 0; bad < 3; ++bad) {  // each of them once
+    auto token = full.world.store.take_flush();
+    REQUIRE(*token.request().file == bad);
+    full.fail(std::move(token));
+  }
+  CHECK_FALSE(full.end);
+  full.store_all();
+  REQUIRE(full.end);
+  CHECK_FALSE(*full.end);
+  write.cancel();
+}
+
+TEST_CASE("failures of flushes that others asked for end no write whose own are in flight", "[room]") {
+  FullOfFiles full{8};
+  std::vector<tarn::FlushToken<Heap>> others;
+  for (std::size_t i = 0; i < 3; ++i) {
+    tarn::start_flush(*full.world.files[i], [](const tarn::Result<std::uint64_t>&) {});
+    others.push_back(full.world.store.take_flush());
+  }
+  auto write = tarn::write_operation(*full.world.files[8], 0, bytes_of(full.chunk), full.done);
+  write.start();
+  for (auto& token : others) full.fail(std::move(token));
+  CHECK_FALSE(full.end);
+  full.store_all();
+  REQUIRE(full.end);
+  CHECK_FALSE(*full.end);
+  write.cancel();
 }
 
 TEST_CASE("who gives up its place in the queue lets the next one have it", "[room]") {

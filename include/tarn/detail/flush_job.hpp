@@ -292,6 +292,7 @@ class FlushJob {
     core_->parking.wake(&record_->arrivals);
     core_->note_room();  // before and after, as in ChunkReserve::uncount
     if (!promised_) return;
+    if (hopeful_) core_->hopeful.fetch_sub(1);
     core_->flying.fetch_sub(1);
     core_->note_room();
   }
@@ -311,7 +312,7 @@ class FlushJob {
   // parts and files there is no less.
   std::size_t max_extents_ = 4096;
   bool sets_size_ = false, entered_ = false, promised_ = false, left_ = false, dropped_ = false, taken_back_ = false;
-  bool consistent_ = false;
+  bool consistent_ = false, hopeful_ = false;
 };
 
 /// Takes what is dirty in `range`, as much as the unit says. Errors: EBUSY, EAGAIN, ENOMEM; ESTALE if the file was
@@ -338,6 +339,10 @@ template <class Traits, class File>
     return fail(std::errc::not_enough_memory);
   }
   if (!job.empty()) {
+    if (job.promised_ && !file.record->flush_failed) {
+      job.hopeful_ = true;
+      file.core.hopeful.fetch_add(1);
+    }
     // From here on the store may have this size, also if the job is dropped and nobody says what became of it.
     const auto of_part = job.covers_.empty() ? 0 : job.covers_.end();  // and of no other part
     if (job.sets_size_) file.meta.note_store_size_unknown(kind.unit == FlushUnit::parts ? of_part : file.meta.size());

@@ -384,6 +384,7 @@ class PoolCore {
   };
   Atomic<std::uint32_t> reserves{0};   ///< calls that were given reserved chunks: they will attach or free them
   Atomic<std::uint32_t> flying{0};     ///< flushes between begin and finish
+  Atomic<std::uint32_t> hopeful{0};    ///< those of them that may well make room: the last one of the file did not fail
   CheckedMutex fill_mutex;             ///< one call reserves at a time: two never hold half each. First in lock order
   Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
 

@@ -7,9 +7,10 @@
 // waiting would be for ever, and the answer is ENOBUFS.
 //
 // With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
-// stay true for ever. A call therefore gives up after two rounds of tries of its own that failed, with nothing settled
-// by anybody in between; one that has a deadline goes on trying to it, at growing intervals. A call from inside a
-// store's load or flush never waits: it might wait for itself.
+// stay true for ever. A call therefore gives up after two rounds of tries that failed, with nothing settled by anybody
+// in between, unless a flush is in flight of a file whose last one did not fail: that one may well make room, and if it
+// does not, the file's next one is none such. With a deadline a call goes on trying to it, at growing intervals. A call
+// from inside a store's load or flush never waits: it might wait for itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
 // that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
@@ -84,7 +85,7 @@ class Room {
       if (freed == Freed::some) return have();
       const auto settled = core_.counters.flushes_settled.load();
       const bool gets_on = settled != settled_before_;
-      const bool hopeless = failed && failed_before_ && !gets_on;
+      const bool hopeless = failed && failed_before_ && !gets_on && core_.hopeful.load() == 0;
       failed_before_ = failed || (failed_before_ && !gets_on);  // also while the flush in flight is another's
       // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
       if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
