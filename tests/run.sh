@@ -7,6 +7,7 @@
 #   tests/run.sh coverage [ctest args] which branches of the headers the tests take
 #   tests/run.sh faults                every fault point of every script of tests/fault, once and for ever
 #   tests/run.sh fuzz [SECONDS | -runs=N] [TARGET...]  the fuzz targets under libFuzzer: a minute each, or so long
+#   tests/run.sh interleavings [ORDERS]  the explorer's scenarios, for longer, and a million random orders, or so many
 #   tests/run.sh kills [KILLS]         tarnfs is killed in the middle of its work, and SOURCE checked: 500 times, or so many
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 #   tests/run.sh mutants [N] [SEED]    small changes of the headers, drawn by the seed: 200, or so many; goes on where it was
@@ -33,6 +34,12 @@ case ${1:-} in
     exec tests/fault/sweep_report.py build/dev build/report/faults.md
     ;;
   fuzz) exec tests/fuzz/run.sh "${@:2}" ;;
+  interleavings)
+    programs=(tests/explore/*.test.cpp)
+    programs=("${programs[@]/#tests\/explore\//explore.}")
+    build "${programs[@]/%.cpp/}"
+    exec tests/explore/explored_report.py "${2:-1000000}" build/dev build/report/interleavings.md
+    ;;
   kills)
     build tarnfs
     exec tests/mount/kills_report.py "${2:-500}" build/dev build/report/kills.md

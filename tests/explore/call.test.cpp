@@ -19,74 +19,24 @@
 #include <utility>
 
 #include "explore/explore.hpp"
+#include "explore/small_pool.hpp"
+#include "explore/token_store.hpp"
 #include "support/catch.hpp"
-#include "support/traits.hpp"
 
+using tarn_test::chunk_bytes;
 using tarn_test::explore;
 using tarn_test::Explorer;
 using tarn_test::Scenario;
 
 namespace {
 
-constexpr std::uint64_t chunk_bytes = 16;
-
-struct Traits : tarn_test::TestTraits {
-  using Storage = tarn::HeapStorage;
-};
-
-/// Keeps one token of each kind, till a thread that waits for it takes it.
-struct TokenStore {
-  tarn::detail::Mutex mutex;
-  tarn::detail::ConditionVariable asked;
-  std::optional<tarn::LoadToken<Traits>> loading;
-  std::optional<tarn::FlushToken<Traits>> flushing;
-  std::optional<tarn::SyncToken<Traits>> syncing;
-  bool at_once = false;
-
-  void load(const tarn::LoadRequest<Traits>& request, tarn::LoadToken<Traits> token) {
-    if (at_once) return (void)fill(request, token);
-    keep(loading, std::move(token));
-  }
-  void flush(const tarn::FlushRequest<Traits>&, tarn::FlushToken<Traits> token) {
-    if (at_once) return (void)token.complete(tarn::FlushOutcome<Traits>::stored());
-    keep(flushing, std::move(token));
-  }
-  void sync(const tarn::SyncRequest<Traits>&, tarn::SyncToken<Traits> token) {
-    if (at_once) return (void)token.complete({});
-    keep(syncing, std::move(token));
-  }
-  tarn::Result<> remove(const std::uint64_t&) { return {}; }
-
-  static void fill(const tarn::LoadRequest<Traits>& request, tarn::LoadToken<Traits>& token) {
-    const std::string text(static_cast<std::size_t>(request.range.size_bytes()), 'a');
-    token.complete(request.into.copy_from(std::as_bytes(std::span{text})));
-  }
-  template <class Token>
-  void keep(std::optional<Token>& place, Token&& token) {
-    const std::lock_guard lock{mutex};
-    place.emplace(std::move(token));
-    asked.notify_all();
-  }
-  template <class Token>
-  [[nodiscard]] Token take(std::optional<Token>& place) {
-    std::unique_lock lock{mutex};
-    asked.wait(lock, [&] { return place.has_value(); });
-    auto token = std::move(*place);
-    place.reset();
-    return token;
-  }
-};
+using Traits = tarn_test::ExploredTraits;
+using TokenStore = tarn_test::TokenStore<Traits>;
 
 struct World {
   using File = tarn::DirtyFile<Traits, TokenStore>;
-  static tarn::PoolOptions options() {
-    tarn::PoolOptions options{.chunk_bytes = chunk_bytes, .window_bytes = chunk_bytes};
-    options.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(options) + 64 * chunk_bytes;
-    return options;
-  }
-
-  tarn::ChunkPool<Traits> pool{options()};
-  TokenStore store;
+  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(1)};
+  TokenStore store{.text = std::string(chunk_bytes, 'a')};
   File file{pool, tarn::MetadataFor<Traits>::from_store(7, chunk_bytes, {.part_bytes = chunk_bytes}), store};
   std::optional<tarn::OpenFile<Traits, TokenStore>> opener{file.open()};
   std::string into = std::string(chunk_bytes, '?');
@@ -165,10 +115,7 @@ TEST_CASE("a read that is cancelled while it begins, or is answered, completes o
     auto read = std::make_shared<std::unique_ptr<Read>>();
     read->reset(new Read(tarn::read_operation(world->file, 0, world->buffer(), done)));
     return Scenario{{[=] { (*read)->start(); }, [=] { (*read)->cancel(); }}, [=] {
-                      if (world->store.loading) {
-                        auto token = world->store.take(world->store.loading);
-                        TokenStore::fill(token.request(), token);
-                      }
+                      if (world->store.loading) world->store.answer_load();
                       Explorer::expect(*completed == 1, "an operation completes not once");
                       read->reset();
                       Explorer::expect(*right, "an operation ends with neither its bytes nor ECANCELED");
@@ -185,10 +132,7 @@ TEST_CASE("a read is answered while it begins to wait for that", "[explore]") {
                        Explorer::expect(n && *n == chunk_bytes, "a read fails");
                        Explorer::expect(world->into == std::string(chunk_bytes, 'a'), "a read has other bytes");
                      },
-                     [=] {
-                       auto token = world->store.take(world->store.loading);
-                       TokenStore::fill(token.request(), token);
-                     }},
+                     [=] { world->store.answer_load(); }},
                     [=] { world->end(); }};
   });
 }
@@ -213,7 +157,7 @@ TEST_CASE("a file that is written while it is looked at for room is not forgotte
 TEST_CASE("a record whose last chunk is evicted while its last user lets go of it goes once", "[explore]") {
   explore([] {
     struct Pool {
-      tarn::ChunkPool<Traits> pool{World::options()};
+      tarn::ChunkPool<Traits> pool{tarn_test::small_pool(1)};
       tarn::MetadataFor<Traits> meta = tarn::MetadataFor<Traits>::from_store(7, chunk_bytes);
       struct Loader {
         tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {

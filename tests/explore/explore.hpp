@@ -4,12 +4,26 @@
 // What a test of the explorer asserts: that a scenario goes well in every order, or in all with a few preemptions and in
 // some that are drawn.
 //
+// From the environment, for longer runs (report.py makes one of all scenarios):
+//
+//   TARN_EXPLORE_PREEMPTIONS  where not every order is run: up to so many, one more after the other, not just the usual
+//   TARN_EXPLORE_SECONDS      the most that each of those searches takes; without it, as long as it does
+//   TARN_EXPLORE_ALL_SECONDS  where two threads are not usually run in every order: that is tried for so long
+//   TARN_EXPLORE_RANDOM       so many orders of each of those scenarios are drawn, not 300
+//   TARN_EXPLORE_SEED         from this seed, not 1
+//   TARN_EXPLORE_ONLY_RANDOM  if it is 1: nothing is searched
+//   TARN_EXPLORE_ROWS         what came of each scenario is added to this file: a line, with tabs, as write_row has it
+//
 // Thread safety: none.
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <string>
+#include <utility>
 
 #include "explore/explorer.hpp"
 #include "support/catch.hpp"
@@ -22,27 +36,92 @@ inline std::uint64_t explore_number(const char* name, std::uint64_t usual) {
   return asked != nullptr ? std::strtoull(asked, nullptr, 10) : usual;
 }
 
-/// Runs what `make` makes through every order that makes a difference; where those are too many, through all with a few
-/// preemptions (TARN_EXPLORE_PREEMPTIONS, or so many), and through some that are drawn (TARN_EXPLORE_RANDOM, or 300)
-/// from a seed (TARN_EXPLORE_SEED, or 1).
-inline void explore(const std::function<Scenario()>& make, std::uint64_t usual_preemptions = 1) {
-  constexpr std::uint64_t most = 3'000;
-  auto report = Explorer::complete(make, most);
-  const bool complete = report.finished;
-  const auto preemptions = explore_number("TARN_EXPLORE_PREEMPTIONS", usual_preemptions);
-  if (report.failure.empty() && !complete) report = Explorer::bounded(make, UINT64_MAX, preemptions);
-  Explorer::Report drawn;
-  if (report.failure.empty() && !complete) {
-    drawn = Explorer::random(make, explore_number("TARN_EXPLORE_RANDOM", 300), explore_number("TARN_EXPLORE_SEED", 1));
+/// In place of a number of preemptions: any.
+inline constexpr std::size_t every_order = SIZE_MAX;
+
+/// One way in which a scenario was run.
+struct Explored {
+  const char* way;          // all, bounded, unfinished, drawn; found: what is wrong on purpose, and was to be seen
+  std::size_t preemptions;  // of bounded and unfinished
+  Explorer::Report report;
+  double seconds = 0;
+};
+
+inline void write_row(const Explored& its, const std::string& name) {
+  const auto& report = its.report;
+  const auto runs = static_cast<unsigned long long>(report.runs),
+             steps = static_cast<unsigned long long>(report.steps_most);
+  const auto preemptions = its.preemptions == every_order ? -1 : static_cast<int>(its.preemptions);
+  std::printf("%8llu orders of %zu threads in up to %llu steps, %s%s, %.2f s: %s\n", runs, report.threads, steps,
+              its.way, preemptions < 0 ? "" : (" by " + std::to_string(preemptions)).c_str(), its.seconds,
+              name.c_str());
+  const auto* const path = std::getenv("TARN_EXPLORE_ROWS");
+  auto* const file = path != nullptr ? std::fopen(path, "a") : nullptr;
+  if (file == nullptr) return;
+  std::fprintf(file, "%s\t%s\t%d\t%zu\t%llu\t%llu\t%.3f\t%s\n", name.c_str(), its.way, preemptions, report.threads,
+               runs, steps, its.seconds, report.failure.c_str());
+  std::fclose(file);
+}
+
+/// Runs a search, and takes its time.
+template <class Search>
+[[nodiscard]] Explored explored(const char* way, std::size_t preemptions, Search search) {
+  const auto begin = std::chrono::steady_clock::now();
+  auto report = search();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  return {way, preemptions, std::move(report), took.count()};
+}
+
+/// Runs what `make` makes through every order that makes a difference; or through all with so many preemptions, and
+/// through some that are drawn. `part`: which scenario of the test case it is.
+inline void explore(const std::string& part, const std::function<Scenario()>& make,
+                    std::size_t preemptions = every_order) {
+  const auto name = Catch::getResultCapture().getCurrentTestName() + (part.empty() ? "" : ": ") + part;
+  const auto check = [&](const Explored& its, bool to_its_end) {
+    INFO(name << ", after the order " << its.report.order);
+    CHECK(its.report.failure == "");
+    CHECK((its.report.finished || !to_its_end));
+    write_row(its, name);
+    return its.report.failure.empty();
+  };
+  const bool all = preemptions == every_order;
+  if (explore_number("TARN_EXPLORE_ONLY_RANDOM", 0) == 0) {
+    const auto search = [&](const char* way, std::size_t bound, const Explorer::Limits& limits) {
+      return explored(way, bound, [&] {
+        return bound == every_order ? Explorer::complete(make, limits) : Explorer::bounded(make, limits, bound);
+      });
+    };
+    auto last = search(all ? "all" : "bounded", preemptions, {});
+    if (!check(last, true)) return;
+    const auto most = explore_number("TARN_EXPLORE_PREEMPTIONS", preemptions);
+    const Explorer::Limits limits{.seconds = explore_number("TARN_EXPLORE_SECONDS", UINT32_MAX)};
+    while (!all && last.report.finished && last.preemptions < most) {
+      last = search("bounded", last.preemptions + 1, limits);
+      if (!last.report.finished) last.way = "unfinished";
+      if (!check(last, false)) return;
+    }
+    const Explorer::Limits for_all{.seconds = explore_number("TARN_EXPLORE_ALL_SECONDS", 0)};
+    if (!all && last.report.threads == 2 && for_all.seconds != 0) {
+      last = search("all", every_order, for_all);
+      if (!last.report.finished) last.way = "unfinished";
+      if (!check(last, false)) return;
+    }
   }
-  INFO("after the order " << report.order << drawn.order);
-  CHECK(report.failure == "");
-  CHECK(drawn.failure == "");
-  CHECK(report.finished);
-  std::printf("%8llu orders of up to %llu steps, %s, and %llu drawn: %s\n",
-              static_cast<unsigned long long>(report.runs), static_cast<unsigned long long>(report.steps_most),
-              complete ? "complete" : "bounded", static_cast<unsigned long long>(drawn.runs),
-              Catch::getResultCapture().getCurrentTestName().c_str());
+  if (all) {
+    SUCCEED();  // also if nothing was searched
+    return;
+  }
+  const Explorer::Limits draws{.runs = explore_number("TARN_EXPLORE_RANDOM", 300)};
+  const auto seed = explore_number("TARN_EXPLORE_SEED", 1);
+  (void)check(explored("drawn", every_order, [&] { return Explorer::random(make, draws, seed); }), false);
+}
+inline void explore(const std::function<Scenario()>& make, std::size_t preemptions = every_order) {
+  explore("", make, preemptions);
+}
+
+/// Notes what is wrong on purpose, and was seen.
+inline void note_found(const std::string& name, const Explorer::Report& report) {
+  write_row({"found", every_order, report}, name);
 }
 
 }  // namespace tarn_test

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <utility>
 
@@ -15,8 +16,32 @@
 
 namespace tarn::detail {
 
+/// Base of each of these types: its end is a step, too, and a use after that is seen where the memory is as it was.
+class Explored {
+ public:
+  Explored(const Explored&) = delete;
+  Explored& operator=(const Explored&) = delete;
+
+ protected:
+  using Use = tarn_test::Step::Use;
+
+  constexpr Explored() = default;
+  ~Explored() {
+    step({.object = this});
+    mark_ = 0;
+  }
+  void step(const tarn_test::Step& what) const {
+    tarn_test::Explorer::step(what);
+    tarn_test::Explorer::expect_alive(mark_ == lives);
+  }
+
+ private:
+  static constexpr std::uint32_t lives = 0x11FE'5A1F;
+  volatile std::uint32_t mark_ = lives;  // volatile: or the last change of an object would be left out
+};
+
 template <class T>
-class Atomic {
+class Atomic : Explored {
  public:
   constexpr Atomic() = default;
   constexpr Atomic(T value) : value_{value} {}
@@ -49,17 +74,21 @@ class Atomic {
     expected = value_;
     return false;
   }
-  T fetch_add(T value, std::memory_order = {}) {
-    return change([&](T old) { return static_cast<T>(old + value); });
+  T fetch_add(T value, std::memory_order order = std::memory_order_seq_cst) {
+    step(use_of_sum(order));
+    return std::exchange(value_, static_cast<T>(value_ + value));
   }
-  T fetch_sub(T value, std::memory_order = {}) {
-    return change([&](T old) { return static_cast<T>(old - value); });
+  T fetch_sub(T value, std::memory_order order = std::memory_order_seq_cst) {
+    step(use_of_sum(order));
+    return std::exchange(value_, static_cast<T>(value_ - value));
   }
   T fetch_or(T value, std::memory_order = {}) {
-    return change([&](T old) { return static_cast<T>(old | value); });
+    step(Use::changes);
+    return std::exchange(value_, static_cast<T>(value_ | value));
   }
   T fetch_and(T value, std::memory_order = {}) {
-    return change([&](T old) { return static_cast<T>(old & value); });
+    step(Use::changes);
+    return std::exchange(value_, static_cast<T>(value_ & value));
   }
   T operator++() { return static_cast<T>(fetch_add(1) + 1); }
   T operator--() { return static_cast<T>(fetch_sub(1) - 1); }
@@ -67,46 +96,42 @@ class Atomic {
   T operator-=(T value) { return static_cast<T>(fetch_sub(value) - value); }
 
  private:
-  using Use = tarn_test::Explorer::Use;
-
-  void step(Use use) const { tarn_test::Explorer::step({.object = this, .use = use}); }
+  void step(Use use) const { Explored::step({.object = this, .use = use}); }
   // A relaxed addition is a count: tarn looks at no sum that it gives.
-  template <class F>
-  T change(F f, std::memory_order order = std::memory_order_seq_cst) {
-    step(order == std::memory_order_relaxed ? Use::adds : Use::changes);
-    return std::exchange(value_, f(value_));
+  static Use use_of_sum(std::memory_order order) {
+    return order == std::memory_order_relaxed ? Use::adds : Use::changes;
   }
   T value_{};
 };
 
-class Mutex {
+class Mutex : Explored {
  public:
   void lock() {
-    tarn_test::Explorer::step({.object = this, .needs_free = this});
+    step({.object = this, .needs_free = this});
     tarn_test::Explorer::take(this);
   }
   bool try_lock() {
-    tarn_test::Explorer::step({.object = this});
+    step({.object = this});
     if (tarn_test::Explorer::is_taken(this)) return false;
     tarn_test::Explorer::take(this);
     return true;
   }
   void unlock() {
-    tarn_test::Explorer::step({.object = this, .frees = this});
+    step({.object = this, .frees = this});
     tarn_test::Explorer::let_go(this);
   }
 };
 
-class ConditionVariable {
+class ConditionVariable : Explored {
  public:
   void notify_one() { notify(false); }
   void notify_all() { notify(true); }
   void wait(std::unique_lock<Mutex>& lock) {
     auto* const mutex = lock.mutex();
-    tarn_test::Explorer::step({.object = mutex, .other = this, .frees = mutex});
+    step({.object = mutex, .other = this, .frees = mutex});
     tarn_test::Explorer::let_go(mutex);
     tarn_test::Explorer::begin_wait(this);
-    tarn_test::Explorer::step({.object = mutex, .other = this, .needs_free = mutex, .needs_notice = true});
+    step({.object = mutex, .other = this, .needs_free = mutex, .needs_notice = true});
     tarn_test::Explorer::take(mutex);
   }
   template <class Ready>
@@ -127,7 +152,7 @@ class ConditionVariable {
 
  private:
   void notify(bool all) {
-    tarn_test::Explorer::step({.object = this});
+    step({.object = this});
     tarn_test::Explorer::notify(this, all);
   }
 };

@@ -9,31 +9,40 @@
 //
 //   complete   dynamic partial-order reduction: an order is left out only if another one that was run gives the same
 //              (Flanagan and Godefroid, "Dynamic partial-order reduction for model checking software", 2005), with
-//              sleep sets (Godefroid, 1996). Which two steps can be exchanged: see Use.
-//   bounded    every order with so many preemptions at most (Musuvathi and Qadeer, "Iterative context bounding for
-//              systematic testing of multithreaded programs", 2007)
+//              sleep sets (Godefroid, 1996) and source sets (see steps.hpp). Which two steps can be exchanged: see Step.
+//   bounded    the same, of the orders with so many preemptions at most (Musuvathi and Qadeer, "Iterative context
+//              bounding for systematic testing of multithreaded programs", 2007). Where two steps could be exchanged,
+//              the other one is tried before the first and before all that the first one's thread did in one go, which
+//              may take a preemption less (Coons, Musuvathi and McKinley, "Bounded partial-order reduction", 2013)
+//   whole      all of those, leaving out none: what `bounded` is compared with
 //   random     turns drawn by a seed
+//
+// It also sees an atomic, a mutex or a condition variable that is used after its end, as long as nothing of its kind
+// was made in its place.
 //
 // What it does not see: orders that only weak memory gives (each step takes effect at once), a compare_exchange_weak
 // that fails for no reason, a notify_one that wakes another than the first, a wait that ends by time.
 //
 // Thread safety: one exploration at a time in a process.
 
+#include <sched.h>
+
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <map>
-#include <memory>
 #include <random>
 #include <semaphore>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
+
+#include "explore/steps.hpp"
 
 namespace tarn_test {
 
@@ -45,47 +54,40 @@ struct Scenario {
 
 class Explorer {
  public:
-  static constexpr std::size_t max_threads = 4;
-
-  /// What a step does to an object. Two reads can be exchanged, and so can two additions whose sum nobody looks at.
-  enum class Use : std::uint8_t { reads, adds, changes };
-
-  /// A step: which objects it uses, and how.
-  struct Step {
-    const void* object = nullptr;
-    const void* other = nullptr;  // a wait lets go of a mutex and begins on a condition variable
-    Use use = Use::changes;
-    const void* needs_free = nullptr;  // a mutex that must have no owner for it
-    const void* frees = nullptr;       // a mutex that it lets go of
-    bool needs_notice = false;         // and this thread must have been notified
-  };
   struct Report {
     std::uint64_t runs = 0;
     std::uint64_t steps_most = 0;
+    std::size_t threads = 0;
     bool finished = false;  ///< nothing is left to be tried
     std::string failure;    ///< empty: none
     std::string order;      ///< of the failure: a digit for each step's thread
   };
+  /// When to stop: after so many runs, or in the first one that ends after so many seconds.
+  struct Limits {
+    std::uint64_t runs = UINT64_MAX;
+    std::uint64_t seconds = UINT32_MAX;
+  };
   using Make = std::function<Scenario()>;
 
-  /// Complete, unless `runs_max` comes first.
-  [[nodiscard]] static Report complete(const Make& make, std::uint64_t runs_max) {
-    return Explorer{}.search(make, runs_max, no_bound);
+  [[nodiscard]] static Report complete(const Make& make, const Limits& limits) {
+    return Explorer{Way::reduced, no_bound}.search(make, limits);
   }
-  [[nodiscard]] static Report bounded(const Make& make, std::uint64_t runs_max, std::size_t preemptions) {
-    return Explorer{}.search(make, runs_max, preemptions);
+  [[nodiscard]] static Report bounded(const Make& make, const Limits& limits, std::size_t preemptions) {
+    return Explorer{Way::reduced, preemptions}.search(make, limits);
   }
-  [[nodiscard]] static Report random(const Make& make, std::uint64_t runs, std::uint64_t seed) {
-    Explorer explorer;
-    std::mt19937_64 draw{seed};
-    explorer.draw_ = &draw;
-    while (explorer.report_.runs < runs && explorer.report_.failure.empty()) explorer.run(make);
+  [[nodiscard]] static Report whole(const Make& make, const Limits& limits, std::size_t preemptions) {
+    return Explorer{Way::whole, preemptions}.search(make, limits);
+  }
+  [[nodiscard]] static Report random(const Make& make, const Limits& limits, std::uint64_t seed) {
+    Explorer explorer{Way::drawn, no_bound};
+    explorer.draw_.seed(seed);
+    while (explorer.may_go_on(limits) && explorer.report_.failure.empty()) explorer.run(make);
     return explorer.report_;
   }
   /// The one order of a report.
   [[nodiscard]] static Report replay(const Make& make, const std::string& order) {
-    Explorer explorer;
-    for (const char thread : order) explorer.path_.emplace_back().chosen = static_cast<std::size_t>(thread - '0');
+    Explorer explorer{Way::whole, no_bound};
+    for (const char thread : order) explorer.steps_.path.emplace_back().chosen = static_cast<std::size_t>(thread - '0');
     explorer.run(make);
     return explorer.report_;
   }
@@ -100,11 +102,16 @@ class Explorer {
 
   // ---- For explored_sync.hpp. Outside of a scenario's threads these do nothing.
 
+  /// What the step just taken is done to must live.
+  static void expect_alive(bool lives) {
+    if (self_ != none) expect(lives, "an object is used after its end");
+  }
+
   /// Waits for this thread's turn for the step.
   static void step(const Step& what) {
     if (self_ == none) return;
     auto& explorer = *active_;
-    explorer.threads_[self_].next = what;
+    explorer.steps_.threads[self_].next = what;
     explorer.pass_on();
   }
   static void take(const void* mutex) {
@@ -128,40 +135,38 @@ class Explorer {
   }
 
  private:
-  static constexpr std::size_t none = SIZE_MAX, no_bound = SIZE_MAX;
-  using Set = std::uint32_t;  // of threads
-  using Clock =
-      std::vector<std::size_t>;  // for each thread: how many steps of the run, up to its last one, came before
+  static constexpr std::size_t none = Steps::nowhere, no_bound = SIZE_MAX;
+  enum class Way : std::uint8_t { reduced, whole, drawn };
+  using Set = ThreadSet;
 
   struct Thread {
     std::thread runs;
     std::binary_semaphore turn{0};
-    Step next;
-    bool notified = false, ended = false;
-    Clock clock;
+    bool notified = false;
   };
-  // What is known at one moment of a run: the path to it is the same in the runs that follow.
-  struct Choice {
-    std::size_t chosen = none;
-    Set enabled = 0, to_try = 0, tried = 0, asleep = 0;
-    Step step;                // of the chosen
-    std::size_t left = none;  // the thread that could have gone on
-    std::size_t preemptions = 0;
-  };
-  using Touched = std::array<Clock, 3>;  // by use
-
-  static Set bit(std::size_t thread) { return Set{1} << thread; }
-  static bool dependent(const Step& a, const Step& b) {
-    if (a.use == b.use && a.use != Use::changes) return false;
-    const auto is_one_of = [&](const void* object) {
-      return object != nullptr && (object == b.object || object == b.other);
-    };
-    return is_one_of(a.object) || is_one_of(a.other);
+  // One thread runs at a time, and hands over to another for next to nothing on the same processor.
+  Explorer(Way way, std::size_t preemptions_max) : way_{way}, preemptions_max_{preemptions_max} {
+    ::cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(::sched_getcpu(), &one);
+    if (::sched_getaffinity(0, sizeof processors_, &processors_) != 0) CPU_ZERO(&processors_);
+    (void)::sched_setaffinity(0, sizeof one, &one);
+  }
+  ~Explorer() {
+    ending_ = true;
+    for (std::size_t i = 0; i < count_; ++i) {
+      threads_[i].turn.release();
+      threads_[i].runs.join();
+    }
+    (void)::sched_setaffinity(0, sizeof processors_, &processors_);
   }
 
-  Report search(const Make& make, std::uint64_t runs_max, std::size_t preemptions) {
-    preemptions_max_ = preemptions;
-    while (report_.runs < runs_max) {
+  [[nodiscard]] bool may_go_on(const Limits& limits) const {
+    return report_.runs < limits.runs &&
+           std::chrono::steady_clock::now() - begun_ < std::chrono::seconds{limits.seconds};
+  }
+  Report search(const Make& make, const Limits& limits) {
+    while (may_go_on(limits)) {
       run(make);
       if (!report_.failure.empty()) return report_;
       if (!next_path()) {
@@ -174,62 +179,62 @@ class Explorer {
 
   // Cuts the path to its last moment at which something else is to be tried, and chooses that.
   bool next_path() {
-    while (!path_.empty()) {
-      auto& last = path_.back();
+    while (!steps_.path.empty()) {
+      auto& last = steps_.path.back();
       last.tried |= bit(last.chosen);
       last.asleep |= bit(last.chosen);
-      const Set left = last.to_try & ~last.tried & (bounds() ? ~Set{0} : ~last.asleep);
+      auto left = last.to_try & ~last.tried;
+      if (!bounds()) left &= ~last.asleep;
+      if (last.left != none && last.preemptions >= preemptions_max_) left &= bit(last.left);
       if (left != 0) {
         last.chosen = first_of(left);
         return true;
       }
-      path_.pop_back();
+      steps_.path.pop_back();
     }
     return false;
   }
   [[nodiscard]] bool bounds() const { return preemptions_max_ != no_bound; }
-  static std::size_t first_of(Set set) {
-    for (std::size_t i = 0; i < max_threads; ++i) {
-      if ((set & bit(i)) != 0) return i;
-    }
-    return none;
-  }
+  [[nodiscard]] bool reduces() const { return way_ == Way::reduced && !redundant_; }
 
   void run(const Make& make) {
     active_ = this;
     {
-      Scenario scenario = make();
-      count_ = scenario.threads.size();
-      at_ = 0;
-      current_ = none;
-      redundant_ = false;
-      order_.clear();
-      owners_.clear();
-      waiting_.clear();
-      touched_.clear();
-      threads_ = std::vector<Thread>(0);
-      std::vector<Thread> fresh(count_);
-      threads_.swap(fresh);
-      for (std::size_t i = 0; i < count_; ++i) {
-        threads_[i].clock.assign(count_, 0);
-        threads_[i].runs = std::thread{[this, i, &scenario] {
-          self_ = i;
-          threads_[i].turn.acquire();
-          scenario.threads[i]();
-          threads_[i].ended = true;
-          self_ = none;
-          hand_over(choose());
-        }};
-      }
+      const Scenario scenario = make();
+      scenario_ = &scenario;
+      begin(scenario.threads.size());
       hand_over(choose());
       done_.acquire();
-      for (auto& thread : threads_) thread.runs.join();
       if (scenario.at_end && report_.failure.empty()) scenario.at_end();
     }
     ++report_.runs;
     report_.steps_most = std::max<std::uint64_t>(report_.steps_most, order_.size());
     if (!report_.failure.empty()) report_.order = order_;
     active_ = nullptr;
+  }
+  void begin(std::size_t threads) {
+    at_ = 0;
+    current_ = none;
+    redundant_ = false;
+    order_.clear();
+    owners_.clear();
+    waiting_.clear();
+    steps_.begin(threads);
+    for (auto& thread : threads_) thread.notified = false;
+    for (; count_ < threads; ++count_) threads_[count_].runs = std::thread{[this, me = count_] { work(me); }};
+    report_.threads = count_;
+  }
+  // The threads are the same in every run: it has the same thread in the same place, and so have their memory.
+  void work(std::size_t me) {
+    for (;;) {
+      threads_[me].turn.acquire();
+      if (ending_) return;
+      self_ = me;
+      scenario_->threads[me]();
+      self_ = none;
+      steps_.threads[me].ended = true;
+      hand_over(choose());
+    }
   }
 
   // In the thread whose turn it was: chooses who is next, and waits for its own next turn.
@@ -249,9 +254,9 @@ class Explorer {
   }
 
   [[nodiscard]] bool can_go(std::size_t thread) const {
-    const auto& [runs, turn, next, notified, ended, clock] = threads_[thread];
-    return !ended && (next.needs_free == nullptr || !owners_.contains(next.needs_free)) &&
-           (!next.needs_notice || notified);
+    const auto& its = steps_.threads[thread];
+    return !its.ended && (its.next.needs_free == nullptr || !owners_.contains(its.next.needs_free)) &&
+           (!its.next.needs_notice || threads_[thread].notified);
   }
 
   std::size_t choose() {
@@ -259,19 +264,21 @@ class Explorer {
     bool all_ended = true;
     for (std::size_t i = 0; i < count_; ++i) {
       if (can_go(i)) enabled |= bit(i);
-      all_ended = all_ended && threads_[i].ended;
+      all_ended = all_ended && steps_.threads[i].ended;
     }
     if (all_ended) return none;
     if (enabled == 0) die("every thread waits");
-    const auto chosen = draw_ != nullptr ? draw(enabled) : follow(enabled);
+    if (reduces() && bounds()) steps_.try_within_bound(at_);
+    const auto chosen = way_ == Way::drawn ? draw(enabled) : follow(enabled);
     order_ += static_cast<char>('0' + chosen);
     if (order_.size() > steps_max) die("a run without end");
-    note(chosen);
+    if (reduces() && !bounds()) steps_.try_others(chosen, at_ - 1);
+    if (reduces()) steps_.note(chosen, at_);
     current_ = chosen;
     return chosen;
   }
   std::size_t draw(Set enabled) {
-    auto skip = (*draw_)() % static_cast<std::uint64_t>(__builtin_popcount(enabled));
+    auto skip = draw_() % static_cast<std::uint64_t>(__builtin_popcount(enabled));
     for (std::size_t i = 0;; ++i) {
       if ((enabled & bit(i)) != 0 && skip-- == 0) return i;
     }
@@ -279,75 +286,40 @@ class Explorer {
 
   std::size_t follow(Set enabled) {
     if (redundant_) return first_of(enabled);
-    if (at_ == path_.size()) {
-      Choice choice;
+    if (at_ == steps_.path.size()) {
+      Steps::Choice choice;
       choice.enabled = enabled;
-      if (!path_.empty()) {
-        const auto& before = path_.back();
+      if (!steps_.path.empty()) {
+        const auto& before = steps_.path.back();
         choice.preemptions = before.preemptions + (before.left != none && before.chosen != before.left ? 1 : 0);
         for (std::size_t i = 0; i < count_ && !bounds(); ++i) {
-          if ((before.asleep & bit(i)) != 0 && i != before.chosen && !dependent(before.step, threads_[i].next)) {
+          if ((before.asleep & bit(i)) != 0 && i != before.chosen && !dependent(before.step, steps_.threads[i].next)) {
             choice.asleep |= bit(i);
           }
         }
       }
       const bool can_stay = current_ != none && (enabled & bit(current_)) != 0;
       if (can_stay) choice.left = current_;
-      if (bounds()) {
-        choice.to_try = can_stay && choice.preemptions >= preemptions_max_ ? bit(current_) : enabled;
-      }
+      if (way_ == Way::whole || (bounds() && !can_stay)) choice.to_try = enabled;
       const Set awake = enabled & ~choice.asleep;
       if (awake == 0) {  // every order from here on was run from elsewhere
         redundant_ = true;
+        for (std::size_t i = 0; i < count_; ++i) {
+          if (!steps_.threads[i].ended) steps_.try_others(i, at_);
+        }
         return first_of(enabled);
       }
       choice.chosen = can_stay && (awake & bit(current_)) != 0 ? current_ : first_of(awake);
       choice.to_try |= bit(choice.chosen);
-      path_.push_back(choice);
+      steps_.path.push_back(choice);
     }
-    auto& choice = path_[at_];
+    auto& choice = steps_.path[at_];
     if ((enabled & bit(choice.chosen)) == 0)
       die("a run did not go as the one before it: the scenario is not determined");
     choice.enabled = enabled;
-    choice.step = threads_[choice.chosen].next;
+    choice.step = steps_.threads[choice.chosen].next;
     ++at_;
     return choice.chosen;
-  }
-
-  // What the next steps of all have to do with those that were taken: where two could be exchanged, both are tried.
-  void note(std::size_t chosen) {
-    if (draw_ != nullptr || bounds() || redundant_) return;
-    for (std::size_t p = 0; p < count_; ++p) {
-      if (threads_[p].ended) continue;
-      const auto& next = threads_[p].next;
-      for (auto i = at_ - 1; i-- > 0;) {
-        const auto& past = path_[i];
-        if (past.chosen == p || !dependent(past.step, next)) continue;
-        if (next.needs_free != nullptr && past.step.frees == next.needs_free) continue;  // the taking is what competes
-        if (threads_[p].clock[past.chosen] > i) continue;  // it came before, whatever the order
-        auto& there = path_[i];
-        there.to_try |= (there.enabled & bit(p)) != 0 ? bit(p) : there.enabled;
-        break;
-      }
-    }
-    auto& clock = threads_[chosen].clock;
-    const auto& step = threads_[chosen].next;
-    const auto join = [](Clock& into, const Clock& from) {
-      for (std::size_t i = 0; i < from.size(); ++i) into[i] = std::max(into[i], from[i]);
-    };
-    for (const auto* object : {step.object, step.other}) {
-      if (object == nullptr) continue;
-      auto& touched = touched_[object];
-      for (const auto use : {Use::reads, Use::adds, Use::changes}) {
-        auto& by = touched[static_cast<std::size_t>(use)];
-        if (by.empty()) by.assign(count_, 0);
-        if (use != step.use || use == Use::changes) join(clock, by);
-      }
-    }
-    clock[chosen] = at_;
-    for (const auto* object : {step.object, step.other}) {
-      if (object != nullptr) join(touched_[object][static_cast<std::size_t>(step.use)], clock);
-    }
   }
 
   // The threads cannot be taken back from where they wait, so this is the end of the process.
@@ -360,17 +332,22 @@ class Explorer {
   static inline Explorer* active_ = nullptr;
   static inline thread_local std::size_t self_ = none;
 
-  std::vector<Choice> path_;
-  std::vector<Thread> threads_;
+  ::cpu_set_t processors_;  // that we had
+  const Way way_;
+  const std::size_t preemptions_max_;
+  const std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  std::mt19937_64 draw_;
+  const Scenario* scenario_ = nullptr;
+  Steps steps_;
+  std::array<Thread, max_explored_threads> threads_;
   std::map<const void*, std::size_t> owners_;
   std::map<const void*, std::vector<std::size_t>> waiting_;
-  std::map<const void*, Touched> touched_;
   std::binary_semaphore done_{0};
   std::string order_;
   Report report_;
-  std::mt19937_64* draw_ = nullptr;
-  std::size_t count_ = 0, at_ = 0, current_ = none, preemptions_max_ = no_bound;
+  std::size_t count_ = 0, at_ = 0, current_ = none;
   bool redundant_ = false;  // what this run still has in it was run from elsewhere
+  bool ending_ = false;
 };
 
 }  // namespace tarn_test

@@ -5,19 +5,27 @@
 
 #include "explore/explorer.hpp"
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "explore/explore.hpp"
 #include "explore/explored_sync.hpp"
 #include "support/catch.hpp"
 
 using tarn::detail::Atomic;
 using tarn::detail::ConditionVariable;
 using tarn::detail::Mutex;
+using tarn_test::explore_number;
 using tarn_test::Explorer;
 using tarn_test::Scenario;
 
@@ -59,15 +67,93 @@ Scenario flag_cleared_after_the_store(bool only_if_unchanged) {
           }};
 }
 
+/// A few steps on two words and a mutex.
+struct AnyStep {
+  enum class Kind : std::uint8_t { load, store, add, count, exchange_if, under_mutex, try_mutex } kind;
+  std::size_t word;
+  int value;
+};
+using Program = std::vector<std::vector<AnyStep>>;  // of each thread
+
+Program any_program(std::uint64_t seed, std::size_t threads, std::size_t steps) {
+  std::mt19937_64 draw{seed};
+  Program program(threads);
+  for (auto& thread : program) {
+    for (std::size_t i = 0; i < steps; ++i) {
+      thread.push_back({static_cast<AnyStep::Kind>(draw() % 7), draw() % 2, static_cast<int>(draw() % 3)});
+    }
+  }
+  return program;
+}
+/// What each thread has seen, and what is left, is added to `outcomes`.
+Scenario running(const Program& program, std::set<std::string>& outcomes) {
+  struct World {
+    std::array<Atomic<int>, 2> words;
+    Mutex mutex;
+    int guarded = 0;
+    std::vector<std::string> seen;
+  };
+  auto world = std::make_shared<World>();
+  world->seen.resize(program.size());
+  Scenario scenario;
+  for (std::size_t me = 0; me < program.size(); ++me) {
+    scenario.threads.emplace_back([world, me, &steps = program[me]] {
+      const auto see = [&](int value) { world->seen[me] += std::to_string(value) + ' '; };
+      const auto guarded = [&](int value) { see(std::exchange(world->guarded, value + static_cast<int>(me))); };
+      for (const auto& [kind, at, value] : steps) {
+        auto& word = world->words[at];
+        int expected = value;
+        switch (kind) {
+          case AnyStep::Kind::load:
+            see(word.load());
+            break;
+          case AnyStep::Kind::store:
+            word.store(value);
+            break;
+          case AnyStep::Kind::add:
+            see(word.fetch_add(value));
+            break;
+          case AnyStep::Kind::count:
+            word.fetch_add(value, std::memory_order_relaxed);
+            break;
+          case AnyStep::Kind::exchange_if:
+            see(word.compare_exchange_strong(expected, value + 1) ? -1 : expected);
+            break;
+          case AnyStep::Kind::under_mutex: {
+            std::lock_guard lock{world->mutex};
+            guarded(word.load());
+            break;
+          }
+          case AnyStep::Kind::try_mutex:
+            if (std::unique_lock lock{world->mutex, std::try_to_lock}; lock.owns_lock()) {
+              guarded(value);
+            } else {
+              see(-2);
+            }
+            break;
+        }
+      }
+    });
+  }
+  scenario.at_end = [world, &outcomes] {
+    std::string outcome;
+    for (const auto& word : world->words) outcome += std::to_string(word.load()) + ' ';
+    outcome += std::to_string(world->guarded);
+    for (const auto& seen : world->seen) outcome += " | " + seen;
+    outcomes.insert(outcome);
+  };
+  return scenario;
+}
+
 }  // namespace
 
 TEST_CASE("an update that another covers is found, in any way of search, and its order replays", "[explorer]") {
-  const auto complete = Explorer::complete(lost_update, 100);
+  const auto complete = Explorer::complete(lost_update, {100});
   CHECK(complete.failure == "an addition is lost");
   CHECK(Explorer::replay(lost_update, complete.order).failure == "an addition is lost");
-  CHECK(Explorer::bounded(lost_update, 100, 1).failure == "an addition is lost");
-  CHECK(Explorer::random(lost_update, 100, 1).failure == "an addition is lost");
-  const auto without = Explorer::bounded(lost_update, 100, 0);
+  CHECK(Explorer::bounded(lost_update, {100}, 1).failure == "an addition is lost");
+  CHECK(Explorer::random(lost_update, {100}, 1).failure == "an addition is lost");
+  const auto without = Explorer::bounded(lost_update, {100}, 0);
   CHECK(without.failure.empty());
   CHECK(without.finished);
 }
@@ -84,14 +170,15 @@ TEST_CASE("threads that share nothing are run in one order, those that do in eac
       return scenario;
     };
   };
-  const auto alone = Explorer::complete(apart(3), 100);
+  const auto alone = Explorer::complete(apart(3), {100});
   CHECK(alone.finished);
   CHECK(alone.runs == 1);
+  CHECK(Explorer::bounded(apart(3), {100}, 3).runs == 6);  // where one ends, each other one goes on
   // With one preemption: one of two threads first, taken away after one to five of its six steps (the first is to
   // begin), or not at all.
-  const auto bounded = Explorer::bounded(apart(2), 100, 1);
-  CHECK(bounded.finished);
-  CHECK(bounded.runs == 12);
+  const auto whole = Explorer::whole(apart(2), {100}, 1);
+  CHECK(whole.finished);
+  CHECK(whole.runs == 12);
 
   // Two stores in a row of each of two threads, to one word: 4! / (2! 2!) orders, each with its own outcome.
   const auto together = [] {
@@ -99,7 +186,7 @@ TEST_CASE("threads that share nothing are run in one order, those that do in eac
     const auto twice = [word] { word->store(1), word->store(2); };
     return Scenario{{twice, twice}, {}};
   };
-  const auto all = Explorer::complete(together, 100);
+  const auto all = Explorer::complete(together, {100});
   CHECK(all.finished);
   CHECK(all.runs == 6);
 
@@ -109,7 +196,18 @@ TEST_CASE("threads that share nothing are run in one order, those that do in eac
     const auto twice = [word] { (void)word->load(), (void)word->load(); };
     return Scenario{{twice, twice, twice}, {}};
   };
-  CHECK(Explorer::complete(readers, 100).runs == 1);
+  CHECK(Explorer::complete(readers, {100}).runs == 1);
+
+  // Nor do counts that nobody looks at; of those that somebody does, each sum does.
+  const auto counting = [](std::memory_order order) {
+    return [order] {
+      auto count = std::make_shared<Atomic<int>>(0);
+      const auto add = [count, order] { count->fetch_add(1, order); };
+      return Scenario{{add, add}, {}};
+    };
+  };
+  CHECK(Explorer::complete(counting(std::memory_order_relaxed), {100}).runs == 1);
+  CHECK(Explorer::complete(counting(std::memory_order_seq_cst), {100}).runs == 2);
 }
 
 TEST_CASE("all outcomes of three threads are reached, by the reduced search as by the whole one", "[explorer]") {
@@ -139,13 +237,41 @@ TEST_CASE("all outcomes of three threads are reached, by the reduced search as b
     of.erase(std::unique(of.begin(), of.end()), of.end());
     return of;
   };
-  const auto less = Explorer::complete(writers(reduced), 100'000);
-  const auto more = Explorer::bounded(writers(whole), 400'000, 3);
+  const auto less = Explorer::complete(writers(reduced), {100'000});
+  const auto more = Explorer::whole(writers(whole), {400'000}, 3);
   CHECK(less.finished);
   CHECK(more.finished);
   CHECK(less.runs < more.runs);
   CHECK(distinct(reduced) == distinct(whole));
   CHECK(reduced.size() == 18);  // six orders of the letters, and one, two or three counted
+}
+
+TEST_CASE("of programs made by chance, a search that leaves out orders reaches every outcome", "[explorer]") {
+  const auto programs = explore_number("TARN_EXPLORE_PROGRAMS", 25);
+  std::uint64_t left_out = 0;
+  for (std::uint64_t seed = 0; seed < programs; ++seed) {
+    INFO("the program of seed " << seed);
+    const auto three = seed % 2 == 0;
+    const auto program = any_program(seed, three ? 3 : 2, three ? 3 : 5);
+    const auto outcomes = [&](auto search) {
+      std::set<std::string> seen;
+      const auto report = search([&] { return running(program, seen); });
+      CHECK(report.finished);
+      return std::pair{seen, report.runs};
+    };
+    const auto [all, all_runs] = outcomes([](const auto& make) { return Explorer::whole(make, {}, SIZE_MAX); });
+    const auto [reduced, runs] = outcomes([](const auto& make) { return Explorer::complete(make, {}); });
+    CHECK(reduced == all);
+    left_out += all_runs - runs;
+    for (std::size_t preemptions = 0; preemptions < 4; ++preemptions) {
+      INFO("with so many preemptions: " << preemptions);
+      const auto within = outcomes([=](const auto& make) { return Explorer::whole(make, {}, preemptions); });
+      const auto less = outcomes([=](const auto& make) { return Explorer::bounded(make, {}, preemptions); });
+      CHECK(less.first == within.first);
+      CHECK(less.second <= within.second);
+    }
+  }
+  CHECK(left_out > 0);
 }
 
 TEST_CASE("a thread that waits goes on when it is notified, and not before", "[explorer]") {
@@ -169,16 +295,26 @@ TEST_CASE("a thread that waits goes on when it is notified, and not before", "[e
     };
     return Scenario{{take, put}, [box] { Explorer::expect(!box->value, "not taken"); }};
   };
-  const auto report = Explorer::complete(hand_over, 1000);
+  const auto report = Explorer::complete(hand_over, {1000});
   CHECK(report.failure.empty());
   CHECK(report.finished);
   CHECK(report.runs >= 2);
 }
 
+TEST_CASE("an object that is used after its end is seen, also where its memory is as it was", "[explorer]") {
+  const auto make = [] {
+    auto word = std::make_shared<std::optional<Atomic<int>>>(1);
+    return Scenario{{[=, at = &**word] { (void)at->load(); }, [=] { word->reset(); }}, {}};
+  };
+  const auto report = Explorer::complete(make, {100});
+  CHECK(report.failure == "an object is used after its end");
+}
+
 TEST_CASE("the plan's rule, to clear the flag after the I/O, loses a write, and the explorer sees it", "[explorer]") {
-  const auto report = Explorer::complete([] { return flag_cleared_after_the_store(false); }, 1000);
+  const auto report = Explorer::complete([] { return flag_cleared_after_the_store(false); }, {1000});
   CHECK(report.failure == "what was written during the store is lost");
-  const auto kept = Explorer::complete([] { return flag_cleared_after_the_store(true); }, 1000);
+  tarn_test::note_found("the plan's rule, to clear the flag after the I/O", report);
+  const auto kept = Explorer::complete([] { return flag_cleared_after_the_store(true); }, {1000});
   CHECK(kept.failure.empty());
   CHECK(kept.finished);
 }

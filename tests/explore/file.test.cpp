@@ -19,23 +19,19 @@
 #include <tarn/dirty_file_async.hpp>
 
 #include "explore/explore.hpp"
+#include "explore/small_pool.hpp"
 #include "support/catch.hpp"
 #include "support/linearizable.hpp"
-#include "support/traits.hpp"
 
+using tarn_test::chunk_bytes;
 using tarn_test::explore;
 using tarn_test::Explorer;
 using tarn_test::Scenario;
+using tarn_test::text_bytes;
 
 namespace {
 
-constexpr std::uint64_t chunk_bytes = 16;
-
-struct Traits : tarn_test::TestTraits {
-  using Storage = tarn::HeapStorage;
-};
-
-std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span{text}); }
+using Traits = tarn_test::ExploredTraits;
 
 /// Holds one file, as text. Its calls are one step each.
 struct TextStore {
@@ -49,7 +45,7 @@ struct TextStore {
     ++loads;
     const auto at = static_cast<std::size_t>(request.range.offset());
     if (request.range.end() > text.size()) return tarn::fail(std::errc::io_error);
-    return request.into.copy_from(bytes_of(text).subspan(at, static_cast<std::size_t>(request.range.size_bytes())));
+    return request.into.copy_from(text_bytes(text).subspan(at, static_cast<std::size_t>(request.range.size_bytes())));
   }
   tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
     std::vector<std::pair<std::uint64_t, std::string>> pieces;
@@ -70,11 +66,6 @@ struct TextStore {
 };
 
 struct World {
-  static tarn::PoolOptions options() {
-    tarn::PoolOptions options{.chunk_bytes = chunk_bytes, .window_bytes = 2 * chunk_bytes};
-    options.budget_bytes = tarn::ChunkPool<Traits>::min_budget_bytes(options) + 64 * chunk_bytes;
-    return options;
-  }
   explicit World(std::string stored, bool side_by_side) : store{std::move(stored), side_by_side} {
     using Metadata = tarn::MetadataFor<Traits>;
     const auto layout = tarn::FileOptions{.part_bytes = (side_by_side ? 1 : 4) * chunk_bytes};
@@ -90,12 +81,12 @@ struct World {
     return text;
   }
   void write(std::uint64_t at, const std::string& text) {
-    const auto n = file->write(at, bytes_of(text));
+    const auto n = file->write(at, text_bytes(text));
     Explorer::expect(n && *n == text.size(), "a write is refused");
   }
 
   TextStore store;
-  tarn::ChunkPool<Traits> pool{options()};
+  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(2)};
   std::optional<tarn::DirtyFile<Traits, TextStore>> file;
 };
 
@@ -182,48 +173,43 @@ std::string zeros(std::size_t size) { return std::string(size, '\0'); }
 TEST_CASE("a write during a flush is not lost", "[explore]") {
   const auto changed = with(sixteen, 3, "bb");
   const auto twice = with(changed, 4, "cc");
-  SECTION("of clean bytes") { explore(race(sixteen, true, {write(3, "bb"), flush}, {changed})); }
-  SECTION("of bytes in flush") {
+  explore("of clean bytes", race(sixteen, true, {write(3, "bb"), flush}, {changed}));
+  {
     const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
-    explore(race(sixteen, true, {both, write(4, "cc")}, {twice, with(with(sixteen, 4, "cc"), 3, "bb")}));
+    explore("of bytes in flush",
+            race(sixteen, true, {both, write(4, "cc")}, {twice, with(with(sixteen, 4, "cc"), 3, "bb")}));
   }
-  SECTION("of bytes that are not held") { explore(race(sixteen, false, {write(3, "bb"), flush}, {changed})); }
+  explore("of bytes that are not held", race(sixteen, false, {write(3, "bb"), flush}, {changed}));
 }
 
 TEST_CASE("two writes are both kept", "[explore]") {
-  SECTION("beside each other") {
-    explore(race(sixteen, true, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
-  }
-  SECTION("the first of a chunk, of bytes that are not held") {
-    explore(race(sixteen, false, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
-  }
-  SECTION("over each other, in one order or the other") {
-    explore(race(two_chunks, true, {write(14, "bbbb"), write(14, "cccc")},
-                 {with(two_chunks, 14, "bbbb"), with(two_chunks, 14, "cccc")}));
-  }
+  explore("beside each other", race(sixteen, true, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
+  explore("the first of a chunk, of bytes that are not held",
+          race(sixteen, false, {write(0, "bb"), write(2, "cc")}, {with(sixteen, 0, "bbcc")}));
+  explore("over each other, in one order or the other",
+          race(two_chunks, true, {write(14, "bbbb"), write(14, "cccc")},
+               {with(two_chunks, 14, "bbbb"), with(two_chunks, 14, "cccc")}));
 }
 
 TEST_CASE("a window is read as of one moment", "[explore]") {
   const auto after = with(two_chunks, 14, "bbbb");
-  SECTION("by copy") {
-    explore(race(two_chunks, true, {read(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
-  }
-  SECTION("by view") {
-    explore(race(two_chunks, true, {view(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
-  }
-  SECTION("while it is loaded") {
-    explore(race(sixteen, false, {read(0, 16, {sixteen, with(sixteen, 3, "bb")}), write(3, "bb")},
-                 {with(sixteen, 3, "bb")}));
-  }
-  SECTION("at the end of a file that grows meanwhile") {
+  explore("by copy", race(two_chunks, true, {read(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
+  explore("by view", race(two_chunks, true, {view(0, 32, {two_chunks, after}), write(14, "bbbb")}, {after}));
+  explore(
+      "while it is loaded",
+      race(sixteen, false, {read(0, 16, {sixteen, with(sixteen, 3, "bb")}), write(3, "bb")}, {with(sixteen, 3, "bb")}),
+      2);
+  {
     const std::string grown(32, 'b');
-    explore(race(sixteen, true, {read(0, 32, {sixteen, grown}), write(0, grown)}, {grown}));
-    explore(race(sixteen, true, {try_read(0, 32, {sixteen, grown, "busy"}), write(0, grown)}, {grown}));
+    explore("at the end of a file that grows meanwhile",
+            race(sixteen, true, {read(0, 32, {sixteen, grown}), write(0, grown)}, {grown}));
+    explore("at the end of a file that grows meanwhile, by a try",
+            race(sixteen, true, {try_read(0, 32, {sixteen, grown, "busy"}), write(0, grown)}, {grown}));
   }
 }
 
 TEST_CASE("two readers of what is missing load it once", "[explore]") {
-  explore(race(sixteen, false, {read(0, 16, {sixteen}), read(0, 16, {sixteen})}, {sixteen}, 1));
+  explore(race(sixteen, false, {read(0, 16, {sixteen}), read(0, 16, {sixteen})}, {sixteen}, 1), 2);
 }
 
 TEST_CASE("an operation that meets another's load ends, whenever that does", "[explore]") {
@@ -248,68 +234,66 @@ TEST_CASE("an operation that meets another's load ends, whenever that does", "[e
 }
 
 TEST_CASE("an eviction takes no byte that somebody reads or writes", "[explore]") {
-  SECTION("a read") { explore(race(sixteen, true, {read(0, 16, {sixteen}), evict}, {sixteen})); }
-  SECTION("a view") { explore(race(sixteen, true, {view(0, 16, {sixteen}), evict}, {sixteen})); }
-  SECTION("a write") { explore(race(sixteen, true, {write(3, "bb"), evict}, {with(sixteen, 3, "bb")})); }
-  SECTION("a load") { explore(race(sixteen, false, {read(0, 16, {sixteen}), evict}, {sixteen})); }
-  SECTION("a flush") {
+  explore("a read", race(sixteen, true, {read(0, 16, {sixteen}), evict}, {sixteen}), 2);
+  explore("a view", race(sixteen, true, {view(0, 16, {sixteen}), evict}, {sixteen}), 2);
+  explore("a write", race(sixteen, true, {write(3, "bb"), evict}, {with(sixteen, 3, "bb")}), 2);
+  explore("a load", race(sixteen, false, {read(0, 16, {sixteen}), evict}, {sixteen}), 2);
+  {
     const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
-    explore(race(sixteen, true, {both, evict}, {with(sixteen, 3, "bb")}));
+    explore("a flush", race(sixteen, true, {both, evict}, {with(sixteen, 3, "bb")}), 2);
   }
 }
 
 TEST_CASE("of a truncate and another call one comes first", "[explore]") {
   const auto cut = sixteen.substr(0, 4);
-  SECTION("a write that extends") {
-    explore(race(sixteen, true, {truncate(4), write(14, "bbbb")}, {cut, cut + zeros(10) + "bbbb"}));
-  }
-  SECTION("a load") { explore(race(sixteen, false, {truncate(4), read(0, 16, {sixteen, cut})}, {cut})); }
-  SECTION("a flush") {
+  explore("a write that extends",
+          race(sixteen, true, {truncate(4), write(14, "bbbb")}, {cut, cut + zeros(10) + "bbbb"}));
+  explore("a load", race(sixteen, false, {truncate(4), read(0, 16, {sixteen, cut})}, {cut}));
+  {
     const Call both = [](World& world) { write(8, "bb")(world), flush(world); };
-    explore(race(sixteen, true, {both, truncate(4)}, {cut, cut + zeros(4) + "bb"}));
+    explore("a flush", race(sixteen, true, {both, truncate(4)}, {cut, cut + zeros(4) + "bb"}));
   }
-  SECTION("cut and grown beside a load: the gap is zero") {
+  {
     const Call both = [](World& world) { truncate(4)(world), truncate(16)(world); };
-    explore(race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)})}, {cut + zeros(12)}));
+    explore("cut and grown beside a load: the gap is zero",
+            race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)})}, {cut + zeros(12)}));
   }
-  SECTION("a punch beside a flush") {
+  {
     const Call both = [](World& world) { write(8, "bb")(world), flush(world); };
-    explore(race(sixteen, true, {both, punch(6, 4)},
-                 {with(sixteen, 6, zeros(4)), with(with(sixteen, 6, zeros(4)), 8, "bb")}));
+    explore("a punch beside a flush", race(sixteen, true, {both, punch(6, 4)},
+                                           {with(sixteen, 6, zeros(4)), with(with(sixteen, 6, zeros(4)), 8, "bb")}));
   }
 }
 
 TEST_CASE("three calls at once lose no byte", "[explore]") {
   const auto changed = with(sixteen, 3, "bb");
-  SECTION("a write, a flush and an eviction") {
-    explore(race(sixteen, true, {write(3, "bb"), flush, evict}, {changed}));
-  }
-  SECTION("two reads of what is missing, and a write") {
-    explore(race(sixteen, false, {read(0, 16, {sixteen, changed}), read(0, 16, {sixteen, changed}), write(3, "bb")},
-                 {changed}));
-  }
-  SECTION("a cut that grows again, a load and an eviction") {
+  explore("a write, a flush and an eviction", race(sixteen, true, {write(3, "bb"), flush, evict}, {changed}), 1);
+  explore("two reads of what is missing, and a write",
+          race(sixteen, false, {read(0, 16, {sixteen, changed}), read(0, 16, {sixteen, changed}), write(3, "bb")},
+               {changed}),
+          1);
+  {
     const auto cut = sixteen.substr(0, 4);
     const Call both = [](World& world) { truncate(4)(world), truncate(16)(world); };
-    explore(race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)}), evict}, {cut + zeros(12)}));
+    explore("a cut that grows again, a load and an eviction",
+            race(sixteen, false, {both, read(0, 16, {sixteen, cut, cut + zeros(12)}), evict}, {cut + zeros(12)}), 1);
   }
 }
 
 TEST_CASE("two flushes store every byte once or more, and end", "[explore]") {
   const Call both = [](World& world) { write(3, "bb")(world), flush(world); };
-  explore(race(sixteen, true, {both, flush}, {with(sixteen, 3, "bb")}));
+  explore(race(sixteen, true, {both, flush}, {with(sixteen, 3, "bb")}), 2);
 }
 
 TEST_CASE("flushes of two parts beside each other, and a write in one of them, lose no byte", "[explore]") {
   const Call two_parts = [](World& world) { write(3, "bb")(world), write(19, "cc")(world), flush(world); };
   const Call one_part = [](World& world) { write(3, "d")(world), flush(world); };
   const auto both = with(with(two_chunks, 3, "bb"), 19, "cc");
-  SECTION("of one size") {
-    explore(race(two_chunks, true, {two_parts, one_part}, {both, with(both, 3, "d")}, {}, true));
-  }
-  SECTION("and a cut") {
+  explore("of one size", race(two_chunks, true, {two_parts, one_part}, {both, with(both, 3, "d")}, {}, true), 1);
+  {
     const Call cut = [](World& world) { truncate(20)(world), flush(world); };
-    explore(race(two_chunks, true, {two_parts, cut}, {both.substr(0, 20), both.substr(0, 21)}, {}, true));
+    explore("and a cut", race(two_chunks, true, {two_parts, cut}, {both.substr(0, 20), both.substr(0, 21)}, {}, true),
+            1);
   }
 }
 
@@ -347,6 +331,6 @@ TEST_CASE("the answers of a write, a truncate and a read have one order", "[expl
       return scenario;
     };
   };
-  SECTION("of bytes that are held") { explore(noted(true)); }
-  SECTION("of bytes that are not held") { explore(noted(false)); }
+  explore("of bytes that are held", noted(true), 1);
+  explore("of bytes that are not held", noted(false), 1);
 }
