@@ -46,15 +46,19 @@ def run(program, rows_file, **settings):
     return rows, "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+def within(preemptions):
+    return f"in all with at most {preemptions} preemption{'' if preemptions == 1 else 's'}"
+
+
 def searched(rows):
     """The search of one scenario that got furthest and ended, and what the report says of it."""
     ended = [row for row in rows if row.way in ("all", "bounded")]
     last = next((row for row in ended if row.way == "all"), ended[-1])
-    how = "every order" if last.way == "all" else f"all with at most {last.preemptions} preemptions"
+    how = "in every order" if last.way == "all" else within(last.preemptions)
     beyond = [row for row in rows if row.way == "unfinished" and last.way != "all"]
     for row in beyond:
-        what = "every order" if row.preemptions < 0 else str(row.preemptions)
-        how += f"; {what}: not ended, {row.orders} in {row.seconds:.0f} s"
+        what = "in every order" if row.preemptions < 0 else f"with {row.preemptions}"
+        how += f"; {what}: not ended after {row.orders} in {row.seconds:.0f} s"
     return last, [last.threads, how, last.orders, f"{last.seconds:.1f}"]
 
 
@@ -75,7 +79,7 @@ def report(rows, wrong, asked, seconds):
         sums[last.threads, last.way, last.preemptions] += 1
 
     def count(threads):
-        ways = [f"{sums[key]} {'in every order' if key[1] == 'all' else f'with at most {key[2]} preemptions'}"
+        ways = [f"{sums[key]} {'in every order' if key[1] == 'all' else within(key[2])}"
                 for key in sorted(sums, key=str) if isinstance(key, tuple) and key[0] == threads]
         return f"- of {threads} threads, searched to the end: {', '.join(ways)}"
 

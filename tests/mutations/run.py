@@ -56,9 +56,10 @@ NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim
 # Come last, for they take long; in this order.
 LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id",
         "fault.sweep_units", "fault.sweep_later", "fault.sweep_content", "fault.sweep_table", "fault.sweep", "torture",
-        "stress", "comb", "explore.file"]
+        "stress", "comb", "explore.file", "explore.load", "explore.record", "explore.chunk", "explore.latch"]
 # That take too long otherwise.
-OPTIMISED = {"comb", "stress", "explore.file", "fault.sweep", "fault.sweep_content", "fault.sweep_table"}
+OPTIMISED = {"comb", "stress", "explore.file", "explore.load", "explore.record", "explore.chunk", "explore.latch",
+             "fault.sweep", "fault.sweep_content", "fault.sweep_table"}
 
 
 def programs():
