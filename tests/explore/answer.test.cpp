@@ -45,7 +45,8 @@ struct World {
   Store store;
   std::optional<File> file, next;  // `next`: of the same id, later
   std::string into = std::string(chunk_bytes, '?');
-  std::optional<std::error_code> ended;  // what was begun before
+  std::string into_another = into;
+  std::optional<std::error_code> ended, another_ended;  // what was begun
 
   World() {
     store.text = stored;
@@ -64,7 +65,8 @@ void expect_one_of(const std::vector<std::string>& allowed, const std::string& s
   if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail(what + (" " + seen));
 }
 
-/// Nothing is begun.
+const Act nothing = [](World&) {};
+/// It is held, and nothing is begun.
 const Act hold = [](World& world) {
   world.store.at_once = true;
   (void)world.read(*world.file);
@@ -73,6 +75,10 @@ const Act hold = [](World& world) {
 const Act begin_load = [](World& world) {
   tarn::start_read(*world.file, 0, std::as_writable_bytes(std::span{world.into}),
                    [&world](const tarn::Result<std::size_t>& n) { world.ended = n.error(); });
+};
+const Act begin_another = [](World& world) {
+  tarn::start_read(*world.file, 0, std::as_writable_bytes(std::span{world.into_another}),
+                   [&world](const tarn::Result<std::size_t>& n) { world.another_ended = n.error(); });
 };
 /// Of "xx" at 2, in a file that is held.
 const Act begin_flush = [](World& world) {
@@ -83,6 +89,12 @@ const Act begin_flush = [](World& world) {
   tarn::start_flush(*world.file, [&world](const auto& n) { world.ended = n.error(); });
 };
 const Act answer_load = [](World& world) { world.store.answer_load(); };
+/// The only one.
+const Act answer_one_load = [](World& world) {
+  world.store.answer_load();
+  Explorer::expect(world.store.loads == 1, "it is loaded so often");
+  Explorer::expect(world.into == stored && world.into_another == stored, "a load is shared, and its bytes are not");
+};
 const Act answer_flush = [](World& world) { world.store.answer_flush(); };
 const Act fail_flush = [](World& world) {
   const auto failed = tarn::FlushOutcome<Traits>::failed(std::make_error_code(std::errc::io_error));
@@ -129,14 +141,17 @@ const Act try_write = [](World& world) {
   Explorer::expect(n || n.error() == static_cast<std::errc>(ESTALE), "a late write fails in another way");
 };
 
-/// After `begin`, one thread for each. In the end the file reads as one of `allowed`, and the store has that, too.
-std::function<Scenario()> after(Act begin, std::vector<Act> acts, std::vector<std::string> allowed) {
+/// After `begin`, one thread for each, and then `then`. In the end the file reads as one of `allowed`, and the store has
+/// that, too.
+std::function<Scenario()> after(Act begin, std::vector<Act> acts, std::vector<std::string> allowed,
+                                Act then = nothing) {
   return [=] {
     auto world = std::make_shared<World>();
     begin(*world);
     Scenario scenario;
     for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*world); });
     scenario.at_end = [=] {
+      then(*world);
       Explorer::expect(world->ended.has_value(), "what was begun does not end");
       world->store.at_once = true;
       auto& file = world->next ? *world->next : *world->file;
@@ -180,6 +195,16 @@ TEST_CASE("a load that is answered late covers nothing newer", "[explore]") {
           after(begin_load, {answer_load, write(3, "bb"), punch},
                 {with(written, 4, zeros(4)), with(with(stored, 4, zeros(4)), 3, "bb")}),
           1);
+}
+
+TEST_CASE("reads of what is missing share one load, whenever they come", "[explore]") {
+  const Act one_load = [](World& world) { Explorer::expect(world.store.loads == 1, "it is loaded so often"); };
+  explore("before it is answered, or after", after(begin_load, {answer_load, read({stored})}, {stored}, one_load), 2);
+  explore("begun at once", after(nothing, {begin_load, begin_another}, {stored}, answer_one_load), 2);
+  explore("begun at once, and answered", after(nothing, {begin_load, begin_another, answer_load}, {stored}, one_load),
+          1);
+  explore("begun while another one waits, and answered",
+          after(begin_load, {begin_another, read({stored}), answer_load}, {stored}, one_load), 1);
 }
 
 TEST_CASE("a flush that is answered late settles nothing newer", "[explore]") {

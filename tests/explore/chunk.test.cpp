@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: LABELS slow
+// CTest: TIMEOUT 300 COST 5 LABELS slow
 #define TARN_SYNC_HEADER "explore/explored_sync.hpp"
 
 // Chunks under the explorer, by the few steps of the pool that change what a chunk is: found and pinned while it is

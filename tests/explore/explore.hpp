@@ -9,7 +9,7 @@
 //   TARN_EXPLORE_PREEMPTIONS  where not every order is run: up to so many, one more after the other, not just the usual
 //   TARN_EXPLORE_SECONDS      the most that each of those searches takes; without it, as long as it does
 //   TARN_EXPLORE_ALL_SECONDS  where two threads are not usually run in every order: that is tried for so long
-//   TARN_EXPLORE_RANDOM       so many orders of each of those scenarios are drawn, not 300
+//   TARN_EXPLORE_RANDOM       so many orders of each of those scenarios are drawn, not 500
 //   TARN_EXPLORE_SEED         from this seed, not 1
 //   TARN_EXPLORE_ONLY_RANDOM  if it is 1: nothing is searched
 //   TARN_EXPLORE_ROWS         what came of each scenario is added to this file: a line, with tabs, as write_row has it
@@ -111,7 +111,7 @@ inline void explore(const std::string& part, const std::function<Scenario()>& ma
     SUCCEED();  // also if nothing was searched
     return;
   }
-  const Explorer::Limits draws{.runs = explore_number("TARN_EXPLORE_RANDOM", 300)};
+  const Explorer::Limits draws{.runs = explore_number("TARN_EXPLORE_RANDOM", 500)};
   const auto seed = explore_number("TARN_EXPLORE_SEED", 1);
   (void)check(explored("drawn", every_order, [&] { return Explorer::random(make, draws, seed); }), false);
 }

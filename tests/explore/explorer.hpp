@@ -104,7 +104,9 @@ class Explorer {
 
   /// What the step just taken is done to must live.
   static void expect_alive(bool lives) {
-    if (self_ != none) expect(lives, "an object is used after its end");
+    if (self_ == none || lives) return;
+    fail("an object is used after its end");
+    std::fprintf(stderr, "explorer: an object is used after its end, after the order %s\n", active_->order_.c_str());
   }
 
   /// Waits for this thread's turn for the step.
