@@ -168,9 +168,13 @@ class Explorer {
            std::chrono::steady_clock::now() - begun_ < std::chrono::seconds{limits.seconds};
   }
   Report search(const Make& make, const Limits& limits) {
-    while (may_go_on(limits)) {
+    // What is hashed by address may be somewhere else than in the run before: such a run is made again.
+    for (std::size_t strayed = 0; may_go_on(limits);) {
       run(make);
       if (!report_.failure.empty()) return report_;
+      if (strayed_ && ++strayed < 100) continue;
+      if (strayed_) die("a run does not go as the one before it: the scenario is not determined");
+      strayed = 0;
       if (!next_path()) {
         report_.finished = true;
         return report_;
@@ -217,7 +221,7 @@ class Explorer {
   void begin(std::size_t threads) {
     at_ = 0;
     current_ = none;
-    redundant_ = false;
+    redundant_ = strayed_ = false;
     order_.clear();
     owners_.clear();
     waiting_.clear();
@@ -316,8 +320,10 @@ class Explorer {
       steps_.path.push_back(choice);
     }
     auto& choice = steps_.path[at_];
-    if ((enabled & bit(choice.chosen)) == 0)
-      die("a run did not go as the one before it: the scenario is not determined");
+    if ((enabled & bit(choice.chosen)) == 0) {
+      strayed_ = redundant_ = true;
+      return first_of(enabled);
+    }
     choice.enabled = enabled;
     choice.step = steps_.threads[choice.chosen].next;
     ++at_;
@@ -349,6 +355,7 @@ class Explorer {
   Report report_;
   std::size_t count_ = 0, at_ = 0, current_ = none;
   bool redundant_ = false;  // what this run still has in it was run from elsewhere
+  bool strayed_ = false;    // it could not go as the run before
   bool ending_ = false;
 };
 
