@@ -89,6 +89,7 @@ class Explorer {
     Explorer explorer{Way::whole, no_bound};
     for (const char thread : order) explorer.steps_.path.emplace_back().chosen = static_cast<std::size_t>(thread - '0');
     explorer.run(make);
+    if (explorer.strayed_) explorer.report_.failure = "the order cannot be followed";
     return explorer.report_;
   }
 
