@@ -58,8 +58,9 @@ inline void write_row(const Explored& its, const std::string& name) {
   const auto* const path = std::getenv("TARN_EXPLORE_ROWS");
   auto* const file = path != nullptr ? std::fopen(path, "a") : nullptr;
   if (file == nullptr) return;
-  std::fprintf(file, "%s\t%s\t%d\t%zu\t%llu\t%llu\t%.3f\t%s\n", name.c_str(), its.way, preemptions, report.threads,
-               runs, steps, its.seconds, report.failure.c_str());
+  std::fprintf(file, "%s\t%s\t%d\t%zu\t%llu\t%llu\t%.3f\t%llu\t%s\n", name.c_str(), its.way, preemptions,
+               report.threads, runs, steps, its.seconds, static_cast<unsigned long long>(report.given_up),
+               report.failure.c_str());
   std::fclose(file);
 }
 

@@ -29,7 +29,7 @@ ALL_SECONDS = int(os.environ.get("TARN_EXPLORE_ALL_SECONDS", "60"))
 SEED = os.environ.get("TARN_EXPLORE_SEED", "1")
 
 # As write_row of explore.hpp has it.
-Row = collections.namedtuple("Row", "program name way preemptions threads orders steps seconds failure")
+Row = collections.namedtuple("Row", "program name way preemptions threads orders steps seconds given_up failure")
 
 
 def run(program, rows_file, **settings):
@@ -41,8 +41,9 @@ def run(program, rows_file, **settings):
     lines = rows_file.read_text().splitlines() if rows_file.exists() else []
     cells = (line.split("\t") for line in lines)
     name = program.name.removeprefix("explore.").removesuffix(".test")
-    rows = [Row(name, name_, way, int(preemptions), int(threads), int(orders), int(steps), float(seconds), failure)
-            for name_, way, preemptions, threads, orders, steps, seconds, failure in cells]
+    rows = [Row(name, name_, way, int(preemptions), int(threads), int(orders), int(steps), float(seconds),
+                int(given_up), failure)
+            for name_, way, preemptions, threads, orders, steps, seconds, given_up, failure in cells]
     return rows, "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -59,6 +60,8 @@ def searched(rows):
     for row in beyond:
         what = "in every order" if row.preemptions < 0 else f"with {row.preemptions}"
         how += f"; {what}: not ended after {row.orders} in {row.seconds:.0f} s"
+    if last.given_up:
+        how += f"; {last.given_up} could not be followed"
     return last, [last.threads, how, last.orders, f"{last.seconds:.1f}"]
 
 
@@ -108,7 +111,8 @@ def report(rows, wrong, asked, seconds):
         "",
         "**Sequential consistency is assumed.** Every step takes effect at once and for all: what weak memory adds, the",
         "explorer does not see. Nor does it see a compare-exchange that fails for no reason, a notice that wakes another",
-        "than the first, and a wait that ends by time.",
+        "than the first, and a wait that ends by time. An order that could not be followed is one that begins as another",
+        "did before it, and goes on differently, since what is hashed by address came elsewhere.",
         "",
         "Threads; how it was searched to the end; the orders of that search, and its seconds; the steps of the longest",
         "order; orders drawn.",
