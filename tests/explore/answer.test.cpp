@@ -141,8 +141,8 @@ const Act try_write = [](World& world) {
   Explorer::expect(n || n.error() == static_cast<std::errc>(ESTALE), "a late write fails in another way");
 };
 
-/// After `begin`, one thread for each, and then `then`. In the end the file reads as one of `allowed`, and the store has
-/// that, too.
+/// After `begin`, one thread for each, and then `then`. In the end the file reads as one of `allowed`, and the store
+/// has that, too.
 std::function<Scenario()> after(Act begin, std::vector<Act> acts, std::vector<std::string> allowed,
                                 Act then = nothing) {
   return [=] {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a test of the explorer asserts: that a scenario goes well in every order, or in all with a few preemptions and in
-// some that are drawn.
+// What a test of the explorer asserts: that a scenario goes well in every order, or in all with a few preemptions and
+// in some that are drawn.
 //
 // From the environment, for longer runs (report.py makes one of all scenarios):
 //

@@ -9,12 +9,12 @@
 //
 //   complete   dynamic partial-order reduction: an order is left out only if another one that was run gives the same
 //              (Flanagan and Godefroid, "Dynamic partial-order reduction for model checking software", 2005), with
-//              sleep sets (Godefroid, 1996) and source sets (see steps.hpp). Which two steps can be exchanged: see Step.
+//              sleep sets (Godefroid, 1996) and source sets (steps.hpp). Which two steps can be exchanged: see Step.
 //   bounded    the same, of the orders with so many preemptions at most (Musuvathi and Qadeer, "Iterative context
 //              bounding for systematic testing of multithreaded programs", 2007). Where two steps could be exchanged,
 //              the other one is tried before the first and before all that the first one's thread did in one go, which
-//              may take a preemption less (Coons, Musuvathi and McKinley, "Bounded partial-order reduction", 2013). That
-//              this reaches what `whole` does is tested, on programs made by chance; it is not proven
+//              may take a preemption less (Coons, Musuvathi and McKinley, "Bounded partial-order reduction", 2013);
+//              that this reaches what `whole` does is tested, on programs made by chance; it is not proven
 //   whole      all of those, leaving out none: what `bounded` is compared with
 //   random     turns drawn by a seed
 //

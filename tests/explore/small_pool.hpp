@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the explorer's scenarios stand on: a pool of a few tiny chunks, whose memory shows when it is read after its end.
+// What the explorer's scenarios stand on: a pool of a few tiny chunks, whose memory shows if it is read after its end.
 //
 // Thread safety: as of the pool.
 
