@@ -3,7 +3,7 @@
 """Runs every scenario of the explorer for longer than the tests do, and writes a report of how each was searched, also
 of a run in which something went wrong.
 
-    tests/explore/report.py ORDERS BUILD REPORT        `tests/run.sh interleavings [ORDERS]` calls it
+    tests/explore/explored_report.py ORDERS BUILD REPORT        `tests/run.sh interleavings [ORDERS]` calls it
 
 So many random orders in all, spread over the scenarios of which the tests do not run every order. Those are searched
 with up to three preemptions, one more after the other, as far as TARN_EXPLORE_SECONDS for each goes; and of two threads
@@ -11,7 +11,6 @@ in every order, as far as TARN_EXPLORE_ALL_SECONDS goes.
 """
 
 import collections
-import datetime
 import os
 import pathlib
 import subprocess
@@ -19,9 +18,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "mount"))
-from torture_report import commit, machine, table  # noqa: E402
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from report import head, table
 
 PREEMPTIONS = 3
 SECONDS = int(os.environ.get("TARN_EXPLORE_SECONDS", "180"))
@@ -84,24 +83,23 @@ def report(rows, wrong, asked, seconds):
     def count(threads):
         ways = [f"{sums[key]} {'in every order' if key[1] == 'all' else within(key[2])}"
                 for key in sorted(sums, key=str) if isinstance(key, tuple) and key[0] == threads]
-        return f"- of {threads} threads, searched to the end: {', '.join(ways)}"
+        return f"of {threads} threads, searched to the end: {', '.join(ways)}"
 
     failures = [f"{row.program}: {row.name}: {row.failure}" for row in rows if row.failure and row.way != "found"]
+    complete = sum(n for key, n in sums.items() if isinstance(key, tuple) and key[1] == "all")
     text = [
-        "# The interleavings",
-        "",
-        f"- command: `TARN_EXPLORE_SECONDS={SECONDS} TARN_EXPLORE_ALL_SECONDS={ALL_SECONDS} TARN_EXPLORE_SEED={SEED} "
-        f"tests/run.sh interleavings {asked}`",
-        f"- date: {datetime.datetime.now(datetime.timezone.utc):%F %H:%M} UTC",
-        f"- machine: {machine()}, one of them used",
-        f"- commit: {commit()}; preset dev, asserts on",
-        f"- {len(lines)} scenarios; {sums['searched']} orders searched and {sums['drawn']} drawn at random;"
-        f" {seconds:.0f} s",
-        *(count(threads) for threads in (2, 3)),
-        f"- **what went wrong: {len(failures) + len(wrong)}**",
-        *(f"- seen, as it must be, in {row.orders} orders: {row.name}: \"{row.failure}\""
-          for row in rows if row.way == "found"),
-        "",
+        *head(
+            "The interleavings",
+            f"TARN_EXPLORE_SECONDS={SECONDS} TARN_EXPLORE_ALL_SECONDS={ALL_SECONDS} TARN_EXPLORE_SEED={SEED} "
+            f"tests/run.sh interleavings {asked}",
+            f"{seconds:.0f} s, on one processor",
+            f"**{complete} of {len(lines)} scenarios in every order, the others with few preemptions: {sums['searched']} "
+            f"orders, and {sums['drawn']} at random; {len(failures) + len(wrong)} went wrong**",
+            *(count(threads) for threads in (2, 3)),
+            *(f"seen, as it must be, in {row.orders} orders: {row.name}: \"{row.failure}\""
+              for row in rows if row.way == "found"),
+            what="; preset dev, asserts on",
+        ),
         "The shipped headers, run on the explorer's atomics, mutexes and condition variables: a step is one use",
         "of one of them, and an order says whose step comes when. In every order that makes a difference means:",
         "an order is left out only if one that was run differs from it by steps that could be exchanged. Where",
