@@ -12,7 +12,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -55,7 +54,7 @@ struct World {
     Explorer::expect(prepare_extents(core, *chunk, Lists::valid) == 0, "a chunk's lists are refused");
     chunk->valid.add(whole, chunk_bytes);
     core.counters.valid_bytes.fetch_add(chunk_bytes, std::memory_order_relaxed);
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     if (record->table.find(index) == nullptr && record->table.reserve(index, core.budget)) {
       core.attach(*chunk, *record, index);
     } else {
@@ -64,7 +63,7 @@ struct World {
   }
   /// As a call does that looks for a window's chunk.
   [[nodiscard]] Chunk* pin(std::uint64_t index, LatchedChunks<Traits>& latched) {
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     auto* const chunk = record->table.find(index);
     if (chunk == nullptr || !chunk->state.try_pin()) return nullptr;
     latched.hold(*chunk);
@@ -94,7 +93,7 @@ struct World {
     const auto before_bytes = chunk->dirty.size_bytes();
     std::memset(chunk->memory, 'W', chunk_bytes);
     chunk->dirty.add(whole, chunk_bytes);
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     if (chunk->state.is(ChunkState::detached)) return;
     core.count_dirty(*record, chunk_bytes, before_bytes);
     core.settle_dirty(*chunk);
@@ -106,7 +105,7 @@ struct World {
     auto* const chunk = pin(index, latched);
     if (chunk == nullptr) return;
     latched.latch(LatchMode::exclusive);
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     if (chunk->state.is(ChunkState::detached)) return;
     core.count_dirty(*record, 0, chunk->dirty.size_bytes());
     chunk->dirty.subtract(whole, chunk_bytes);
@@ -115,12 +114,20 @@ struct World {
   }
   /// As a truncate does.
   void detach(std::uint64_t index) {
-    const std::lock_guard table{record->table_mutex};
-    if (auto* const chunk = record->table.find(index); chunk != nullptr) core.detach(*chunk);
+    const tarn::detail::MutexLock table{record->table_mutex};
+    if (auto* const chunk = record->table.find(index); chunk != nullptr) core.detach(*chunk, *record);
     ++detached;
   }
+  /// When nobody uses a chunk any more.
+  void check_marks() {
+    const tarn::detail::MutexLock table{record->table_mutex};
+    for (auto at = record->table.next(0); at.second != nullptr; at = record->table.next(at.first + 1)) {
+      Explorer::expect((at.second->state.word() & ~ChunkState::dirty) == 0, "a pin, a latch or a mark is left");
+      Explorer::expect(at.second->state.is(ChunkState::dirty) == !at.second->dirty.empty(), "a mark is wrong");
+    }
+  }
   [[nodiscard]] bool has(std::uint64_t index) {
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     return record->table.find(index) != nullptr;
   }
 
@@ -166,10 +173,7 @@ std::function<Scenario()> together(std::vector<std::uint64_t> there, std::vector
         Explorer::expect(world->record->dirty_bytes.load() == chunk_bytes, "what was written is not dirty");
         Explorer::expect(world->has(0), "a dirty chunk was evicted");
       }
-      for (auto at = world->record->table.next(0); at.second != nullptr; at = world->record->table.next(at.first + 1)) {
-        Explorer::expect((at.second->state.word() & ~ChunkState::dirty) == 0, "a pin, a latch or a mark is left");
-        Explorer::expect(at.second->state.is(ChunkState::dirty) == !at.second->dirty.empty(), "a mark is wrong");
-      }
+      world->check_marks();
       while (world->core.evict_one() == Core::Freed::some) continue;  // all that is clean is in the ring
       const auto dirty = world->core.counters.chunks_dirty.load();
       Explorer::expect(world->core.counters.chunks_held.load() == dirty, "a clean chunk is in no ring");

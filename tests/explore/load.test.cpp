@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -46,7 +45,7 @@ struct World {
   bool gone = false;  // somebody has taken the bytes back, with no chunk there; guarded by the table mutex
 
   [[nodiscard]] bool holds(std::uint64_t index) {
-    const std::lock_guard table{record->table_mutex};
+    const tarn::detail::MutexLock table{record->table_mutex};
     auto* const chunk = record->table.find(index);
     return chunk != nullptr && chunk->valid.contains(tarn::ByteRange::between(0, chunk_bytes)) &&
            chunk->memory[0] == static_cast<std::byte>('a');
@@ -106,7 +105,7 @@ const Act answer = [](World& world) { world.store.answer_load(); };
 const Act evict = [](World& world) { (void)world.core.evict_one(); };
 /// As a write does where no chunk is.
 const Act take_out = [](World& world) {
-  const std::lock_guard table{world.record->table_mutex};
+  const tarn::detail::MutexLock table{world.record->table_mutex};
   (void)world.core.take_out(*world.record, world.core.layout.chunk_range(0));
   world.gone = world.record->table.find(0) == nullptr;
 };
@@ -145,9 +144,12 @@ std::function<Scenario()> together(Start start) {
       if (nobody_else && world->gone)
         Explorer::expect(!world->holds(0), "a load lands where it is not wanted any more");
       readers->clear();
-      Explorer::expect(world->record->loads == nullptr, "a load stays");
       while (world->core.evict_one() == Core::Freed::some) continue;
-      Explorer::expect(world->record->idle(), "a chunk, or a place in the table, stays");
+      {
+        const tarn::detail::MutexLock table{world->record->table_mutex};
+        Explorer::expect(world->record->loads == nullptr, "a load stays");
+        Explorer::expect(world->record->idle(), "a chunk, or a place in the table, stays");
+      }
       world->record = {};
       Explorer::expect(world->core.reserves.load() == 0, "a reserve stays counted");
       Explorer::expect(world->core.budget.charged_bytes() == 0, "a chunk stays, or went twice");

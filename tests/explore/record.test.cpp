@@ -51,7 +51,7 @@ struct World {
       used = &*ref;
     }
     {
-      const std::lock_guard table{ref->table_mutex};
+      const tarn::detail::MutexLock table{ref->table_mutex};
       Explorer::expect(ref->idle(), "a record without chunks is not idle");
     }
     const std::lock_guard lock{mutex};
