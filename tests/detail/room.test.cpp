@@ -199,6 +199,30 @@ TEST_CASE("a write does not give up while a file is flushed that has not failed"
   write.cancel();
 }
 
+TEST_CASE("a write whose own flushes fail waits for one in flight, and begins no more", "[room]") {
+  FullOfFiles full{5};
+  auto write = tarn::write_operation(*full.world.files[5], 0, bytes_of(full.chunk), full.done);
+  write.start();
+  std::vector<tarn::FlushToken<Heap>> good;
+  int failures = 0;
+  while (full.world.store.open_flushes() != 0 && failures < 100) {
+    auto token = full.world.store.take_flush();
+    if (*token.request().file == 4) {
+      good.push_back(std::move(token));
+    } else {
+      ++failures;
+      full.fail(std::move(token));
+    }
+  }
+  CHECK(failures < 10);
+  REQUIRE(good.size() == 1);
+  CHECK_FALSE(full.end);
+  good.front().complete(full.world.store.memory.flush(good.front().request()));
+  REQUIRE(full.end);
+  CHECK_FALSE(*full.end);
+  write.cancel();
+}
+
 TEST_CASE("failures of flushes that others asked for end no write whose own are in flight", "[room]") {
   FullOfFiles full{8};
   std::vector<tarn::FlushToken<Heap>> others;

@@ -8,9 +8,10 @@
 //
 // With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
 // stay true for ever. A call therefore gives up after two rounds of tries that failed, with nothing settled by anybody
-// in between, unless a flush is in flight of a file whose last one did not fail: that one may well make room, and if it
-// does not, the file's next one is none such. With a deadline a call goes on trying to it, at growing intervals. A call
-// from inside a store's load or flush never waits: it might wait for itself.
+// in between. If a flush is in flight then of a file whose last one did not fail, it waits for that instead, and begins
+// none: that one may well make room, and if it does not, the file's next one is none such. With a deadline a call goes
+// on trying to it, at growing intervals. A call from inside a store's load or flush never waits: it might wait for
+// itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
 // that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
@@ -71,6 +72,11 @@ class Room {
       failures_before_ = core_.counters.flush_failures.load();
     }
     for (;;) {
+      if (rests()) {
+        wait_->look();
+        if (take(reserve, need) == Freed::some) return have();
+        if (rests()) return sleep(false);  // asked again: what ended before the question has not moved the epoch
+      }
       auto flushed = Flushed::some;
       while (flushed == Flushed::some) {
         wait_->look();
@@ -85,7 +91,8 @@ class Room {
       if (freed == Freed::some) return have();
       const auto settled = core_.counters.flushes_settled.load();
       const bool gets_on = settled != settled_before_;
-      const bool hopeless = failed && failed_before_ && !gets_on && core_.hopeful.load() == 0;
+      gave_up_ = failed && failed_before_ && !gets_on;
+      const bool hopeless = gave_up_ && core_.hopeful.load() == 0;
       failed_before_ = failed || (failed_before_ && !gets_on);  // also while the flush in flight is another's
       // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
       if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
@@ -111,6 +118,10 @@ class Room {
   using Freed = typename PoolCore<Traits>::Freed;
   static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
 
+  // Whether its own tries have failed, and only others' flushes are left to be waited for.
+  [[nodiscard]] bool rests() const {
+    return gave_up_ && core_.hopeful.load() != 0 && core_.counters.flushes_settled.load() == settled_before_;
+  }
   // In turn: only the first in the queue takes, but for a call from inside a store, which must not wait for others.
   [[nodiscard]] Freed take(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
     if (!wait_->first() && depth_in_store() == 0) return Freed::none;
@@ -149,7 +160,7 @@ class Room {
   const RoomRule rule_;
   std::optional<typename PoolCore<Traits>::RoomWait> wait_;
   std::error_code refusal_;
-  bool failed_before_ = false, started_before_ = false, slept_ = false;
+  bool failed_before_ = false, started_before_ = false, gave_up_ = false, slept_ = false;
   std::uint64_t settled_before_ = 0, failures_before_ = 0;
   std::int64_t pause_ns_ = 0;
 };

@@ -69,7 +69,7 @@ class TARN_SCOPED_CAPABILITY MutexLock {
   MutexLock(CheckedMutex& mutex, std::adopt_lock_t held) TARN_REQUIRES(mutex) : lock_{mutex.mutex_, held} {}
   MutexLock(const MutexLock&) = delete;
   MutexLock& operator=(const MutexLock&) = delete;
-  ~MutexLock() TARN_RELEASE() {}
+  ~MutexLock() TARN_RELEASE() = default;
 
   void lock() TARN_ACQUIRE() { lock_.lock(); }
   void unlock() TARN_RELEASE() { lock_.unlock(); }
@@ -305,7 +305,7 @@ class TARN_SCOPED_CAPABILITY ExclusiveLock {
   explicit ExclusiveLock(Lock& lock) TARN_ACQUIRE(lock) : lock_{(lock.lock(), lock), std::adopt_lock} {}
   ExclusiveLock(const ExclusiveLock&) = delete;
   ExclusiveLock& operator=(const ExclusiveLock&) = delete;
-  ~ExclusiveLock() TARN_RELEASE() {}
+  ~ExclusiveLock() TARN_RELEASE() = default;
 
   void lock() TARN_ACQUIRE() { lock_.lock(); }
   void unlock() TARN_RELEASE() { lock_.unlock(); }
@@ -323,7 +323,7 @@ class TARN_SCOPED_CAPABILITY SharedLock {
   SharedLock(Lock& lock, std::adopt_lock_t held) TARN_REQUIRES_SHARED(lock) : lock_{lock, held} {}
   SharedLock(const SharedLock&) = delete;
   SharedLock& operator=(const SharedLock&) = delete;
-  ~SharedLock() TARN_RELEASE() {}
+  ~SharedLock() TARN_RELEASE() = default;
 
   void unlock() TARN_RELEASE() { lock_.unlock(); }
 
