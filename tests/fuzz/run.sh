@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Builds the fuzz targets with clang's libFuzzer (preset fuzz) and runs them, one more at a time than there are CPUs, so
-# that the five are two rounds on two.
+# Builds the fuzz targets with clang's libFuzzer (preset fuzz) and runs them, all at a time.
 # Writes build/report/fuzz.md. `tests/run.sh fuzz ...` calls it.
 #   tests/fuzz/run.sh [SECONDS | -runs=N] [--merge] [TARGET | TARGET=N ...]     by default 60 seconds each, every target
 # Each begins with tests/fuzz/corpus/TARGET and with what earlier runs have found, kept in build/fuzz/corpus/TARGET.
@@ -84,14 +83,9 @@ merge() {
 
 failed=0
 running=0
-at_once=$(($(nproc) + 1))
 began=$SECONDS
 rm -f build/fuzz/*.row
 for target in "${targets[@]}"; do
-  if ((running == at_once)); then
-    wait -n || failed=$((failed + 1))
-    running=$((running - 1))
-  fi
   fuzz "$target" &
   running=$((running + 1))
 done
@@ -101,7 +95,7 @@ rows=$(for target in "${targets[@]}"; do cat build/fuzz/"$target".row; done)
 executions=$(awk -F'|' '{n += $3} END {printf "%d", n}' <<<"$rows")
 mkdir -p build/report
 {
-  tests/report.py Fuzzing "$command" "preset fuzz: $(clang++ --version | head -n 1), libFuzzer, $at_once at a time" \
+  tests/report.py Fuzzing "$command" "preset fuzz: $(clang++ --version | head -n 1), libFuzzer, all at a time" \
     "**$executions executions of ${#targets[@]} targets, $failed of them failed**; $((SECONDS - began)) s"
   cat <<'END'
 With asserts, and the sanitizers of addresses and undefined behaviour. An execution is one input: calls on a file that it
