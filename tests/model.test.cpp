@@ -421,7 +421,7 @@ class World {
       const auto request = job->request();
       store_.check(request);
       check_flush(file, request);
-      file.job_bytes = Store::bytes_of(request);
+      file.job_bytes = tarn_test::listed_bytes(request);
       file.job_dropped = file.job_changed = file.job_applied = false;
       file.job_changes = file.changes;
       file.job.emplace(std::move(*job));
@@ -439,7 +439,7 @@ class World {
       Job job{std::move(*file.job)};
       file.job.reset();
       const auto request = job.request();
-      require(Store::bytes_of(request) == file.job_bytes, "the bytes of a flush in flight changed");
+      require(tarn_test::listed_bytes(request) == file.job_bytes, "the bytes of a flush in flight changed");
       const std::vector<tarn::FlushRange> ranges{request.ranges.begin(), request.ranges.end()};
       auto plan = random_plan();
       using Fault = typename Store::FlushFault;

@@ -59,7 +59,7 @@ struct World {
     return n ? text : "error " + n.error().message();
   }
 };
-using Act = std::function<void(World&)>;
+using Act = tarn_test::ActOn<World>;
 
 void expect_one_of(const std::vector<std::string>& allowed, const std::string& seen, const char* what) {
   if (std::find(allowed.begin(), allowed.end(), seen) == allowed.end()) Explorer::fail(what + (" " + seen));
@@ -149,7 +149,7 @@ std::function<Scenario()> after(Act begin, std::vector<Act> acts, std::vector<st
     auto world = std::make_shared<World>();
     begin(*world);
     Scenario scenario;
-    for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*world); });
+    tarn_test::add_threads(scenario, world, acts);
     scenario.at_end = [=] {
       then(*world);
       Explorer::expect(world->ended.has_value(), "what was begun does not end");

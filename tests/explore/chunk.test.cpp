@@ -28,6 +28,7 @@ using tarn::detail::Lists;
 using tarn_test::chunk_bytes;
 using tarn_test::explore;
 using tarn_test::Explorer;
+using tarn_test::in_turn;
 using tarn_test::Scenario;
 
 namespace {
@@ -134,7 +135,7 @@ struct World {
   int writes = 0, cleaned = 0, detached = 0;  // guarded by the table mutex
 };
 
-using Act = std::function<void(World&)>;
+using Act = tarn_test::ActOn<World>;
 Act add(std::uint64_t index) {
   return [=](World& world) { world.add(index); };
 }
@@ -150,9 +151,6 @@ Act clean(std::uint64_t index) {
 Act detach(std::uint64_t index) {
   return [=](World& world) { world.detach(index); };
 }
-Act in_turn(Act first, Act second) {
-  return [=](World& world) { first(world), second(world); };
-}
 const Act evict = [](World& world) { (void)world.core.evict_one(); };
 const Act drop = [](World& world) {
   (void)world.core.drop(*world.record);
@@ -166,7 +164,7 @@ std::function<Scenario()> together(std::vector<std::uint64_t> there, std::vector
     auto world = std::make_shared<World>();
     for (const auto index : there) world->add(index);
     Scenario scenario;
-    for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*world); });
+    tarn_test::add_threads(scenario, world, acts);
     scenario.at_end = [=] {
       for (const auto index : stay) Explorer::expect(world->has(index), "a chunk is lost from its table");
       if (world->writes != 0 && world->cleaned == 0 && world->detached == 0) {

@@ -28,6 +28,7 @@
 using tarn_test::chunk_bytes;
 using tarn_test::explore;
 using tarn_test::Explorer;
+using tarn_test::in_turn;
 using tarn_test::Scenario;
 
 namespace {
@@ -92,7 +93,7 @@ struct World {
   }
 };
 
-using Act = std::function<void(World&)>;
+using Act = tarn_test::ActOn<World>;
 Act load(char letter, std::uint64_t chunk = 0) {
   return [=](World& world) { world.load(letter, chunk); };
 }
@@ -107,9 +108,6 @@ Act read_file(std::size_t which) {
 }
 Act share(std::size_t which) {
   return [=](World& world) { world.share(which); };
-}
-Act in_turn(Act first, Act second) {
-  return [=](World& world) { first(world), second(world); };
 }
 const Act evict = [](World& world) { (void)world.pool.evict_clean(); };
 const Act forget = [](World& world) { (void)world.pool.invalidate(named('a')); };
@@ -130,7 +128,7 @@ std::function<Scenario()> together(std::vector<Act> acts, Start start = {}) {
     for (const auto& act : start.held) act(*world);
     world->store.at_once = !start.later;
     Scenario scenario;
-    for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*world); });
+    tarn_test::add_threads(scenario, world, acts);
     scenario.at_end = [=] {
       if (start.loads) Explorer::expect(world->store.loads == *start.loads, "it is loaded so often");
       Explorer::expect(world->pool.stats().pins == 0, "a pin is left");

@@ -4,7 +4,7 @@
 // What a test of the explorer asserts: that a scenario goes well in every order, or in all with a few preemptions and
 // in some that are drawn.
 //
-// From the environment, for longer runs (report.py makes one of all scenarios):
+// From the environment, for longer runs (explored_report.py makes one of all scenarios):
 //
 //   TARN_EXPLORE_PREEMPTIONS  where not every order is run: up to so many, one more after the other, not just the usual
 //   TARN_EXPLORE_SECONDS      the most that each of those searches takes; without it, as long as it does
@@ -22,8 +22,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "explore/explorer.hpp"
 #include "support/catch.hpp"
@@ -34,6 +36,20 @@ namespace tarn_test {
 inline std::uint64_t explore_number(const char* name, std::uint64_t usual) {
   const auto* const asked = std::getenv(name);
   return asked != nullptr ? std::strtoull(asked, nullptr, 10) : usual;
+}
+
+/// What a thread of a scenario does to the world that it shares with the others.
+template <class World>
+using ActOn = std::function<void(World&)>;
+
+template <class World>
+[[nodiscard]] ActOn<World> in_turn(ActOn<World> first, ActOn<World> second) {
+  return [=](World& world) { first(world), second(world); };
+}
+/// A thread for each act.
+template <class World>
+void add_threads(Scenario& scenario, const std::shared_ptr<World>& world, const std::vector<ActOn<World>>& acts) {
+  for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*world); });
 }
 
 /// In place of a number of preemptions: any.

@@ -36,7 +36,7 @@ struct Shared {
     writers.fetch_sub(1);
   }
 };
-using Act = std::function<void(Shared&)>;
+using Act = tarn_test::ActOn<Shared>;
 const Act read_chunk = [](Shared& s) {
   (void)s.chunk.latch_shared(s.lot);
   s.read();
@@ -65,7 +65,7 @@ std::function<Scenario()> together(std::vector<Act> acts) {
     for (std::size_t i = 1; i < acts.size(); ++i) (void)shared->chunk.try_pin();
     shared->chunk.unlatch_exclusive(shared->lot);
     Scenario scenario;
-    for (const auto& act : acts) scenario.threads.emplace_back([=] { act(*shared); });
+    tarn_test::add_threads(scenario, shared, acts);
     scenario.at_end = [=] {
       Explorer::expect(shared->chunk.word() == acts.size() * ChunkState::pin_one, "a latch or a mark is left");
       Explorer::expect(shared->file.try_lock(), "the file's lock is left");

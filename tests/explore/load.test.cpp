@@ -100,7 +100,7 @@ struct Reader {
   }
 };
 
-using Act = std::function<void(World&)>;
+using Act = tarn_test::ActOn<World>;
 const Act answer = [](World& world) { world.store.answer_load(); };
 const Act evict = [](World& world) { (void)world.core.evict_one(); };
 /// As a write does where no chunk is.
@@ -137,7 +137,7 @@ std::function<Scenario()> together(Start start) {
     for (; running < readers->size(); ++running) {
       scenario.threads.emplace_back([=, reader = (*readers)[running].get()] { reader->read(); });
     }
-    for (const auto& act : start.acts) scenario.threads.emplace_back([=] { act(*world); });
+    tarn_test::add_threads(scenario, world, start.acts);
     scenario.at_end = [=] {
       if (start.loads) Explorer::expect(world->store.loads == *start.loads, "it is loaded so often");
       const bool nobody_else = start.begun && start.readers.size() == 1;

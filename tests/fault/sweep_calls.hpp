@@ -26,8 +26,9 @@ class SweepCalls : public SweepRun<StoreType> {
   using Run::Run;
   template <class T>
   using Ended = typename Run::template Ended<T>;
-  using Run::call, Run::call_for_room, Run::check_read, Run::complain, Run::copy, Run::expected, Run::explains,
-      Run::give_back, Run::insist, Run::judge, Run::look, Run::look_at_all, Run::struck, Run::take_in;
+  using Run::a, Run::b, Run::c, Run::call, Run::call_for_room, Run::check_read, Run::complain, Run::copy, Run::expected,
+      Run::explains, Run::give_back, Run::have_stored, Run::insist, Run::judge, Run::look, Run::look_at_all,
+      Run::struck, Run::take_in;
   using Run::looks_, Run::mtime_ns_, Run::one_, Run::opener_, Run::P, Run::plan_, Run::pool_, Run::random_,
       Run::random_bytes_, Run::reach_, Run::step_, Run::strikes_before_, Run::subjects_, Run::told_, Run::two_;
   using typename Run::Does, typename Run::File, typename Run::Metadata, typename Run::Subject, typename Run::Thrown;

@@ -41,14 +41,11 @@ class SweepContent : public SweepCalls<StoreType> {
   using typename Calls::ContentId, typename Calls::Does, typename Calls::File, typename Calls::Metadata,
       typename Calls::Pool, typename Calls::Subject, typename Calls::Thrown;
   using Pin = tarn::PinnedChunk<typename Calls::Traits>;
+  using Calls::a, Calls::b, Calls::c;
   using Calls::C, Calls::contents_, Calls::one_, Calls::opener_, Calls::P, Calls::pool_, Calls::random_,
       Calls::subjects_;
   using Calls::call, Calls::complain, Calls::flush, Calls::judge, Calls::look_at_all, Calls::read, Calls::sync,
       Calls::truncate, Calls::view, Calls::write, Calls::zero;
-
-  [[nodiscard]] Subject& a() { return subjects_[0]; }
-  [[nodiscard]] Subject& b() { return subjects_[1]; }
-  [[nodiscard]] Subject& c() { return subjects_[2]; }
 
   void begin() {
     this->make_pool();

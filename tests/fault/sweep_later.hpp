@@ -38,16 +38,10 @@ class SweepLater : public SweepCalls<FaultStore<SweepTraits>> {
   }
 
  private:
-  [[nodiscard]] Subject& a() { return subjects_[0]; }
-  [[nodiscard]] Subject& b() { return subjects_[1]; }
-  [[nodiscard]] Subject& c() { return subjects_[2]; }
-
   void begin() {
     make_pool();
-    a().bytes = random_.bytes(4 * P - 7);
-    one_.disk(a().id).become(a().bytes, 3);
-    c().bytes = random_.bytes(2 * P + 3);
-    one_.disk(c().id).become(c().bytes, 1);
+    have_stored(a(), 4 * P - 7, 3);
+    have_stored(c(), 2 * P + 3, 1);
     make(a(), true);
     make(b(), false);
     make(c(), true);

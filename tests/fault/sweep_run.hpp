@@ -287,6 +287,14 @@ class SweepRun {
       if (shown[i] != bytes[i]) return complain("another byte at " + std::to_string(i));
     }
   }
+  [[nodiscard]] Subject& a() { return subjects_[0]; }
+  [[nodiscard]] Subject& b() { return subjects_[1]; }
+  [[nodiscard]] Subject& c() { return subjects_[2]; }
+  /// Its store has so many bytes of it, before the file is made.
+  void have_stored(Subject& at, std::uint64_t size_bytes, std::uint64_t version) {
+    at.bytes = random_.bytes(size_bytes);
+    at.store->disk(at.id).become(at.bytes, version);
+  }
   void look_at_all() {
     for (auto& subject : subjects_) {
       if (subject.file) look(subject);

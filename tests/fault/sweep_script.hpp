@@ -35,14 +35,9 @@ class SweepScript : public SweepCalls<FaultStore<SweepTraits>> {
   }
 
  private:
-  [[nodiscard]] Subject& a() { return subjects_[0]; }
-  [[nodiscard]] Subject& b() { return subjects_[1]; }
-  [[nodiscard]] Subject& c() { return subjects_[2]; }
-
   void begin() {
     make_pool();
-    a().bytes = random_.bytes(5 * P - 7);
-    one_.disk(a().id).become(a().bytes, 3);
+    have_stored(a(), 5 * P - 7, 3);
     make(a(), true);
     make(b(), false);
     make(c(), false);

@@ -30,8 +30,7 @@ class SweepTable : public SweepCalls<StoreType> {
     this->make_pool();
     table_.emplace(*pool_, one_);
     for (auto& at : subjects_) at.store = &one_;
-    a().bytes = random_.bytes(3 * P - 7);
-    one_.disk(a().id).become(a().bytes, 3);
+    have_stored(a(), 3 * P - 7, 3);
     found();
     opened();
     in_rounds();
@@ -43,13 +42,10 @@ class SweepTable : public SweepCalls<StoreType> {
   using typename Calls::Does, typename Calls::File, typename Calls::Metadata, typename Calls::Open,
       typename Calls::Pool, typename Calls::Subject, typename Calls::Thrown, typename Calls::Traits;
   using Table = tarn::DirtyFileTable<Traits, StoreType>;
+  using Calls::a, Calls::b, Calls::c, Calls::have_stored;
   using Calls::C, Calls::one_, Calls::opener_, Calls::P, Calls::pool_, Calls::random_, Calls::subjects_;
   using Calls::call, Calls::complain, Calls::insist, Calls::judge, Calls::look, Calls::look_at_all, Calls::read,
       Calls::truncate, Calls::view, Calls::write, Calls::zero;
-
-  [[nodiscard]] Subject& a() { return subjects_[0]; }
-  [[nodiscard]] Subject& b() { return subjects_[1]; }
-  [[nodiscard]] Subject& c() { return subjects_[2]; }
 
   void found() {
     add(a(), Metadata::from_store(a().id, a().bytes.size(), {.part_bytes = P, .version = 3}));

@@ -34,20 +34,16 @@ class SweepUnits : public SweepCalls<StoreType> {
   using typename Calls::Does, typename Calls::Pool, typename Calls::Subject;
   template <class T>
   using Ended = typename Calls::template Ended<T>;
+  using Calls::a, Calls::b, Calls::c, Calls::have_stored;
   using Calls::answer, Calls::call, Calls::check_ended, Calls::fill, Calls::flush, Calls::insist, Calls::load_ahead,
       Calls::look, Calls::look_at_all, Calls::read, Calls::sync, Calls::truncate, Calls::try_read, Calls::view,
       Calls::write, Calls::zero;
   using Calls::C, Calls::mtime_ns_, Calls::one_, Calls::opener_, Calls::P, Calls::pool_, Calls::random_,
       Calls::subjects_, Calls::two_;
 
-  [[nodiscard]] Subject& a() { return subjects_[0]; }
-  [[nodiscard]] Subject& b() { return subjects_[1]; }
-  [[nodiscard]] Subject& c() { return subjects_[2]; }
-
   void begin() {
     this->make_pool();
-    a().bytes = random_.bytes(4 * P - 7);
-    one_.disk(a().id).become(a().bytes, 3);
+    have_stored(a(), 4 * P - 7, 3);
     this->make(a(), true);
     this->make(b(), false);
     this->make(c(), false);

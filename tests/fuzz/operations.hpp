@@ -83,6 +83,17 @@ class FuzzWorld {
     must(tarn::truncate(pool_, hog_, stays).has_value(), "a truncate of whole chunks takes no memory");
   }
 
+  /// One call after the other, as the input says: step(file, which), and check(file) once it has ended.
+  template <class Step, class Check>
+  void take_steps(Step step, Check check) {
+    for (int steps = 0; !input_.empty() && steps < most_steps; ++steps) {
+      const auto what = input_.byte();
+      step(files_[what & 1u], what >> 1);
+      check(files_[what & 1u]);
+      if (steps % 8 == 0) check(files_[~what & 1u]);  // in which one call changes little
+    }
+  }
+
   // ---- calls that are the same in each
 
   void evict(File&) { pool_.evict_clean(); }

@@ -67,12 +67,7 @@ class AtOnceWorld : FuzzWorld<Store> {
   }
 
   void run() {
-    for (int steps = 0; !input_.empty() && steps < most_steps; ++steps) {
-      const auto what = input_.byte();
-      step(files_[what & 1u], what >> 1);
-      check(files_[what & 1u]);
-      if (steps % 8 == 0) check(files_[~what & 1u]);  // in which one call changes little
-    }
+    take_steps([this](File& file, unsigned what) { step(file, what); }, [this](File& file) { check(file); });
     end();
   }
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "fuzz/operations.hpp"
-#include "support/model_store.hpp"
+#include "support/model_disk.hpp"
 
 namespace tarn_test {
 
@@ -83,20 +83,14 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
   void answer_some(File&) {
     if (asked_count() == 0) return;
     auto index = static_cast<std::size_t>(input_.below(asked_count()));
-    if (index < loads_.size()) return answer(take(loads_, index));
+    if (index < loads_.size()) return answer(take_asked(loads_, index));
     index -= loads_.size();
-    if (index < flushes_.size()) return answer(take(flushes_, index));
-    answer(take(syncs_, index - flushes_.size()));
+    if (index < flushes_.size()) return answer(take_asked(flushes_, index));
+    answer(take_asked(syncs_, index - flushes_.size()));
   }
   void answer_flush_of(const File& file) {
     const auto its = [&](const FlushAsked& flush) { return flush.file == &file && !flush.gone(); };
-    answer(take(flushes_, static_cast<std::size_t>(std::ranges::find_if(flushes_, its) - flushes_.begin())));
-  }
-  template <class AskedType>
-  [[nodiscard]] static AskedType take(std::vector<AskedType>& from, std::size_t index) {
-    auto asked = std::move(from[index]);
-    from.erase(from.begin() + static_cast<std::ptrdiff_t>(index));
-    return asked;
+    answer(take_asked(flushes_, static_cast<std::size_t>(std::ranges::find_if(flushes_, its) - flushes_.begin())));
   }
   [[nodiscard]] bool load_in_flight(const File& file) const {
     return std::ranges::any_of(loads_, [&](const LoadAsked& load) { return load.file == &file && !load.gone(); });
@@ -228,17 +222,16 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
     must(flushes_at_once() != 1 || request.generation > std::exchange(generation_, request.generation),
          "the generations of flushes rise");
     disk.fence(request, part_bytes_, flushes_at_once() == 1);
-    const auto* const misdeed =
-        misdeed_of(request, brought_bytes(disk), units.flush == tarn::FlushUnit::file ? tarn::max_offset : part_bytes_);
+    const auto* const misdeed = misdeed_of(request, disk.bytes, units.flush, part_bytes_);
     must(misdeed == nullptr, misdeed);
-    if (units.flush == tarn::FlushUnit::parts) check_covers(request, disk);
     const auto& now = file.bytes.now;
     must(now.size() == request.size_bytes, "a flush is of the file's size");
     request.for_each_piece([&](std::uint64_t offset, std::span<const std::byte> piece, bool) {
       must(std::ranges::equal(piece, std::span{now}.subspan(static_cast<std::size_t>(offset), piece.size())),
            "a flush is of the file's bytes");
     });
-    FlushAsked asked{{std::move(token), &file, file.life}, ModelChange::of(request, keeps_sizes_), bytes_of(request)};
+    FlushAsked asked{
+        {std::move(token), &file, file.life}, ModelChange::of(request, keeps_sizes_), listed_bytes(request)};
     entering_ = &asked;
     nest(file);
     entering_ = nullptr;
@@ -248,18 +241,9 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
     ++file.failures;
     throw std::system_error{std::make_error_code(flush_error)};
   }
-  [[nodiscard]] static ModelBytes bytes_of(const FlushRequest& request) {
-    return ModelStore<FuzzTraits>::bytes_of(request);
-  }
   [[nodiscard]] std::size_t flushes_at_once() const { return store_.at_once; }
   // Side by side they make no versions: nobody could say which is the last.
   [[nodiscard]] std::uint64_t versions_a_flush() const { return flushes_at_once() == 1 ? 1 : 0; }
-  // Past this the store holds no byte; of one that takes whole parts: it was brought none, and has zeros.
-  [[nodiscard]] static std::uint64_t brought_bytes(const ModelDisk& disk) {
-    auto end = disk.bytes.end();
-    while (units.flush == tarn::FlushUnit::parts && end != disk.bytes.begin() && end[-1] == std::byte{}) --end;
-    return static_cast<std::uint64_t>(end - disk.bytes.begin());
-  }
   // Beside those in flight: not too many, all of one size, and in parts of its own.
   void check_beside(const FlushRequest& request) const {
     std::size_t count = 1;
@@ -269,9 +253,9 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
       const auto& its = other.token.request();
       must(its.size_bytes == request.size_bytes, "flushes at a time are of one size");
       for (const auto& here : request.ranges) {
-        const auto parts = ModelDisk::parts_around(here.range, part_bytes_);
+        const auto parts = parts_around(here.range, part_bytes_);
         for (const auto& there : its.ranges) {
-          must(parts.intersect(ModelDisk::parts_around(there.range, part_bytes_)).empty(), "a part has one flush");
+          must(parts.intersect(parts_around(there.range, part_bytes_)).empty(), "a part has one flush");
         }
       }
     };
@@ -279,23 +263,9 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
     if (entering_ != nullptr) look(*entering_);
     must(count <= flushes_at_once(), "no more flushes of a file at a time than the store takes");
   }
-  // A part whole, as far as the file reaches; and what of it is in no range the store has.
-  void check_covers(const FlushRequest& request, const ModelDisk& disk) const {
-    const auto covers = request.covers;
-    if (covers.empty()) return must(request.ranges.empty(), "a flush of bytes is of a part");
-    const auto part = ModelDisk::parts_around(covers, part_bytes_);
-    must(part.size_bytes() == part_bytes_ && covers == part.intersect(ByteRange::between(0, request.size_bytes)),
-         "a flush is of a whole part");
-    tarn::ExtentSet rest{covers};
-    for (const auto& [range, zero] : request.ranges) {
-      must(zero || covers.intersect(range) == range, "a flush has no byte outside its part");
-      rest.subtract(range);
-    }
-    must(rest.empty() || rest.extents().back().end() <= disk.bytes.size(), "the store has the rest of a part");
-  }
   void answer(FlushAsked asked) {
     auto& disk = disk_of(*asked.file);
-    must(bytes_of(asked.token.request()) == asked.brought, "the bytes of a flush stay while the store has them");
+    must(listed_bytes(asked.token.request()) == asked.brought, "the bytes of a flush stay while the store has them");
     const tarn::detail::Resumer hold;
     if (asked.gone()) return complete(asked.token, Outcome::stored(), 0);
     enum How : std::uint8_t { failed_one, unknown, conflict, dropped, well };
@@ -303,7 +273,7 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
     const auto how = asked.stored ? well : static_cast<How>(std::min<unsigned>(plan % 8u, well));
     if (how == well) {
       if (!asked.stored) store(asked);
-      if (units.flush == tarn::FlushUnit::parts) add_rest_of_part(asked);
+      asked.change.add_rest_of_part(disk.bytes, asked.token.request().covers);
       const bool durable = (plan & 16) != 0;
       auto outcome = durable ? Outcome::durable() : Outcome::stored();
       if (versions_a_flush() != 0) outcome = std::move(outcome).with_version(disk.version);
@@ -328,14 +298,6 @@ class FuzzLaterStore : protected FuzzWorld<ModelLaterStore<FuzzTraits, units>> {
     asked.change.apply_to(disk.bytes, SIZE_MAX);
     disk.version += versions_a_flush();
     asked.stored = true;
-  }
-  // A part was written anew: what the store had of it is as durable as the rest.
-  void add_rest_of_part(FlushAsked& asked) {
-    const auto& bytes = disk_of(*asked.file).bytes;
-    const auto rest = asked.token.request().covers.intersect(ByteRange::between(0, bytes.size()));
-    if (rest.empty()) return;
-    const auto at = [&](std::uint64_t offset) { return bytes.begin() + static_cast<std::ptrdiff_t>(offset); };
-    asked.change.pieces.push_back({rest.offset(), {at(rest.offset()), at(rest.end())}});
   }
   void ask(SyncToken token) {
     auto& file = of(*token.request().file);

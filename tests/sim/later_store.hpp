@@ -106,6 +106,14 @@ struct ModelSyncAsked : ModelAsked<File, tarn::SyncToken<Traits>> {
   tarn::ExtentSet untouched;  // what of it nobody has changed since
 };
 
+/// Of what was asked, that one, to be answered.
+template <class Asked>
+[[nodiscard]] Asked take_asked(std::vector<Asked>& from, std::size_t index) {
+  auto asked = std::move(from[index]);
+  from.erase(from.begin() + static_cast<std::ptrdiff_t>(index));
+  return asked;
+}
+
 /// What the pool's observer was told. It is copied into the pool, so it points at what it fills.
 struct ModelTold {
   struct Failure {

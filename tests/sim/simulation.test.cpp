@@ -1339,16 +1339,15 @@ class World {
     check_beside(file, request, disk);
     require(!file.replaced, "a flush of a file whose id another has");
     disk.fence(request, part_bytes_, config_.at_once == 1);
-    const auto one_flush_bytes = units.flush == tarn::FlushUnit::file ? tarn::max_offset : part_bytes_;
-    const auto* const misdeed = tarn_test::misdeed_of(request, brought_bytes(disk), one_flush_bytes);
+    const auto* const misdeed = tarn_test::misdeed_of(request, disk.bytes, units.flush, part_bytes_);
     require(misdeed == nullptr, misdeed == nullptr ? "" : misdeed);
-    if (units.flush == tarn::FlushUnit::parts) check_covers(request, disk);
+    if (!tarn_test::rest_of_part(request).empty()) came(Came::flush_of_more_than_dirty);
     if (request.consistent) came(Came::flush_of_one_moment);
     check_flush(file, request);
     Cell{*this, file, ByteColumn::flush_begins, span_of(request)}.check_begun(request);
     FlushAsked asked{file.shared_from_this(), std::move(token)};
     asked.change = ModelChange::of(request, config_.keeps_sizes);
-    asked.lent = lent(request);
+    asked.lent = tarn_test::listed_bytes(request);
     aim(file, span_of(request));
     entering_ = &asked;
     nested(file, Came::from_inside_the_store, 8);
@@ -1359,31 +1358,10 @@ class World {
     ++file.failures;
     throw std::system_error{flush_error()};
   }
-  // Past this the store holds no byte; of one that takes whole parts: it was brought none, and has zeros.
-  [[nodiscard]] static std::uint64_t brought_bytes(const ModelDisk& disk) {
-    auto end = disk.bytes.end();
-    while (units.flush == tarn::FlushUnit::parts && end != disk.bytes.begin() && end[-1] == std::byte{}) --end;
-    return static_cast<std::uint64_t>(end - disk.bytes.begin());
-  }
-  // A part whole, as far as the file reaches; and what of it is in no range the store has.
-  void check_covers(const tarn::FlushRequest<Traits>& request, const ModelDisk& disk) {
-    const auto covers = request.covers;
-    if (covers.empty()) return require(request.ranges.empty(), "a flush of bytes in no part");
-    const auto part = ModelDisk::parts_around(covers, part_bytes_);
-    const auto file = ByteRange::between(0, request.size_bytes);
-    require(part.size_bytes() == part_bytes_ && covers == part.intersect(file), "a flush of less than a part");
-    ExtentSet rest{covers};
-    for (const auto& [range, zero] : request.ranges) {
-      require(zero || covers.intersect(range) == range, "a flush of bytes outside its part");
-      rest.subtract(range);
-    }
-    require(rest.empty() || rest.extents().back().end() <= disk.bytes.size(), "a part of which the store lacks bytes");
-    if (!rest.empty()) came(Came::flush_of_more_than_dirty);
-  }
   // Beside those in flight: not too many, all of the store's size, and in parts of its own.
   void check_beside(File& file, const tarn::FlushRequest<Traits>& request, const ModelDisk& disk) {
     std::size_t count = 1;
-    const auto parts_of = [&](ByteRange range) { return ModelDisk::parts_around(range, part_bytes_); };
+    const auto parts_of = [&](ByteRange range) { return tarn_test::parts_around(range, part_bytes_); };
     const auto look = [&](const FlushAsked& other) {
       if (other.file.get() != &file || other.gone) return;
       ++count;
@@ -1412,18 +1390,12 @@ class World {
     }
     for (const auto part : parts) rises(part);
   }
-  [[nodiscard]] static ModelBytes lent(const tarn::FlushRequest<Traits>& request) {
-    ModelBytes bytes;
-    request.for_each_piece([&](std::uint64_t, std::span<const std::byte> piece, bool zero) {
-      if (!zero) bytes.insert(bytes.end(), piece.begin(), piece.end());
-    });
-    return bytes;
-  }
   void answer(FlushAsked asked) {
     using Outcome = tarn::FlushOutcome<Traits>;
     auto& file = *asked.file;
     auto& disk = disk_of(file);
-    require(lent(asked.token.request()) == asked.lent, "the bytes of a flush changed while the store had them");
+    require(tarn_test::listed_bytes(asked.token.request()) == asked.lent,
+            "the bytes of a flush changed while the store had them");
     if (asked.gone) {
       note("flush of a file that is gone", file, {});
       (void)asked.token.complete(Outcome::stored());
@@ -1444,7 +1416,7 @@ class World {
         asked.change.apply_to(disk.bytes, SIZE_MAX);
         disk.version += versions_a_flush();
       }
-      if (units.flush == tarn::FlushUnit::parts) add_rest_of_part(asked);
+      asked.change.add_rest_of_part(disk.bytes, asked.token.request().covers);
       const bool durable = random_.one_in(4);
       auto outcome = durable ? Outcome::durable() : Outcome::stored();
       if (versions_a_flush() != 0) outcome = std::move(outcome).with_version(disk.version);
@@ -1471,14 +1443,6 @@ class World {
     if (random_.one_in(2)) disk.late = std::move(asked.change);
     if (how == How::unknown) return (void)asked.token.complete(Outcome::unknown(flush_error()));
     const auto dropped = std::move(asked.token);
-  }
-  // A part was written anew: what the store had of it is as durable as the rest.
-  void add_rest_of_part(FlushAsked& asked) {
-    const auto& bytes = disk_of(*asked.file).bytes;
-    const auto rest = asked.token.request().covers.intersect(ByteRange::between(0, bytes.size()));
-    if (rest.empty()) return;
-    const auto at = [&](std::uint64_t offset) { return bytes.begin() + static_cast<std::ptrdiff_t>(offset); };
-    asked.change.pieces.push_back({rest.offset(), {at(rest.offset()), at(rest.end())}});
   }
   // The store acts before it answers: it has the new version, and tarn does not know.
   void store_early(File&) {
@@ -1577,22 +1541,16 @@ class World {
   void answer_at(std::size_t index) {
     if (index < loads_.size()) {
       if (index != 0) came(Came::loads_out_of_order);
-      return answer(take(loads_, index));
+      return answer(take_asked(loads_, index));
     }
     index -= loads_.size();
-    if (index < flushes_.size()) return answer(take(flushes_, index));
-    answer(take(syncs_, index - flushes_.size()));
+    if (index < flushes_.size()) return answer(take_asked(flushes_, index));
+    answer(take_asked(syncs_, index - flushes_.size()));
   }
   void answer_flush_of(File& file) {
     for (std::size_t i = 0; i < flushes_.size(); ++i) {
-      if (flushes_[i].file.get() == &file) return answer(take(flushes_, i));
+      if (flushes_[i].file.get() == &file) return answer(take_asked(flushes_, i));
     }
-  }
-  template <class Asked>
-  [[nodiscard]] static Asked take(std::vector<Asked>& from, std::size_t index) {
-    auto asked = std::move(from[index]);
-    from.erase(from.begin() + static_cast<std::ptrdiff_t>(index));
-    return asked;
   }
   [[nodiscard]] bool flush_in_flight(const File& file) const {
     const auto its = [&](const FlushAsked& flush) { return flush.file.get() == &file && !flush.gone; };

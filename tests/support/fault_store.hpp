@@ -202,19 +202,7 @@ class FaultStore : public ModelFlushesAtOnce<units> {
   }
   void check(const tarn::FlushRequest<Traits>& request) {
     const auto& bytes = disk(*request.file).bytes;
-    constexpr bool parts = flush_unit == tarn::FlushUnit::parts;
-    // Of parts the store holds none past the bound that it was brought: it has zeros there.
-    auto end = bytes.size();
-    while (parts && end != 0 && bytes[end - 1] == std::byte{}) --end;
-    const auto one_flush_bytes = flush_unit == tarn::FlushUnit::file ? tarn::max_offset : options_.part_bytes;
-    if (const auto* const why = misdeed_of(request, end, one_flush_bytes); why) complain(why);
-    if (!parts || request.ranges.empty()) return;
-    tarn::ExtentSet rest{request.covers};
-    for (const auto& [range, zero] : request.ranges) {
-      if (!zero && request.covers.intersect(range) != range) complain("a flush of bytes outside its part");
-      rest.subtract(range);
-    }
-    if (!rest.empty() && rest.extents().back().end() > bytes.size()) complain("a part of which the store lacks bytes");
+    if (const auto* const why = misdeed_of(request, bytes, flush_unit, options_.part_bytes); why) complain(why);
   }
   template <class Request>
   void keep_or_finish(Request&& request) {
@@ -284,19 +272,13 @@ class FaultStore : public ModelFlushesAtOnce<units> {
     auto outcome = durable ? Outcome::durable() : Outcome::stored();
     if (this->at_once == 1) outcome = std::move(outcome).with_version(++at.version);
     if (options_.contents != nullptr) outcome = name_parts(request, at.bytes, std::move(outcome));
-    if (flush_unit == tarn::FlushUnit::parts) add_rest_of_part(request, at.bytes, change);
+    change.add_rest_of_part(at.bytes, request.covers);
     if (durable) {
       at.note_durable(std::move(change));
     } else {
       at.note_stored(std::move(change));
     }
     return outcome;
-  }
-  // A part was written anew: what the store had of it is as durable as the rest.
-  static void add_rest_of_part(const tarn::FlushRequest<Traits>& request, const ModelBytes& bytes,
-                               ModelChange& change) {
-    const auto rest = request.covers.intersect(tarn::ByteRange::between(0, bytes.size()));
-    if (!rest.empty()) change.pieces.push_back({rest.offset(), bytes_of(bytes, rest)});
   }
   [[nodiscard]] static ModelBytes bytes_of(const ModelBytes& bytes, tarn::ByteRange range) {
     const auto at = [&](std::uint64_t offset) { return bytes.begin() + static_cast<std::ptrdiff_t>(offset); };

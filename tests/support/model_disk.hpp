@@ -63,6 +63,13 @@ struct ModelChange {
     }
     pieces = std::move(left);
   }
+  /// A part was written anew, as far as `covers` says: what the store had of it is as durable as the rest.
+  void add_rest_of_part(const ModelBytes& stored, tarn::ByteRange covers) {
+    const auto rest = covers.intersect(tarn::ByteRange::between(0, stored.size()));
+    if (rest.empty()) return;
+    const auto at = [&](std::uint64_t offset) { return stored.begin() + static_cast<std::ptrdiff_t>(offset); };
+    pieces.push_back({rest.offset(), {at(rest.offset()), at(rest.end())}});
+  }
   /// The size, and the first `piece_count` pieces. Requires: no piece is past the size.
   void apply_to(ModelBytes& bytes, std::size_t piece_count) const {
     bytes.resize(static_cast<std::size_t>(size_bytes));
@@ -73,21 +80,56 @@ struct ModelChange {
   }
 };
 
-/// What a flush request says that it must never say, to a store that has so many bytes; or null.
+/// The bytes that a request lists, one after the other.
 template <class Traits>
-[[nodiscard]] const char* misdeed_of(const tarn::FlushRequest<Traits>& request, std::uint64_t store_has_bytes,
-                                     std::uint64_t part_bytes) {
-  if (store_has_bytes > request.store_size_bound_bytes) return "the store holds bytes past store_size_bound_bytes";
+[[nodiscard]] ModelBytes listed_bytes(const tarn::FlushRequest<Traits>& request) {
+  ModelBytes bytes;
+  request.for_each_piece([&](std::uint64_t, std::span<const std::byte> piece, bool) {
+    bytes.insert(bytes.end(), piece.begin(), piece.end());
+  });
+  return bytes;
+}
+
+[[nodiscard]] inline tarn::ByteRange parts_around(tarn::ByteRange range, std::uint64_t part_bytes) {
+  const auto end = ((range.end() - 1) / part_bytes + 1) * part_bytes;
+  return tarn::ByteRange::between(range.offset() / part_bytes * part_bytes, end);
+}
+
+/// What of a whole part the store is to take from what it has.
+template <class Traits>
+[[nodiscard]] tarn::ExtentSet rest_of_part(const tarn::FlushRequest<Traits>& request) {
+  tarn::ExtentSet rest{request.covers};
+  for (const auto& [range, zero] : request.ranges) rest.subtract(range);
+  return rest;
+}
+
+/// What a flush request says that it must never say, to a store of such a unit that has so many bytes; or null.
+template <class Traits>
+[[nodiscard]] const char* misdeed_of(const tarn::FlushRequest<Traits>& request, const ModelBytes& stored,
+                                     tarn::FlushUnit unit, std::uint64_t part_bytes) {
+  const bool parts = unit == tarn::FlushUnit::parts;
+  // Of parts the store holds none past the bound that it was brought: it has zeros there.
+  auto stored_bytes = stored.size();
+  while (parts && stored_bytes != 0 && stored[stored_bytes - 1] == std::byte{}) --stored_bytes;
+  if (stored_bytes > request.store_size_bound_bytes) return "the store holds bytes past store_size_bound_bytes";
   std::uint64_t end = 0;
   std::optional<std::uint64_t> part;
   for (const auto& [range, zero] : request.ranges) {
     if (range.empty() || range.offset() < end || range.end() > request.size_bytes) return "ranges out of order";
     end = range.end();
-    if (zero) continue;
+    if (zero || unit == tarn::FlushUnit::file) continue;
     const auto its = range.offset() / part_bytes;
     if (its != (range.end() - 1) / part_bytes || part.value_or(its) != its) return "a flush of two parts";
     part = its;
+    if (parts && request.covers.intersect(range) != range) return "a flush of bytes outside its part";
   }
+  if (!parts) return nullptr;
+  if (request.covers.empty()) return request.ranges.empty() ? nullptr : "a flush of bytes in no part";
+  const auto whole = parts_around(request.covers, part_bytes);
+  const auto in_file = whole.intersect(tarn::ByteRange::between(0, request.size_bytes));
+  if (whole.size_bytes() != part_bytes || request.covers != in_file) return "a flush of less than a part";
+  const auto rest = rest_of_part(request);
+  if (!rest.empty() && rest.extents().back().end() > stored.size()) return "a part of which the store lacks bytes";
   return nullptr;
 }
 
@@ -119,10 +161,6 @@ class ModelDisk {
     if (!late) return;
     if (one_by_one || late->size_bytes != request.size_bytes) return late.reset();
     for (const auto& [range, zero] : request.ranges) late->forget(parts_around(range, part_bytes));
-  }
-  [[nodiscard]] static tarn::ByteRange parts_around(tarn::ByteRange range, std::uint64_t part_bytes) {
-    const auto end = ((range.end() - 1) / part_bytes + 1) * part_bytes;
-    return tarn::ByteRange::between(range.offset() / part_bytes * part_bytes, end);
   }
   /// A flush has ended well.
   void note_stored(ModelChange&& change) {

@@ -89,21 +89,13 @@ class ModelStore {
   Outcome flush(const Flush& request) {
     check(request);
     const auto plan = plan_flush(request);
-    const auto before = bytes_of(request);
+    const auto before = listed_bytes(request);
     if (plan.applies_first) apply(request, plan);
     during_flush(request);
-    if (bytes_of(request) != before) complain("the bytes of a flush changed while the store read them");
+    if (listed_bytes(request) != before) complain("the bytes of a flush changed while the store read them");
     if (std::exchange(fenced, false)) return Outcome::stored();  // of a file that is another one by now
     if (!plan.applies_first) apply(request, plan);
     return outcome(request, plan);
-  }
-  /// The bytes that a request lists, one after the other.
-  static ModelBytes bytes_of(const Flush& request) {
-    ModelBytes bytes;
-    request.for_each_piece([&](std::uint64_t, std::span<const std::byte> piece, bool) {
-      bytes.insert(bytes.end(), piece.begin(), piece.end());
-    });
-    return bytes;
   }
   void apply(const Flush& request, const FlushPlan& plan) {
     auto& bytes = images[*request.file].bytes;
@@ -172,7 +164,9 @@ void ModelStore<Traits>::check(const Flush& request) {
   if (request.generation <= generation_) complain("a generation that does not rise");
   generation_ = request.generation;
   const auto at = images.find(*request.file);
-  const auto* const why = misdeed_of(request, at == images.end() ? 0 : at->second.bytes.size(), part_bytes);
+  const ModelBytes none;
+  const auto& stored = at == images.end() ? none : at->second.bytes;
+  const auto* const why = misdeed_of(request, stored, tarn::FlushUnit::ranges, part_bytes);
   if (why != nullptr) complain(why);
 }
 
