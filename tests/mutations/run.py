@@ -312,7 +312,7 @@ def report(mutations, wrong):
               f"{candidates} places, {left_out} more that the compiler evaluates and that were left out; "
               f"{len(mutations.dropped)} of those drawn did not compile and were drawn again",
               f"**{len(mutants)} drawn, {len(mutants) - len(survived) - len(waiting)} killed, {len(survived)} survived, "
-              f"{len(explained)} of them with a reason**" + (f"; {len(waiting)} not yet run by all" if waiting else ""),
+              f"{len(explained)} of them with a reason" + (f"; {len(waiting)} not yet run by all" if waiting else "") + "**",
               what=f"; not optimised, asserts on, one storage, models from seed {SEED_OF_MODELS}"),
         "A place in a header is changed a little, drawn by the seed: the headers by their lines of code, in each the",
         "kinds alike. What is killed was noticed by the first of the programs that come by it, the quick ones first: a",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// CTest: TIMEOUT 300 COST 7
+// CTest: TIMEOUT 300 COST 7 LABELS slow
 #include <tarn/testing/check_store.hpp>
 
 #include <algorithm>

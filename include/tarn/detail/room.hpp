@@ -74,13 +74,13 @@ class Room {
     for (;;) {
       if (rests()) {
         wait_->look();
-        if (take(reserve, need) == Freed::some) return have();
+        if (take(reserve, need) == Freed::some) return end_wait();
         if (rests()) return sleep(false);  // asked again: what ended before the question has not moved the epoch
       }
       auto flushed = Flushed::some;
       while (flushed == Flushed::some) {
         wait_->look();
-        if (take(reserve, need) == Freed::some) return have();
+        if (take(reserve, need) == Freed::some) return end_wait();
         flushed = flush_one(need);
       }
       const auto failures = core_.counters.flush_failures.load();
@@ -88,11 +88,11 @@ class Room {
       // A failed flush of our own makes room known, too: from here on it is somebody else's.
       if (flushed == Flushed::failed) wait_->look();
       const auto freed = take(reserve, need);
-      if (freed == Freed::some) return have();
+      if (freed == Freed::some) return end_wait();
       const auto settled = core_.counters.flushes_settled.load();
       const bool gets_on = settled != settled_before_;
-      gave_up_ = failed && failed_before_ && !gets_on;
-      const bool hopeless = gave_up_ && core_.hopeful.load() == 0;
+      tries_failed_ = failed && failed_before_ && !gets_on;
+      const bool hopeless = tries_failed_ && core_.hopeful.load() == 0;
       failed_before_ = failed || (failed_before_ && !gets_on);  // also while the flush in flight is another's
       // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
       if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
@@ -120,7 +120,7 @@ class Room {
 
   // Whether its own tries have failed, and only others' flushes are left to be waited for.
   [[nodiscard]] bool rests() const {
-    return gave_up_ && core_.hopeful.load() != 0 && core_.counters.flushes_settled.load() == settled_before_;
+    return tries_failed_ && core_.hopeful.load() != 0 && core_.counters.flushes_settled.load() == settled_before_;
   }
   // In turn: only the first in the queue takes, but for a call from inside a store, which must not wait for others.
   [[nodiscard]] Freed take(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
@@ -132,16 +132,14 @@ class Room {
     if (need.member != nullptr && need.passes_file_limit(core_)) return need.member->flush_for_room();
     return core_.pressure.flush_one();
   }
-  [[nodiscard]] Progress have() {
+  [[nodiscard]] Progress end_wait() {
     wait_.reset();
-    slept_ = false;
+    slept_ = tries_failed_ = false;
     return Progress::done;
   }
   [[nodiscard]] Progress refuse(std::errc why) {
-    wait_.reset();
-    slept_ = false;
     refusal_ = std::make_error_code(why);
-    return Progress::done;
+    return end_wait();
   }
   [[nodiscard]] Progress sleep(bool pause) {
     if (!std::exchange(slept_, true)) core_.counters.room_waits.fetch_add(1, std::memory_order_relaxed);
@@ -160,7 +158,7 @@ class Room {
   const RoomRule rule_;
   std::optional<typename PoolCore<Traits>::RoomWait> wait_;
   std::error_code refusal_;
-  bool failed_before_ = false, started_before_ = false, gave_up_ = false, slept_ = false;
+  bool failed_before_ = false, started_before_ = false, tries_failed_ = false, slept_ = false;
   std::uint64_t settled_before_ = 0, failures_before_ = 0;
   std::int64_t pause_ns_ = 0;
 };
