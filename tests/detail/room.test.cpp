@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -534,6 +535,26 @@ TEST_CASE("a call with a deadline that a store has failed goes on as soon as the
       file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::seconds{60})});
   CHECK(written.value() == C);
   CHECK(world.pool.stats().flush_failures == 4);
+}
+
+TEST_CASE("calls with a deadline that wait beside each other ask a store that fails no oftener", "[room]") {
+  Files world{1, 4};
+  auto& file = *world.files[0];
+  world.store.answer_at_once();
+  using Call = MemoryStore<Heap>::Call;
+  world.store.memory.fail_next(Call::flush, SIZE_MAX, std::errc::no_space_on_device);
+  const std::string chunk(C, 'x');
+  std::uint64_t at = 0;
+  while (file.try_write(at, bytes_of(chunk))) at += C;
+  const auto ask_for_300_ms = [&] {
+    return file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::milliseconds{300})});
+  };
+  std::vector<std::future<tarn::Result<std::size_t>>> writes;
+  for (int i = 0; i < 4; ++i) writes.push_back(std::async(std::launch::async, ask_for_300_ms));
+  for (auto& write : writes) CHECK(write.get().error() == std::errc::timed_out);
+  // Each pauses for 1, 2, 4, ... 128 ms: ten tries, and a few before its first pause.
+  CHECK(world.pool.stats().flush_failures <= 4 * 16);
+  world.store.memory.fail_next(Call::flush, 0, {});
 }
 
 TEST_CASE("a write waits for who looks at the clean chunks that it needs", "[room]") {

@@ -223,9 +223,9 @@ TEST_CASE("a wait that is to be looked at again ends by that time, and by a dead
   auto& core = pool.core();
   const tarn::detail::Atomic<std::uint64_t> word{0};
   constexpr std::int64_t ms = 1'000'000;
-  const auto wait_for = [&](std::int64_t at_most_ns, std::optional<std::int64_t> deadline_ns) {
+  const auto wait_for = [&](std::int64_t pause_ns, std::optional<std::int64_t> deadline_ns) {
     const auto began_ns = core.time.now_ns();
-    const tarn::detail::WaitFor<Heap> wait{.record = {}, .word = &word, .seen = 0, .at_most_ns = at_most_ns};
+    const tarn::detail::WaitFor<Heap> wait{.record = {}, .word = &word, .seen = 0, .again_ns = began_ns + pause_ns};
     const auto why = tarn::detail::block(core, wait, {.deadline_ns = deadline_ns});
     return std::pair{why, core.time.now_ns() - began_ns};
   };

@@ -10,8 +10,8 @@
 // stay true for ever. A call therefore gives up after two rounds of tries that failed, with nothing settled by anybody
 // in between. If a flush is in flight then of a file whose last one did not fail, it waits for that instead, and begins
 // none: that one may well make room, and if it does not, the file's next one is none such. With a deadline a call goes
-// on trying to it, at growing intervals. A call from inside a store's load or flush never waits: it might wait for
-// itself.
+// on trying to it, at growing intervals, whoever wakes it between. A call from inside a store's load or flush never
+// waits: it might wait for itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
 // that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
@@ -75,7 +75,7 @@ class Room {
       if (rests()) {
         wait_->look();
         if (take(reserve, need) == Freed::some) return end_wait();
-        if (rests()) return sleep(false);  // asked again: what ended before the question has not moved the epoch
+        if (rests()) return sleep();  // asked again: what ended before the question has not moved the epoch
       }
       auto flushed = Flushed::some;
       while (flushed == Flushed::some) {
@@ -102,8 +102,8 @@ class Room {
       settled_before_ = settled;
       if (depth_in_store() != 0) return refuse(std::errc::no_buffer_space);
       if (hopeless && !rule_.patient) return refuse(std::errc::no_buffer_space);
-      if (may_come(freed)) return sleep(hopeless);
-      if (failed && rule_.patient) return sleep(true);
+      if (may_come(freed)) return pause(hopeless), sleep();
+      if (failed && rule_.patient) return pause(true), sleep();
       if (!failed && !wait_->more()) return refuse(std::errc::no_buffer_space);
     }
   }
@@ -111,16 +111,19 @@ class Room {
   [[nodiscard]] std::error_code refusal() const { return refusal_; }
   /// Requires: the last step is waiting.
   [[nodiscard]] WaitFor<Traits> wait() const {
-    return {.record = {}, .word = wait_->word(), .seen = wait_->seen(), .at_most_ns = pause_ns_};
+    return {.record = {}, .word = wait_->word(), .seen = wait_->seen(), .again_ns = again_ns_};
   }
 
  private:
   using Freed = typename PoolCore<Traits>::Freed;
   static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
 
-  // Whether its own tries have failed, and only others' flushes are left to be waited for.
-  [[nodiscard]] bool rests() const {
-    return tries_failed_ && core_.hopeful.load() != 0 && core_.counters.flushes_settled.load() == settled_before_;
+  // Whether its own tries have failed, and it asks no store before another's flush has ended, or its pause.
+  [[nodiscard]] bool rests() {
+    if (!tries_failed_ || core_.counters.flushes_settled.load() != settled_before_) return false;
+    if (core_.hopeful.load() == 0) return again_ns_ && core_.time.now_ns() < *again_ns_;
+    again_ns_.reset();
+    return true;
   }
   // In turn: only the first in the queue takes, but for a call from inside a store, which must not wait for others.
   [[nodiscard]] Freed take(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
@@ -141,10 +144,14 @@ class Room {
     refusal_ = std::make_error_code(why);
     return end_wait();
   }
-  [[nodiscard]] Progress sleep(bool pause) {
+  [[nodiscard]] Progress sleep() {
     if (!std::exchange(slept_, true)) core_.counters.room_waits.fetch_add(1, std::memory_order_relaxed);
-    pause_ns_ = !pause ? 0 : std::clamp(2 * pause_ns_, first_pause_ns, last_pause_ns);
     return Progress::waiting;
+  }
+  // Begins one, longer than the last, or has none.
+  void pause(bool wanted) {
+    pause_ns_ = !wanted ? 0 : std::clamp(2 * pause_ns_, first_pause_ns, last_pause_ns);
+    again_ns_ = !wanted ? std::nullopt : std::optional{core_.time.now_ns() + pause_ns_};
   }
   // Asked after the tries: what ended before the question has moved the epoch, and is seen by more().
   [[nodiscard]] bool may_come(Freed freed) const {
@@ -161,6 +168,7 @@ class Room {
   bool failed_before_ = false, started_before_ = false, tries_failed_ = false, slept_ = false;
   std::uint64_t settled_before_ = 0, failures_before_ = 0;
   std::int64_t pause_ns_ = 0;
+  std::optional<std::int64_t> again_ns_;
 };
 
 }  // namespace tarn::detail

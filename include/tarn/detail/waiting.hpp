@@ -28,7 +28,7 @@ struct WaitFor {
   RecordRef<Traits> record;  // what the word is in, unless it is the pool's
   const Atomic<std::uint64_t>* word = nullptr;
   std::uint64_t seen = 0;
-  std::int64_t at_most_ns = 0;  // 0: until it moves
+  std::optional<std::int64_t> again_ns = {};  // when the call is to be stepped again, though it has not moved
 
   [[nodiscard]] static WaitFor arrival(const RecordRef<Traits>& record, std::uint64_t seen) {
     return {.record = record.share(), .word = &record->arrivals, .seen = seen};
@@ -62,10 +62,7 @@ template <class Traits>
   };
   const std::stop_callback<decltype(wake)> on_stop{options.stop, wake};
   auto until_ns = options.deadline_ns;
-  if (wait.at_most_ns != 0) {
-    const auto again_ns = core.time.now_ns() + wait.at_most_ns;
-    until_ns = until_ns ? std::min(*until_ns, again_ns) : again_ns;
-  }
+  if (wait.again_ns) until_ns = until_ns ? std::min(*until_ns, *wait.again_ns) : wait.again_ns;
   if (until_ns) {
     (void)core.parking.park_until(wait.word, blocked, [&](ConditionVariable& changed, std::unique_lock<Mutex>& lock) {
       return core.time.wait_until(changed, lock, *until_ns);
