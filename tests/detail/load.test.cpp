@@ -10,9 +10,11 @@
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
 
 #include "support/brim.hpp"
 #include "support/catch.hpp"
+#include "support/later_file.hpp"
 #include "support/one_file.hpp"
 #include "support/shared_file.hpp"
 
@@ -128,4 +130,25 @@ TEST_CASE("a read inside a store's call does not wait for a flush that may know 
   REQUIRE(tarn::read_range(other.pool, other.meta, 0, writable(into), loader));
   CHECK(inside.value() == ESTALE);
   CHECK(file.read(0, 16) == pattern(0, 16));
+}
+
+TEST_CASE("who shared a load reads what it brought, though the chunk is evicted as soon as the first has read",
+          "[load]") {
+  LaterFile<Heap> file{{.chunk_bytes = 4096, .chunks_per_part = 1}, 4096};
+  std::vector<std::string> read(2, std::string(10, '?'));
+  for (auto& into : read) {
+    tarn::start_read(*file.file, 0, writable(into), [&](const tarn::Result<std::size_t>& n) {
+      CHECK(n.value() == 10);
+      file.pool.evict_clean();
+    });
+  }
+  REQUIRE(file.store.open_loads() == 1);
+  REQUIRE(file->try_write(4000, bytes_of("d")));  // the load meets a chunk, and a clean one
+  tarn::start_flush(*file.file, [](const tarn::Result<std::uint64_t>& stored) { CHECK(stored); });
+  file.store.finish_flush();
+  REQUIRE(file.pool.stats().chunks_held == 1);
+  file.store.finish_load();
+  CHECK(file.store.open_loads() == 0);
+  file.finish_loads();
+  CHECK(read == std::vector(2, pattern(0, 10)));
 }

@@ -216,6 +216,11 @@ TEST_CASE("a write whose own flushes fail waits for one in flight, and begins no
     }
   }
   CHECK(failures < 10);
+  std::string into(C, '?');
+  for (const auto at : {std::uint64_t{0}, C}) {  // which wakes it
+    REQUIRE(full.world.files[0]->try_read(at, writable(into)).done());
+  }
+  CHECK(full.world.store.open_flushes() == 0);
   REQUIRE(good.size() == 1);
   CHECK_FALSE(full.end);
   good.front().complete(full.world.store.memory.flush(good.front().request()));
