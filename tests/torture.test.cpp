@@ -686,7 +686,7 @@ class Watcher {
       const auto stats = world_.pool.stats();
       stuck = "somebody hangs:\n" + stuck + "store: " + world_.store.state() + "; " +
               std::to_string(stats.chunks_held) + " chunks held, " + std::to_string(stats.chunks_dirty) + " dirty, " +
-              std::to_string(world_.pool.core().flying.load()) + " flushes in flight, " +
+              std::to_string(world_.pool.core().flush_tally.flying.load()) + " flushes in flight, " +
               std::to_string(world_.pool.core().reserves.load()) + " reserves, charged " +
               std::to_string(stats.charged_bytes) + " of " + std::to_string(stats.budget_bytes);
       world_.findings.add(stuck);
@@ -793,9 +793,9 @@ TEST_CASE("thousands of files with little room over a store that does its worst 
   CHECK(world.pool.stats().dirty_bytes == 0);
   CHECK(world.pool.stats().chunks_dirty == 0);
   auto& core = world.pool.core();
-  CHECK(core.flying == 0);
+  CHECK(core.flush_tally.flying == 0);
   CHECK(core.reserves == 0);
-  CHECK_FALSE(core.has_room_waiters());
+  CHECK_FALSE(core.room_queue.has_waiters());
   world.pool.evict_clean();
   CHECK(world.pool.stats().chunks_held == 0);
   CHECK(world.pool.stats().charged_bytes == world.record_bytes);

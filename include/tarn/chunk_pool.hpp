@@ -299,7 +299,7 @@ class ChunkPool {
             .load_ahead_bytes = c.load_ahead_bytes,
             .flushes = c.flushes,
             .flush_bytes = c.flush_bytes,
-            .flush_failures = c.flush_failures,
+            .flush_failures = core_.flush_tally.failed,
             .flush_retries = c.flush_retries,
             .flush_redirtied_bytes = c.flush_redirtied_bytes,
             .swaps = c.swaps,
@@ -362,7 +362,7 @@ Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& cont
   const auto use = [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); };
   detail::Room<Traits> room{core_, {}};
   detail::ReadLoop read{file, range, loader, room, nullptr};
-  while (read.step(use) == detail::Progress::waiting) {
+  while (read.step(use) == detail::Progress::waiting) {  // its room neither waits nor flushes
     if (const auto why = detail::block(core_, read.wait(), {}); why) return fail(why);
   }
   if (!read.result()) return fail(read.result().error());

@@ -341,8 +341,11 @@ class DirtyFile final : private detail::Flushable {
           throw;
         }
       }
-      while (room.step(reserve, {.chunks = 0, .bytes = core.record_and_table_bytes}) == detail::Progress::waiting) {
-        (void)detail::block(core, room.wait(), {});
+      const detail::Need<Traits> need{.chunks = 0, .bytes = core.record_and_table_bytes};
+      for (;;) {
+        const auto progress = room.step(reserve, need);
+        if (progress == detail::Progress::done) break;
+        if (progress == detail::Progress::waiting) (void)detail::block(core, room.wait(), {});
       }
       if (room.refusal()) throw std::system_error{room.refusal(), "tarn::DirtyFile: no room for its record"};
     }
@@ -388,14 +391,18 @@ class DirtyFile final : private detail::Flushable {
     using detail::Flushed;
     using Settled = std::optional<std::uint64_t>;  // nothing: the store answers later, and the job settles itself
     if (body_->record->abandoned.load()) return Flushed::nothing;
+    bool asked = false;
     const auto flushed = guarded([&]() -> Result<Settled> {
       detail::FileFlush flush{body_, store_, whole_file, 1, false};
-      if (flush.step() == detail::Progress::waiting) return Settled{};
+      const auto progress = flush.step();
+      asked = flush.asked();
+      if (progress == detail::Progress::waiting) return Settled{};
       const auto done = flush.take_result();
       return done ? Result<Settled>{Settled{*done}} : fail(done.error());
     });
     if (flushed) return !*flushed ? Flushed::started : **flushed != 0 ? Flushed::some : Flushed::nothing;
-    if (flushed.error() == std::errc::device_or_resource_busy) return Flushed::nothing;  // somebody is at it
+    const bool busy = !asked && flushed.error() == std::errc::device_or_resource_busy;
+    if (busy) return Flushed::nothing;  // somebody is at it
     body_->note_error(flushed.error());
     return Flushed::failed;
   }

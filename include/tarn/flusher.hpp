@@ -45,22 +45,22 @@ class FlushRounds {
   std::int64_t round(const std::stop_token& stop = {}) {
     const auto now_ns = core_.time.now_ns();
     if (now_ns < pause_end_ns_) return pause_end_ns_;
-    auto failures = core_.counters.flush_failures.load();
+    auto failures = core_.flush_tally.failed.load();
     // What the last round left in flight was answered since; with nothing in flight it was somebody else's flush.
     bool failed = in_flight_ && failures != failures_seen_;
     if (!failed) {
       failures_seen_ = failures;
       flush_due(stop);
-      failures = core_.counters.flush_failures.load();
+      failures = core_.flush_tally.failed.load();
       failed = failures != failures_seen_;
     }
     failures_seen_ = failures;
-    in_flight_ = core_.flying.load() != 0;
+    in_flight_ = core_.flush_tally.flying.load() != 0;
     if (failed) {
       pause_ns_ = std::clamp(2 * pause_ns_, options_.first_pause_ns, options_.longest_pause_ns);
       return pause_end_ns_ = now_ns + pause_ns_;
     }
-    const auto settled = core_.counters.flushes_settled.load();
+    const auto settled = core_.flush_tally.settled.load();
     if (std::exchange(settled_seen_, settled) != settled) pause_ns_ = watch_ns_ = 0;
     if (!in_flight_) return now_ns + options_.interval_ns;
     watch_ns_ = std::min(std::max(2 * watch_ns_, first_watch_ns), options_.interval_ns);

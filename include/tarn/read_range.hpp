@@ -85,7 +85,7 @@ class CopyRead {
       const auto use = [&](ConstBuffers bytes) {
         file_.core.counters.copy_bytes.add(&*file_.record, bytes.copy_to(into_.subspan(done_)));
       };
-      if (window_->step(use) == Progress::waiting) return Progress::waiting;
+      if (const auto progress = window_->step(use); progress != Progress::done) return progress;
       const auto n = window_->result();
       const bool met_end = window_->met_end();
       window_.reset();
@@ -138,7 +138,7 @@ class ViewRead {
   [[nodiscard]] Progress step() {
     if (result_) return Progress::done;
     const auto use = [&](ConstBuffers bytes) { show(bytes); };
-    if (window_->step(use) == Progress::waiting) return Progress::waiting;
+    if (const auto progress = window_->step(use); progress != Progress::done) return progress;
     const auto& n = window_->result();
     if (!n) {
       result_.emplace(fail(n.error()));

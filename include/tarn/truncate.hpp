@@ -126,7 +126,7 @@ class RemoveBytes {
   [[nodiscard]] Progress step() {
     for (;;) {
       if (need_.bytes != 0) {
-        if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
+        if (const auto progress = room_.step(reserve_, need_); progress != Progress::done) return progress;
         if (room_.refusal()) return end(room_.refusal());
       }
       ExclusiveLock lock{file_.lock};

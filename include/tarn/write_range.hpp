@@ -113,7 +113,7 @@ class Write {
         const auto at = offset_ || done != 0 ? std::optional{written_.offset + done} : std::nullopt;
         window_.emplace(file_, at, n, fresh_over_valid_, room_, mtime_ns_);
       }
-      if (step_window(done, n) == Progress::waiting) return Progress::waiting;
+      if (const auto progress = step_window(done, n); progress != Progress::done) return progress;
       if (!window_) break;  // no memory, and the prefix is in
       const auto taken = window_->result();
       window_.reset();

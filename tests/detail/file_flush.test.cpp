@@ -723,3 +723,29 @@ TEST_CASE("a flush says how many bytes the store has now and had not, also of pa
   CHECK(flush() == 1);
   CHECK(flush() == 0);
 }
+
+TEST_CASE("a flush of a file that has gone says nothing of the next file of its id", "[file_flush]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  LaterStore<Heap> store;
+  using File = tarn::DirtyFile<Heap, LaterStore<Heap>>;
+  const auto flush_one = [&] {
+    const tarn::detail::Resumer resumer;
+    return pool.core().pressure.flush_one();
+  };
+  std::optional<File> file{std::in_place, pool, tarn::DirtyFileMetadata::created(5), store};
+  REQUIRE(file->try_write(0, bytes_of("old")));
+  REQUIRE(flush_one() == tarn::detail::Flushed::started);
+  const bool goes_first = GENERATE(true, false);
+  const auto answer = [&] {
+    store.take_flush().complete(tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+  };
+  if (!goes_first) answer();
+  file.reset();
+  file.emplace(pool, tarn::DirtyFileMetadata::created(5), store);
+  REQUIRE(file->try_write(0, bytes_of("new")));
+  if (goes_first) answer();
+  REQUIRE(flush_one() == tarn::detail::Flushed::started);
+  CHECK(pool.core().flush_tally.hopeful == 1);
+  CHECK(pool.stats().flush_retries == 0);
+  store.finish_flush();
+}

@@ -319,7 +319,7 @@ TEMPLATE_TEST_CASE("while somebody waits for room nothing is loaded ahead", "[lo
   const auto C = world.C;
   {
     const tarn::detail::Resumer resumer;
-    const typename tarn::detail::PoolCore<TestType>::RoomWait waiter{world.pool.core()};
+    const tarn::detail::RoomQueue::Wait waiter{world.pool.core().room_queue};
     CHECK(world.load_ahead(0, C) == 0);
     CHECK(world.open_loads().empty());
   }

@@ -220,7 +220,7 @@ TEMPLATE_TEST_CASE("readers of one part share its load, and its error", "[load_p
 
 TEMPLATE_TEST_CASE("what of a part is loaded already stays with the load that has it", "[load_parts]", Heap) {
   World<TestType> world{{4096, 4}, 4 * 4096};
-  std::optional<typename tarn::detail::PoolCore<TestType>::RoomWait> waiter{world.pool.core()};
+  std::optional<tarn::detail::RoomQueue::Wait> waiter{world.pool.core().room_queue};
   Reading<TestType> first{world, 0, 1};
   {
     const tarn::detail::Resumer resumer;
@@ -326,7 +326,7 @@ TEMPLATE_TEST_CASE("a read does not pass who waits for room, and takes the rest 
                    "[load_parts]", Heap) {
   World<TestType> world{{4096, 4}, 4 * 4096};
   world.store.answer_at_once();
-  std::optional<typename tarn::detail::PoolCore<TestType>::RoomWait> waiter{world.pool.core()};
+  std::optional<tarn::detail::RoomQueue::Wait> waiter{world.pool.core().room_queue};
   Reading<TestType> reading{world, 0, 1};
   CHECK(world.pool.stats().chunks_reserved == 0);
   CHECK(world.asked().empty());

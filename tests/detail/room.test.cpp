@@ -9,8 +9,10 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -460,7 +462,7 @@ TEST_CASE("who queues for room gives back what it had reserved: nobody counts on
   tarn::detail::Need<Traits> need;
   need.chunks = 1;
   REQUIRE(reserve.fill(need) == tarn::detail::PoolCore<Traits>::Freed::some);
-  tarn::detail::PoolCore<Traits>::RoomWait first{core};
+  tarn::detail::RoomQueue::Wait first{core.room_queue};
   need.chunks = 1000;
   const tarn::detail::Resumer resumer;
   tarn::detail::Room<Traits> room{core, tarn::detail::RoomRule::of({})};
@@ -542,24 +544,174 @@ TEST_CASE("a call with a deadline that a store has failed goes on as soon as the
   CHECK(world.pool.stats().flush_failures == 4);
 }
 
+namespace {
+
+/// A store that answers at once; `before` is called for each flush, and may have it fail.
+struct AtOnce {
+  MemoryStore<Heap> memory;
+  std::function<std::error_code()> before = [] { return std::error_code{}; };
+  std::atomic<int> flushes{0};
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) { return memory.load(request); }
+  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+    ++flushes;
+    const auto why = before();
+    return why ? tarn::FlushOutcome<Heap>::failed(why) : memory.flush(request);
+  }
+  tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
+};
+
+const auto full_disk = std::make_error_code(std::errc::no_space_on_device);
+
+/// A file of as many dirty chunks as its pool takes, over that store, and one that has none.
+struct FullFile {
+  using File = tarn::DirtyFile<Heap, AtOnce>;
+
+  explicit FullFile(const tarn::PoolOptions& marks = {.dirty_limit_bytes = 4 * C}, std::uint64_t chunks = 4)
+      : pool{Files::options(32, marks)} {
+    for (std::uint64_t at = 0; at < chunks * C; at += C) REQUIRE(file.try_write(at, bytes_of(chunk)));
+  }
+  ~FullFile() {
+    store.before = [] { return std::error_code{}; };
+    CHECK(file.flush());
+    CHECK(other.flush());
+  }
+  [[nodiscard]] std::error_code write(tarn::DirtyFile<Heap, AtOnce>& to, const tarn::CallOptions& options = {}) {
+    return to.write(4 * C, bytes_of(chunk), {}, options).error();
+  }
+  [[nodiscard]] tarn::CallOptions within(std::chrono::milliseconds time) {
+    return {.deadline_ns = pool.deadline_in(time)};
+  }
+
+  tarn::ChunkPool<Heap> pool;
+  AtOnce store;
+  File file{pool, tarn::DirtyFileMetadata::created(1), store}, other{pool, tarn::DirtyFileMetadata::created(2), store};
+  const std::string chunk = std::string(C, 'x');
+};
+
+}  // namespace
+
 TEST_CASE("calls with a deadline that wait beside each other ask a store that fails no oftener", "[room]") {
-  Files world{1, 4};
-  auto& file = *world.files[0];
-  world.store.answer_at_once();
-  using Call = MemoryStore<Heap>::Call;
-  world.store.memory.fail_next(Call::flush, SIZE_MAX, std::errc::no_space_on_device);
-  const std::string chunk(C, 'x');
-  std::uint64_t at = 0;
-  while (file.try_write(at, bytes_of(chunk))) at += C;
-  const auto ask_for_300_ms = [&] {
-    return file.write(at, bytes_of(chunk), {}, {.deadline_ns = world.pool.deadline_in(std::chrono::milliseconds{300})});
+  FullFile full;
+  const auto flush_takes = std::chrono::microseconds{GENERATE(0, 2000)};
+  full.store.before = [&] {
+    std::this_thread::sleep_for(flush_takes);
+    return full_disk;
   };
-  std::vector<std::future<tarn::Result<std::size_t>>> writes;
-  for (int i = 0; i < 4; ++i) writes.push_back(std::async(std::launch::async, ask_for_300_ms));
-  for (auto& write : writes) CHECK(write.get().error() == std::errc::timed_out);
+  std::vector<std::future<std::error_code>> writes;
+  for (int i = 0; i < 4; ++i) {
+    writes.push_back(std::async(std::launch::async,
+                                [&] { return full.write(full.other, full.within(std::chrono::milliseconds{300})); }));
+  }
+  for (auto& write : writes) CHECK(write.get() == std::errc::timed_out);
   // Each pauses for 1, 2, 4, ... 128 ms: ten tries, and a few before its first pause.
-  CHECK(world.pool.stats().flush_failures <= 4 * 16);
-  world.store.memory.fail_next(Call::flush, 0, {});
+  CHECK(full.store.flushes <= 4 * 16);
+}
+
+TEST_CASE("an error of a store is a failure, whatever errno it has", "[room]") {
+  FullFile full;
+  full.store.before = [&] {
+    return std::make_error_code(full.store.flushes < 100 ? std::errc::device_or_resource_busy : std::errc::io_error);
+  };
+  auto opener = full.file.open();
+  CHECK(full.write(full.other) == std::errc::no_buffer_space);
+  CHECK(full.store.flushes < 10);
+  CHECK(opener.take_error().error() == std::errc::device_or_resource_busy);
+}
+
+TEST_CASE("a flush in flight of a file that has failed is no promise to who is failed by another store", "[room]") {
+  FullFile full;
+  full.store.before = [&] { return full_disk; };
+  std::optional<std::error_code> end;
+  auto write = tarn::write_operation(full.other, 0, bytes_of(full.chunk),
+                                     [&](const tarn::Result<tarn::Written>& n) { end = n.error(); });
+  full.pool.core().flush_tally.flying.fetch_add(1);  // it hangs
+  write.start();
+  REQUIRE(end);
+  CHECK(*end == std::errc::no_buffer_space);
+  CHECK(full.store.flushes < 10);
+  full.pool.core().flush_tally.flying.fetch_sub(1);
+  write.cancel();
+}
+
+TEST_CASE("with a deadline a call goes on asking a store that fails, whatever flush hangs", "[room]") {
+  FullFile full;
+  auto& tally = full.pool.core().flush_tally;
+  const bool hopeful = GENERATE(false, true);
+  tally.flying.fetch_add(1);
+  if (hopeful) tally.hopeful.fetch_add(1);
+  full.store.before = [&] { return full.store.flushes <= 4 ? full_disk : std::error_code{}; };
+  CHECK_FALSE(full.write(full.other, full.within(std::chrono::seconds{60})));
+  CHECK(full.store.flushes == 5);
+  if (hopeful) tally.hopeful.fetch_sub(1);
+  tally.flying.fetch_sub(1);
+}
+
+TEST_CASE("a call that may stop does, though flush after flush goes well", "[room]") {
+  FullFile full{{.dirty_limit_bytes = 2 * C}, 1};
+  std::stop_source stop;
+  full.store.before = [&] {  // what becomes clean is dirty at once
+    if (full.store.flushes == 3) stop.request_stop();
+    if (full.store.flushes < 100) REQUIRE(full.file.try_write(0, bytes_of("y")));
+    return std::error_code{};
+  };
+  const std::string two(2 * C, 'z');
+  CHECK(full.other.write(0, bytes_of(two), {}, {.stop = stop.get_token()}).error() == std::errc::operation_canceled);
+  CHECK(full.store.flushes < 10);
+}
+
+TEST_CASE("a write at its file's own limit is judged by that file's flushes alone", "[room]") {
+  FullFile full{{.file_dirty_limit_bytes = 4 * C}};
+  full.store.before = [&] {
+    full.pool.core().flush_tally.settled.fetch_add(1);  // those of others go well
+    return full.store.flushes < 100 ? full_disk : std::error_code{};
+  };
+  CHECK(full.write(full.file) == std::errc::no_buffer_space);
+  CHECK(full.store.flushes < 10);
+}
+
+TEST_CASE("who waits for room in its own file is in nobody's way but of who writes to that after it", "[room]") {
+  Files world{2, 32, {.file_dirty_limit_bytes = 4 * C}};
+  auto& file = *world.files[0];
+  const std::string chunk(C, 'x'), two(2 * C, 'y');
+  for (std::uint64_t at = 0; at < 3 * C; at += C) REQUIRE(file.try_write(at, bytes_of(chunk)));
+  std::vector<int> ended;
+  const auto end = [&](int which) {
+    return [&ended, which](const tarn::Result<tarn::Written>& n) {
+      CHECK(n);
+      ended.push_back(which);
+    };
+  };
+  auto large = tarn::write_operation(file, 0, bytes_of(two), end(1));
+  auto small = tarn::write_operation(file, 0, bytes_of(chunk), end(2));  // which would fit
+  auto other = tarn::write_operation(*world.files[1], 0, bytes_of(chunk), end(3));
+  large.start();
+  small.start();
+  other.start();
+  CHECK(ended == std::vector{3});
+  while (world.store.open_flushes() != 0) world.store.finish_flush();
+  CHECK(ended.size() == 3);
+}
+
+TEST_CASE("a call takes what there is before it is refused, since who is before it may want more", "[room]") {
+  FullFile full{{.dirty_limit_bytes = 5 * C}};  // one more
+  full.store.before = [&] { return full_disk; };
+  std::optional<std::error_code> end;
+  auto write = tarn::write_operation(full.other, 0, bytes_of(full.chunk),
+                                     [&](const tarn::Result<tarn::Written>& n) { end = n.error(); });
+  {
+    const tarn::detail::RoomQueue::Wait first{full.pool.core().room_queue};
+    write.start();
+    CHECK_FALSE(end);
+    {
+      const tarn::detail::Resumer resumer;
+      full.pool.core().note_room();
+    }
+    REQUIRE(end);
+    CHECK_FALSE(*end);
+    CHECK(full.store.flushes == 2);
+  }
+  write.cancel();
 }
 
 TEST_CASE("a write waits for who looks at the clean chunks that it needs", "[room]") {

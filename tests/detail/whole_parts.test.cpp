@@ -147,7 +147,7 @@ TEST_CASE("of a part above a quarter of the budget, what is wanted ahead is load
 TEST_CASE("a load ahead asks for no part that it wants nothing of", "[whole_parts]") {
   constexpr std::uint64_t C = 4096;
   World<parts> world{{C, 3}, 6 * C};
-  std::optional<typename tarn::detail::PoolCore<Heap>::RoomWait> waiter{world.pool.core()};
+  std::optional<tarn::detail::RoomQueue::Wait> waiter{world.pool.core().room_queue};
   Reading<parts> first{world, 2 * C, C};
   {
     const tarn::detail::Resumer resumer;
@@ -360,7 +360,7 @@ template <tarn::LoadUnit unit>
 std::pair<std::string, std::string> overtaken_by_a_cut() {
   World<unit> world{{16, 4}, 64};
   world.store.memory.let_flushes_overtake_loads();
-  std::optional<typename tarn::detail::PoolCore<Heap>::RoomWait> waiter{world.pool.core()};
+  std::optional<tarn::detail::RoomQueue::Wait> waiter{world.pool.core().room_queue};
   Reading<unit> held{world, 48, 16};  // that chunk alone, since somebody waits for room
   {
     const tarn::detail::Resumer resumer;

@@ -154,6 +154,55 @@ TEST_CASE("a file that is written while it is looked at for room is not forgotte
   });
 }
 
+TEST_CASE("a write whose own flushes have failed is let in by one that goes well, whenever that ends", "[explore]") {
+  // As many dirty chunks as may be, one of a file whose flushes fail and one of a file whose flush is in flight; a write
+  // to a third file, with no thread, has asked the first twice.
+  struct FullPool {
+    using File = World::File;
+    tarn::ChunkPool<Traits> pool{[] {
+      auto options = tarn_test::small_pool(1);
+      options.dirty_limit_bytes = 2 * chunk_bytes;
+      return options;
+    }()};
+    TokenStore bad_store, good_store, own_store;
+    File bad{pool, tarn::MetadataFor<Traits>::created(1), bad_store};
+    File good{pool, tarn::MetadataFor<Traits>::created(2), good_store};
+    File own{pool, tarn::MetadataFor<Traits>::created(3), own_store};
+    const std::string text = std::string(chunk_bytes, 'x');
+    std::optional<std::error_code> end;
+    std::function<void(const tarn::Result<tarn::Written>&)> done = [this](const auto& n) { end = n.error(); };
+    using Write = decltype(tarn::write_operation(own, 0, tarn_test::text_bytes(text), done));
+    Write write = tarn::write_operation(own, 0, tarn_test::text_bytes(text), done);
+
+    FullPool() {
+      for (auto* const file : {&bad, &good}) (void)file->try_write(0, tarn_test::text_bytes(text)).has_value();
+      write.start();
+      fail();
+      std::string into(chunk_bytes, '?');
+      (void)bad.try_read(0, std::as_writable_bytes(std::span{into})).done();  // which wakes it
+    }
+    void fail() {
+      bad_store.take(bad_store.flushing)
+          .complete(tarn::FlushOutcome<Traits>::failed(std::make_error_code(std::errc::no_space_on_device)));
+    }
+  };
+  explore(
+      [] {
+        auto full = std::make_shared<FullPool>();
+        Explorer::expect(full->bad_store.flushes == 2 && full->good_store.flushes == 1 && !full->end,
+                         "it does not wait");
+        return Scenario{{[=] { full->fail(); }, [=] { full->good_store.answer_flush(); }}, [=] {
+                          Explorer::expect(full->end && !*full->end,
+                                           "a write is refused the room that was made for it");
+                          full->write.cancel();
+                          if (full->bad_store.flushing) full->bad_store.answer_flush();  // it was asked once more
+                          for (auto* const store : {&full->bad_store, &full->own_store}) store->at_once = true;
+                          for (auto* const file : {&full->bad, &full->own}) (void)file->flush().has_value();
+                        }};
+      },
+      2);
+}
+
 TEST_CASE("a record whose last chunk is evicted while its last user lets go of it goes once", "[explore]") {
   explore([] {
     struct Pool {

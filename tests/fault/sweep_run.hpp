@@ -239,7 +239,8 @@ class SweepRun {
       if (left.*value.in_stats != 0) complain(std::string{"there is left: "} + value.name);
     }
     auto& core = pool_->core();
-    if (core.flying != 0 || core.reserves != 0 || core.has_room_waiters()) complain("somebody is still counted on");
+    if (core.flush_tally.flying != 0 || core.reserves != 0 || core.room_queue.has_waiters())
+      complain("somebody is still counted on");
     if (core.counters.ahead_charge_bytes != 0) complain("a load ahead is still charged");
     if (core.storage.chunks_out() != 0) complain("storage is not given back");
     pool_.reset();

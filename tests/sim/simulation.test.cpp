@@ -665,7 +665,7 @@ class World {
   void load_ahead(File& file) {
     const auto range = pick(most_bytes_ + 2 * config_.chunk_bytes);
     auto& result = note("load_ahead", file, range);
-    const bool waited_for = pool_.core().has_room_waiters();
+    const bool waited_for = pool_.core().room_queue.has_waiters();
     const auto asked_bytes = file.it->load_ahead(range);
     result = static_cast<std::int64_t>(asked_bytes);
     require(asked_bytes == 0 || !waited_for, "a load ahead took what somebody waits for");
@@ -1571,8 +1571,9 @@ class World {
     for (const auto& call : calls_) {
       if (!call->over) require(false, "an operation waits, and for nothing");
     }
-    require(pool_.core().flying.load() == 0 && pool_.core().reserves.load() == 0, "somebody makes room for ever");
-    require(!pool_.core().has_room_waiters(), "nobody waits for room, and still is in the queue");
+    require(pool_.core().flush_tally.flying.load() == 0 && pool_.core().reserves.load() == 0,
+            "somebody makes room for ever");
+    require(!pool_.core().room_queue.has_waiters(), "nobody waits for room, and still is in the queue");
   }
   void settle(File& file) {
     if (!random_.one_in(3)) return;

@@ -219,6 +219,12 @@ class ModelDisk {
         durable_[at] = {};
         orders_[at] = cuts_[at];
       }
+    } else {  // what it has cut off is gone, also if a newer flush has made that long a file durable again
+      for (auto at = static_cast<std::size_t>(change.size_bytes); at < durable_.size(); ++at) {
+        if (orders_[at] >= change.order) continue;
+        durable_[at] = {};
+        orders_[at] = change.order;
+      }
     }
     for (const auto& [offset, piece] : change.pieces) {
       for (std::size_t i = 0; i < piece.size(); ++i) {

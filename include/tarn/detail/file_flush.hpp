@@ -168,6 +168,7 @@ class FileFlush {
       if (empty) continue;  // there may be more behind it: a chunk is dirty, but not where we look
       flights_.push_back(
           std::make_shared<FlushFlight<Owner>>(owner_, std::move(*job), Syncs<Store, Traits>, at_once_ == 1));
+      asked_ = true;
       if (waits_) Resumer::run();
       flights_.back()->start(store_);
     }
@@ -178,6 +179,8 @@ class FileFlush {
   }
   [[nodiscard]] const WaitFor<Traits>& wait() const { return wait_; }
   [[nodiscard]] Result<std::uint64_t> give_up(std::error_code why) const { return fail(why); }
+  /// Whether the store was asked for anything: an error before that is none of its own.
+  [[nodiscard]] bool asked() const { return asked_; }
   /// The bytes that the store has now and had not.
   [[nodiscard]] Result<std::uint64_t> take_result() {
     if (const auto error = std::exchange(error_, {})) return fail(error);
@@ -249,7 +252,7 @@ class FileFlush {
   std::vector<std::shared_ptr<FlushFlight<Owner>>> flights_;
   WaitFor<Traits> wait_;
   std::error_code error_;
-  bool over_ = false, holds_back_ = false;
+  bool over_ = false, holds_back_ = false, asked_ = false;
 };
 
 }  // namespace tarn::detail

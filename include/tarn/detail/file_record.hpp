@@ -99,6 +99,14 @@ struct FlushInFlight {
   bool taken_back = false;  // a sync failed meanwhile: what it stores, the size too, may be forgotten
 };
 
+/// What flushes have come to, or may: those of the pool, or of a file.
+struct FlushTally {
+  Atomic<std::uint64_t> settled{0};  ///< have made bytes clean
+  Atomic<std::uint64_t> failed{0};
+  Atomic<std::uint32_t> flying{0};   ///< are between begin and finish
+  Atomic<std::uint32_t> hopeful{0};  ///< of these, those that may well make room: the last one of the file did not fail
+};
+
 template <class Traits>
 struct FileRecord {
   using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
@@ -117,6 +125,7 @@ struct FileRecord {
   ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
   LoadInFlight* loads TARN_GUARDED_BY(table_mutex) = nullptr;  // and what is on the list, as that says
   FlushInFlight* flushes TARN_GUARDED_BY(table_mutex) = nullptr;
+  FlushTally flush_tally;
   // In flight still, of a file that has gone: they settle nothing.
   std::uint32_t dropped_flushes TARN_GUARDED_BY(table_mutex) = 0;
   Atomic<std::uint32_t> waits_for_none{0};  // callers that wait until none is in flight: none joins another then

@@ -108,7 +108,7 @@ class FlushJob {
     flight_->parts = layout.parts_around(*free);
     flight_->next = std::exchange(record_->flushes, flight_.get());
     promised_ = kind.promised;
-    if (promised_) core_->flying.fetch_add(1);
+    if (promised_) in_tallies([](detail::FlushTally& tally) { tally.flying.fetch_add(1); });
     entered_ = true;
     return free;
   }
@@ -236,7 +236,7 @@ class FlushJob {
       if (!settled.empty() && !chunk->state.is(detail::ChunkState::detached)) clean_bytes += settle(*chunk, settled);
     }
     taken_.clear();
-    core_->counters.flushes_settled.fetch_add(clean_bytes != 0 ? 1 : 0);
+    if (clean_bytes != 0) in_tallies([](detail::FlushTally& tally) { tally.settled.fetch_add(1); });
     return clean_bytes;
   }
   std::uint64_t settle(PoolChunk& chunk, const ExtentSet& settled) noexcept {
@@ -292,9 +292,16 @@ class FlushJob {
     core_->parking.wake(&record_->arrivals);
     core_->note_room();  // before and after, as in ChunkReserve::uncount
     if (!promised_) return;
-    if (hopeful_) core_->hopeful.fetch_sub(1);
-    core_->flying.fetch_sub(1);
+    in_tallies([&](detail::FlushTally& tally) {
+      if (hopeful_) tally.hopeful.fetch_sub(1);
+      tally.flying.fetch_sub(1);
+    });
     core_->note_room();
+  }
+  template <class F>
+  void in_tallies(F count) noexcept {
+    count(core_->flush_tally);
+    count(record_->flush_tally);
   }
 
   detail::PoolCore<Traits>* core_;
@@ -341,7 +348,7 @@ template <class Traits, class File>
   if (!job.empty()) {
     if (job.promised_ && !file.record->flush_failed) {
       job.hopeful_ = true;
-      file.core.hopeful.fetch_add(1);
+      job.in_tallies([](detail::FlushTally& tally) { tally.hopeful.fetch_add(1); });
     }
     // From here on the store may have this size, also if the job is dropped and nobody says what became of it.
     const auto of_part = job.covers_.empty() ? 0 : job.covers_.end();  // and of no other part
@@ -409,14 +416,14 @@ template <class Traits, class File>
       if (is_durable) detail::share_content(file.core, *file.record, file.layout, part, id, meta.size());
     }
   }
-  file.record->flush_failed = static_cast<bool>(error);
+  if (!job.dropped_) file.record->flush_failed = static_cast<bool>(error);  // else it is another file's by now
   lock.unlock();
   auto& counters = file.core.counters;
   counters.flushes.fetch_add(1, std::memory_order_relaxed);
   std::uint64_t bytes = 0;
   for (const auto& piece : job.data_) bytes += piece.iov_len;
   counters.flush_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  if (error) counters.flush_failures.fetch_add(1, std::memory_order_relaxed);
+  if (error) job.in_tallies([](detail::FlushTally& tally) { tally.failed.fetch_add(1); });
   job.land();
   file.core.shrink();
   if constexpr (detail::hears_flushes<Traits>) {

@@ -66,7 +66,7 @@ template <class File, class Store>
     lock.unlock();
     charge.reset();
     charge = AheadCharge<Traits>::of(core, need.chunks, need.chunks + rest_chunks);
-    if (charge == nullptr || core.has_room_waiters()) return std::nullopt;
+    if (charge == nullptr || core.room_queue.has_waiters()) return std::nullopt;
     if (reserve.fill(need, charge->chunks() - need.chunks) != Core::Freed::some) return std::nullopt;
   }
   return std::nullopt;

@@ -15,10 +15,7 @@
 // eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes
 // by try, against that order, and takes another victim where it fails.
 //
-// Room: a call that found no memory queues (RoomWait) and waits until room_epoch_ moves; the first in the queue may
-// take what there is. Whoever frees a chunk, makes one evictable, ends a flush or leaves the queue moves it, if there
-// is a waiter. Both sides use sequentially consistent operations: either the waiter's next try sees the room, or the
-// one who made it sees the waiter. A waiter holds no latch, lock, pin or reserved chunk.
+// Room: a call that found no memory queues, and is woken by whoever may have made some: see room_queue.hpp.
 
 #include <cassert>
 #include <cstddef>
@@ -36,6 +33,7 @@
 #include <tarn/detail/file_record.hpp>
 #include <tarn/detail/pressure.hpp>
 #include <tarn/detail/registry.hpp>
+#include <tarn/detail/room_queue.hpp>
 #include <tarn/detail/small_vector.hpp>
 #include <tarn/detail/striped_count.hpp>
 #include <tarn/detail/sync.hpp>
@@ -58,9 +56,9 @@ class PoolCore {
   struct Counters {
     Atomic<std::uint64_t> chunks_held{0}, chunks_dirty{0}, chunks_reserved{0}, dirty_bytes{0}, lent_bytes{0}, loads{0},
         load_bytes{0}, loads_uncached{0}, load_waits{0}, load_redundant_bytes{0}, load_ahead_bytes{0},
-        ahead_charge_bytes{0}, flushes{0}, flushes_settled{0}, flush_bytes{0}, flush_failures{0}, flush_retries{0},
-        flush_redirtied_bytes{0}, swaps{0}, syncs{0}, sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0},
-        throttled{0}, room_waits{0}, latch_waits{0};
+        ahead_charge_bytes{0}, flushes{0}, flush_bytes{0}, flush_retries{0}, flush_redirtied_bytes{0}, swaps{0},
+        syncs{0}, sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0}, throttled{0}, room_waits{0},
+        latch_waits{0};
     Atomic<std::uint64_t> valid_bytes{0};  // of every chunk, attached or not: what is dirty is among them
     StripedCount view_bytes, copy_bytes;   // by the record, or the chunk, that is read
   };
@@ -97,9 +95,11 @@ class PoolCore {
   [[no_unique_address]] typename Traits::Observer observer;
   [[no_unique_address]] typename Traits::TimeSource time;
   ParkingLot parking;
+  RoomQueue room_queue{parking};
   Pressure pressure;
   Registry<Traits> registry;
   Counters counters;
+  FlushTally flush_tally;
   Atomic<std::uint64_t> flush_generation{0};
 
   [[nodiscard]] std::size_t chunk_bytes() const { return static_cast<std::size_t>(layout.chunk_bytes()); }
@@ -300,52 +300,7 @@ class PoolCore {
 
   // ---- waiting for room
 
-  void note_room() noexcept {
-    if (room_waiters_.load() == 0) return;
-    room_epoch_.fetch_add(1);
-    parking.wake(&room_epoch_);
-  }
-  /// Whether somebody waits for room: who comes now goes behind.
-  [[nodiscard]] bool has_room_waiters() const noexcept { return room_waiters_.load() != 0; }
-  /// A place in the queue of those who wait for room: the first one gets it. Requires: whoever has one holds nothing.
-  class RoomWait {
-   public:
-    explicit RoomWait(PoolCore& core) : core_{core} {
-      MutexLock lock{core.room_mutex_};
-      before_ = std::exchange(core.last_waiter_, this);
-      *(before_ == nullptr ? &core.first_waiter_ : &before_->behind_) = this;
-      core.room_waiters_.fetch_add(1);
-    }
-    RoomWait(const RoomWait&) = delete;
-    RoomWait& operator=(const RoomWait&) = delete;
-    ~RoomWait() {
-      {
-        MutexLock lock{core_.room_mutex_};
-        *(before_ == nullptr ? &core_.first_waiter_ : &before_->behind_) = behind_;
-        *(behind_ == nullptr ? &core_.last_waiter_ : &behind_->before_) = before_;
-        core_.room_waiters_.fetch_sub(1);
-      }
-      core_.note_room();  // somebody else is first, perhaps
-    }
-
-    [[nodiscard]] bool first() const {
-      MutexLock lock{core_.room_mutex_};
-      return before_ == nullptr;
-    }
-    /// Before a try for room: remembers what has been made by now.
-    void look() { epoch_ = core_.room_epoch_.load(); }
-    /// Whether more has been made since look().
-    [[nodiscard]] bool more() const { return core_.room_epoch_.load() != epoch_; }
-    /// What moves when more is made, and what it was at look().
-    [[nodiscard]] const Atomic<std::uint64_t>* word() const { return &core_.room_epoch_; }
-    [[nodiscard]] std::uint64_t seen() const { return epoch_; }
-
-   private:
-    PoolCore& core_;
-    RoomWait* before_ = nullptr;  // guarded by room_mutex_, of them all
-    RoomWait* behind_ = nullptr;
-    std::uint64_t epoch_ = 0;
-  };
+  void note_room() noexcept { room_queue.note(); }
   /// The memory of the chunks that have dirty bytes.
   [[nodiscard]] std::uint64_t dirty_memory_bytes() const { return counters.chunks_dirty.load() * layout.chunk_bytes(); }
   /// The file has changed, and the store does not know. Requires: the file's lock.
@@ -383,8 +338,6 @@ class PoolCore {
     Atomic<std::uint32_t>& counter;
   };
   Atomic<std::uint32_t> reserves{0};   ///< calls that were given reserved chunks: they will attach or free them
-  Atomic<std::uint32_t> flying{0};     ///< flushes between begin and finish
-  Atomic<std::uint32_t> hopeful{0};    ///< those of them that may well make room: the last one of the file did not fail
   CheckedMutex fill_mutex;             ///< one call reserves at a time: two never hold half each. First in lock order
   Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
 
@@ -430,11 +383,6 @@ class PoolCore {
 
   CheckedMutex eviction_mutex_;
   typename Traits::Eviction eviction_ TARN_GUARDED_BY(eviction_mutex_);
-  Atomic<std::uint64_t> room_epoch_{0};
-  Atomic<std::uint32_t> room_waiters_{0};
-  CheckedMutex room_mutex_;  // last in lock order; nothing is done under it but to look at the queue
-  RoomWait* first_waiter_ TARN_GUARDED_BY(room_mutex_) = nullptr;
-  RoomWait* last_waiter_ TARN_GUARDED_BY(room_mutex_) = nullptr;
 };
 
 /// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.

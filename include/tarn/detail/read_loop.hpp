@@ -129,10 +129,9 @@ class ReadLoop {
     }
     if (needs_room_ && !result_ && reserve_with_rest()) needs_room_ = false;
     if (needs_room_ && !result_) {
-      if (room_.step(reserve_, need_) == Progress::waiting) {
-        wait_ = room_.wait();
-        return Progress::waiting;
-      }
+      const auto progress = room_.step(reserve_, need_);
+      if (progress == Progress::waiting) wait_ = room_.wait();
+      if (progress != Progress::done) return progress;
       needs_room_ = false;
       if (const auto refusal = room_.refusal(); refusal) {
         const bool may_go_past = !uncached_ && into_ != nullptr;
@@ -255,7 +254,7 @@ class ReadLoop {
   [[nodiscard]] bool reserve_with_rest() {
     auto& core = file_.core;
     const auto rest_chunks = std::exchange(rest_chunks_, 0);
-    if (rest_chunks == 0 || core.has_room_waiters()) return false;
+    if (rest_chunks == 0 || core.room_queue.has_waiters()) return false;
     rest_charge_ = AheadCharge<Traits>::of(core, 0, rest_chunks);
     if (rest_charge_ != nullptr && reserve_.fill(need_, rest_charge_->chunks()) == Core::Freed::some) return true;
     rest_charge_.reset();

@@ -8,13 +8,17 @@
 //
 // With a store that fails, every waiter's try is a flush in flight to the others, so "somebody may make room" would
 // stay true for ever. A call therefore gives up after two rounds of tries that failed, with nothing settled by anybody
-// in between. If a flush is in flight then of a file whose last one did not fail, it waits for that instead, and begins
-// none: that one may well make room, and if it does not, the file's next one is none such. With a deadline a call goes
-// on trying to it, at growing intervals, whoever wakes it between. A call from inside a store's load or flush never
+// in between; first it takes what there is out of its turn, since who is before it may want more. If a flush is in
+// flight then of a file whose last one did not fail, it waits for that instead, and begins none: that one may well make
+// room, and if it does not, the file's next one is none such. A call with a deadline goes on trying to it, at growing
+// intervals, whoever wakes it between and whatever is in flight. A call from inside a store's load or flush never
 // waits: it might wait for itself.
 //
 // Those who wait queue, and the first takes; all of them flush meanwhile, so that several stores work at once. A write
-// that would make more dirty than the marks allow finds the pool full, too; past its file's own limit, it flushes that.
+// that would make more dirty than the marks allow finds the pool full, too. Past its file's own limit it waits for room
+// in that file: it flushes that, bars nobody from the room in the pool, and of flushes only that file's count for it.
+//
+// A step is one round, which asks for one flush that goes well at most, so that its caller may stop between two.
 //
 // Thread safety: one call's own.
 
@@ -26,6 +30,7 @@
 
 #include <tarn/detail/chunk_reserve.hpp>
 #include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/room_queue.hpp>
 #include <tarn/detail/waiting.hpp>
 #include <tarn/result.hpp>
 
@@ -64,48 +69,32 @@ class Room {
     if (!wait_) {
       const bool waits = rule_.when_full == WhenFull::wait && depth_in_store() == 0;
       // The usual case, and it bothers nobody. Who would not wait takes what there is; others queue behind who waits.
-      if ((!waits || !core_.has_room_waiters()) && reserve.fill(need) == Freed::some) return Progress::done;
+      if ((!waits || !others_wait(need)) && reserve.fill(need) == Freed::some) return Progress::done;
       if (rule_.when_full == WhenFull::fail) return refuse(std::errc::no_buffer_space);
       if (rule_.when_full == WhenFull::would_block) return refuse(std::errc::resource_unavailable_try_again);
       reserve.clear();  // who waits holds nothing: others would count on it
-      wait_.emplace(core_);
-      failures_before_ = core_.counters.flush_failures.load();
+      wait_.emplace(core_.room_queue, wants_its_file(need) ? need.file : nullptr);
     }
-    for (;;) {
-      if (rests()) {
-        wait_->look();
-        if (take(reserve, need) == Freed::some) return end_wait();
-        if (rests()) return sleep();  // asked again: what ended before the question has not moved the epoch
-      }
-      auto flushed = Flushed::some;
-      while (flushed == Flushed::some) {
-        wait_->look();
-        if (take(reserve, need) == Freed::some) return end_wait();
-        flushed = flush_one(need);
-      }
-      const auto failures = core_.counters.flush_failures.load();
-      const bool failed = flushed == Flushed::failed || (started_before_ && failures != failures_before_);
-      // A failed flush of our own makes room known, too: from here on it is somebody else's.
-      if (flushed == Flushed::failed) wait_->look();
-      const auto freed = take(reserve, need);
-      if (freed == Freed::some) return end_wait();
-      const auto settled = core_.counters.flushes_settled.load();
-      const bool gets_on = settled != settled_before_;
-      tries_failed_ = failed && failed_before_ && !gets_on;
-      const bool hopeless = tries_failed_ && core_.hopeful.load() == 0;
-      failed_before_ = failed || (failed_before_ && !gets_on);  // also while the flush in flight is another's
-      // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
-      if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
-        started_before_ = flushed == Flushed::started;
-      }
-      failures_before_ = failures;
-      settled_before_ = settled;
-      if (depth_in_store() != 0) return refuse(std::errc::no_buffer_space);
-      if (hopeless && !rule_.patient) return refuse(std::errc::no_buffer_space);
-      if (may_come(freed)) return pause(hopeless), sleep();
-      if (failed && rule_.patient) return pause(true), sleep();
-      if (!failed && !wait_->more()) return refuse(std::errc::no_buffer_space);
+    const bool of_file = choose(need);
+    wait_->look();
+    if (take(reserve, need) == Freed::some) return end_wait();
+    if (rests()) return sleep();  // asked after the look: what ended before the question has not moved the epoch
+    const auto flushed = flush_one(need, of_file);
+    if (flushed == Flushed::some) return Progress::between;
+
+    // A failed flush of our own makes room known, too: from here on it is somebody else's.
+    if (flushed == Flushed::failed) wait_->look();
+    const auto freed = take(reserve, need);
+    if (freed == Freed::some) return end_wait();
+    judge(flushed);
+    if (depth_in_store() != 0) return refuse(std::errc::no_buffer_space);
+    if (tries_failed_ && !hope_ && !rule_.patient) {
+      // Out of turn: who is before us may want more. And what was hoped for may have ended since we last tried.
+      return reserve.fill(need) == Freed::some ? end_wait() : refuse(std::errc::no_buffer_space);
     }
+    if (may_come(freed, flushed, of_file ? need.file : nullptr) || (failed_ && rule_.patient)) return sleep();
+    const bool again = failed_ || wait_->more() || of_file != wants_its_file(need);
+    return again ? Progress::between : refuse(std::errc::no_buffer_space);
   }
   /// Why there is no room: ENOBUFS, EAGAIN; nothing if there is. Requires: the last step is done.
   [[nodiscard]] std::error_code refusal() const { return refusal_; }
@@ -118,26 +107,63 @@ class Room {
   using Freed = typename PoolCore<Traits>::Freed;
   static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
 
-  // Whether its own tries have failed, and it asks no store before another's flush has ended, or its pause.
-  [[nodiscard]] bool rests() {
-    if (!tries_failed_ || core_.counters.flushes_settled.load() != settled_before_) return false;
-    if (core_.hopeful.load() == 0) return again_ns_ && core_.time.now_ns() < *again_ns_;
-    again_ns_.reset();
-    return true;
+  // Whether it waits for room in its file: that has none, or somebody waits for it already.
+  [[nodiscard]] bool wants_its_file(const Need<Traits>& need) const {
+    if (need.member == nullptr || core_.marks.file_dirty_limit_bytes == 0) return false;
+    return need.passes_file_limit(core_) || (wait_ && wait_->is_behind_one_for(need.file));
+  }
+  [[nodiscard]] bool others_wait(const Need<Traits>& need) const {
+    return core_.room_queue.has_waiters() || (need.file != nullptr && core_.room_queue.has_waiters_for(need.file));
+  }
+  // What to wait for from here on: whether that is its file. What tries for the other told is of no use.
+  [[nodiscard]] bool choose(const Need<Traits>& need) {
+    const bool of_file = wants_its_file(need);
+    wait_->wait_for(of_file ? need.file : nullptr);
+    const auto* const tally = of_file ? &need.file->flush_tally : &core_.flush_tally;
+    if (std::exchange(tally_, tally) != tally) {
+      failed_ = failed_before_ = started_before_ = tries_failed_ = false;
+      failures_before_ = tally->failed.load();
+      settled_before_ = tally->settled.load();
+      pause(false);
+    }
+    return of_file;
+  }
+  // Whether its tries have failed, and it asks no store: one that pauses, till that is over; another one, till a flush
+  // has ended that may well make room.
+  [[nodiscard]] bool rests() const {
+    if (!tries_failed_ || tally_->settled.load() != settled_before_) return false;
+    return rule_.patient ? again_ns_ && core_.time.now_ns() < *again_ns_ : tally_->hopeful.load() != 0;
+  }
+  // What a round has come to that got no room.
+  void judge(Flushed flushed) {
+    const auto settled = tally_->settled.load();
+    hope_ = tally_->hopeful.load() != 0;
+    const auto failures = tally_->failed.load();
+    const bool gets_on = settled != settled_before_;
+    failed_ = flushed == Flushed::failed || (started_before_ && failures != failures_before_);
+    tries_failed_ = !gets_on && (tries_failed_ || (failed_ && failed_before_));
+    failed_before_ = failed_ || (failed_before_ && !gets_on);  // also while the flush in flight is another's
+    // Readers wake us, too, while our flush is in flight: what says nothing of flushes is no round.
+    if (flushed != Flushed::nothing || failures != failures_before_ || gets_on) {
+      started_before_ = flushed == Flushed::started;
+    }
+    failures_before_ = failures;
+    settled_before_ = settled;
+    pause(rule_.patient && (failed_ || tries_failed_));
   }
   // In turn: only the first in the queue takes, but for a call from inside a store, which must not wait for others.
   [[nodiscard]] Freed take(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
     if (!wait_->first() && depth_in_store() == 0) return Freed::none;
     return reserve.fill(need);
   }
-  [[nodiscard]] Flushed flush_one(const Need<Traits>& need) {
+  [[nodiscard]] Flushed flush_one(const Need<Traits>& need, bool of_file) {
     Resumer::run();
-    if (need.member != nullptr && need.passes_file_limit(core_)) return need.member->flush_for_room();
-    return core_.pressure.flush_one();
+    return of_file ? need.member->flush_for_room() : core_.pressure.flush_one();
   }
   [[nodiscard]] Progress end_wait() {
     wait_.reset();
-    slept_ = tries_failed_ = false;
+    tally_ = nullptr;
+    slept_ = false;
     return Progress::done;
   }
   [[nodiscard]] Progress refuse(std::errc why) {
@@ -153,19 +179,26 @@ class Room {
     pause_ns_ = !wanted ? 0 : std::clamp(2 * pause_ns_, first_pause_ns, last_pause_ns);
     again_ns_ = !wanted ? std::nullopt : std::optional{core_.time.now_ns() + pause_ns_};
   }
-  // Asked after the tries: what ended before the question has moved the epoch, and is seen by more().
-  [[nodiscard]] bool may_come(Freed freed) const {
+  // Asked after the tries: what ended before the question has moved the epoch, and is seen by more(). After a try that
+  // failed, a flush in flight is a promise only if it is hopeful. `file`: that it waits for, if any.
+  [[nodiscard]] bool may_come(Freed freed, Flushed flushed, const FileRecord<Traits>* file) const {
+    const bool flight = hope_ || (flushed != Flushed::failed && tally_->flying.load() != 0);
+    // Who is before us takes, or gives up, and wakes us either way.
+    if (file != nullptr) return flight || wait_->is_behind_one_for(file);
+    if (flight || !wait_->first()) return true;
     // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
-    if (!wait_->first()) return true;  // who is before us takes, or gives up, and wakes us either way
     const bool reader = freed == Freed::none_but_busy && core_.user_pins.load() == 0;
-    return reader || core_.reserves.load() != 0 || core_.flying.load() != 0;
+    return reader || core_.reserves.load() != 0;
   }
 
   PoolCore<Traits>& core_;
   const RoomRule rule_;
-  std::optional<typename PoolCore<Traits>::RoomWait> wait_;
+  std::optional<RoomQueue::Wait> wait_;
   std::error_code refusal_;
-  bool failed_before_ = false, started_before_ = false, tries_failed_ = false, slept_ = false;
+  bool slept_ = false;
+  // Of one wait, and while it waits for the same:
+  const FlushTally* tally_ = nullptr;
+  bool failed_ = false, failed_before_ = false, started_before_ = false, tries_failed_ = false, hope_ = false;
   std::uint64_t settled_before_ = 0, failures_before_ = 0;
   std::int64_t pause_ns_ = 0;
   std::optional<std::int64_t> again_ns_;

@@ -223,7 +223,7 @@ class WriteLoop {
     if (!std::exchange(throttled_, true)) room_.throttle();
     while (!result_) {
       if (needs_room_) {
-        if (room_.step(reserve_, need_) == Progress::waiting) return Progress::waiting;
+        if (const auto progress = room_.step(reserve_, need_); progress != Progress::done) return progress;
         needs_room_ = false;
         if (const auto refusal = room_.refusal(); refusal) {
           result_.emplace(fail(refusal));
