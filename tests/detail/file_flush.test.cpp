@@ -733,6 +733,7 @@ TEST_CASE("a flush of a file that has gone says nothing of the next file of its 
     return pool.core().pressure.flush_one();
   };
   std::optional<File> file{std::in_place, pool, tarn::DirtyFileMetadata::created(5), store};
+  const auto record = file->body()->record.share();  // which stays
   REQUIRE(file->try_write(0, bytes_of("old")));
   REQUIRE(flush_one() == tarn::detail::Flushed::started);
   const bool goes_first = GENERATE(true, false);

@@ -171,7 +171,7 @@ struct FullOfFiles {
   std::optional<std::error_code> end;
   std::function<void(const tarn::Result<tarn::Written>&)> done = [this](const auto& n) { end = n.error(); };
 
-  explicit FullOfFiles(std::size_t count) : world{count + 1, 16, {.dirty_limit_bytes = 2 * count * C}} {
+  explicit FullOfFiles(std::size_t count) : world{count + 1, 32, {.dirty_limit_bytes = 2 * count * C}} {
     for (std::size_t i = 0; i < count; ++i) {
       for (const auto at : {std::uint64_t{0}, C}) REQUIRE(world.files[i]->try_write(at, bytes_of(chunk)));
     }
@@ -187,10 +187,10 @@ struct FullOfFiles {
 }  // namespace
 
 TEST_CASE("a write does not give up while a file is flushed that has not failed", "[room]") {
-  FullOfFiles full{5};
-  auto write = tarn::write_operation(*full.world.files[5], 0, bytes_of(full.chunk), full.done);
+  FullOfFiles full{7};
+  auto write = tarn::write_operation(*full.world.files[7], 0, bytes_of(full.chunk), full.done);
   write.start();
-  for (std::uint64_t bad = 0; bad < 3; ++bad) {  // each of them once
+  for (std::uint64_t bad = 0; bad < 5; ++bad) {  // each of them once
     auto token = full.world.store.take_flush();
     REQUIRE(*token.request().file == bad);
     full.fail(std::move(token));
@@ -232,13 +232,13 @@ TEST_CASE("a write whose own flushes fail waits for one in flight, and begins no
 }
 
 TEST_CASE("failures of flushes that others asked for end no write whose own are in flight", "[room]") {
-  FullOfFiles full{8};
+  FullOfFiles full{10};
   std::vector<tarn::FlushToken<Heap>> others;
-  for (std::size_t i = 0; i < 3; ++i) {
+  for (std::size_t i = 0; i < 5; ++i) {
     tarn::start_flush(*full.world.files[i], [](const tarn::Result<std::uint64_t>&) {});
     others.push_back(full.world.store.take_flush());
   }
-  auto write = tarn::write_operation(*full.world.files[8], 0, bytes_of(full.chunk), full.done);
+  auto write = tarn::write_operation(*full.world.files[10], 0, bytes_of(full.chunk), full.done);
   write.start();
   for (auto& token : others) full.fail(std::move(token));
   CHECK_FALSE(full.end);
@@ -652,7 +652,8 @@ TEST_CASE("a call that may stop does, though flush after flush goes well", "[roo
   std::stop_source stop;
   full.store.before = [&] {  // what becomes clean is dirty at once
     if (full.store.flushes == 3) stop.request_stop();
-    if (full.store.flushes < 100) REQUIRE(full.file.try_write(0, bytes_of("y")));
+    if (full.store.flushes < 100)
+      REQUIRE(full.file.try_write(std::uint64_t{full.store.flushes % 2 != 0}, bytes_of("y")));
     return std::error_code{};
   };
   const std::string two(2 * C, 'z');
