@@ -694,6 +694,88 @@ TEST_CASE("who waits for room in its own file is in nobody's way but of who writ
   CHECK(ended.size() == 3);
 }
 
+namespace {
+
+/// A store of several flushes of a file at once, that answers when told; a flush fails once what `inside` does is done.
+struct SideBySide {
+  LaterStore<Heap> later;
+  std::size_t at_once = 1;
+  std::function<void()> inside;
+
+  void load(const tarn::LoadRequest<Heap>& request, tarn::LoadToken<Heap> token) {
+    later.load(request, std::move(token));
+  }
+  void flush(const tarn::FlushRequest<Heap>& request, tarn::FlushToken<Heap> token) {
+    if (!inside) return later.flush(request, std::move(token));
+    inside();
+    token.complete(tarn::FlushOutcome<Heap>::failed(full_disk));
+  }
+  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
+  tarn::Result<> remove(const std::uint64_t& id) { return later.remove(id); }
+};
+
+/// Its file, and a write to it that may have to wait.
+struct WaitingWrite {
+  explicit WaitingWrite(const tarn::PoolOptions& marks) : pool{Files::options(64, marks)} {}
+  ~WaitingWrite() {
+    store.later.answer_at_once();
+    while (store.later.open_flushes() != 0) store.later.finish_flush();
+    CHECK(file.flush());
+  }
+  void start(std::uint64_t offset, std::size_t size_bytes) {
+    text.assign(size_bytes, 'w');
+    tarn::start_write(file, offset, bytes_of(text), [this](const tarn::Result<tarn::Written>& n) { end = n.error(); });
+  }
+
+  tarn::ChunkPool<Heap> pool;
+  SideBySide store;
+  tarn::DirtyFile<Heap, SideBySide> file{pool, tarn::DirtyFileMetadata::created(1), store};
+  std::string text, chunk = std::string(C, 'x');
+  std::optional<std::error_code> end;
+};
+
+}  // namespace
+
+TEST_CASE("who waits for room in its file has it once it is there, though its own flush fails and another hangs",
+          "[room]") {
+  WaitingWrite write{{.file_dirty_limit_bytes = 4 * C}};
+  auto& store = write.store;
+  store.at_once = 3;
+  const auto make_dirty = [&] {
+    for (std::uint64_t at = 0; at < 4 * C; at += C) REQUIRE(write.file.try_write(at, bytes_of(write.chunk)));
+  };
+  make_dirty();
+  store.later.answer_at_once();
+  REQUIRE(write.file.flush());  // the one that sets the size is the only one
+  store.later.answer_at_once(false);
+  make_dirty();
+  write.start(0, C);  // over what it holds
+  std::string into(C, '?');
+  for (std::size_t flushes = 1; flushes < 3; ++flushes) {
+    REQUIRE(store.later.open_flushes() == flushes);
+    CHECK_FALSE(write.end);
+    int failed = 0;
+    if (flushes == 2) store.inside = [&] { failed++ == 0 ? store.later.finish_flush(0) : void(); };
+    REQUIRE(write.file.try_read(3 * C, writable(into)).done());  // which wakes it
+    CHECK(failed == (flushes == 2 ? 1 : 0));
+    store.inside = nullptr;
+  }
+  REQUIRE(write.end);
+  CHECK_FALSE(*write.end);
+}
+
+TEST_CASE("who waits for room goes on when what a flush that hangs has is cut off", "[room]") {
+  const auto [of_file, whole] = GENERATE(table<bool, bool>({{false, true}, {true, true}, {true, false}}));
+  WaitingWrite write{{.dirty_limit_bytes = of_file ? 0 : C, .file_dirty_limit_bytes = of_file ? C : 0}};
+  REQUIRE(write.file.try_write(0, bytes_of(write.chunk)));
+  write.start(C, whole ? C : C / 2);
+  REQUIRE(write.store.later.open_flushes() == 1);
+  CHECK_FALSE(write.end);
+  REQUIRE(write.file.truncate(whole ? 0 : C / 2));
+  REQUIRE(write.end);
+  CHECK_FALSE(*write.end);
+}
+
 TEST_CASE("a call takes what there is before it is refused, since who is before it may want more", "[room]") {
   FullFile full{{.dirty_limit_bytes = 5 * C}};  // one more
   full.store.before = [&] { return full_disk; };

@@ -120,7 +120,7 @@ struct FileRecord {
   Atomic<std::uint32_t> users{0};            // see Registry
   Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
-  bool flush_failed = false;                 // the last flush did; guarded by the file's lock
+  Atomic<bool> flush_failed{false};          // the last flush of its owner did
   CheckedMutex table_mutex;
   ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
   LoadInFlight* loads TARN_GUARDED_BY(table_mutex) = nullptr;  // and what is on the list, as that says

@@ -221,7 +221,8 @@ class PoolCore {
   void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
     record.table.erase(chunk.index, budget);
     counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
-    if (chunk.state.is(ChunkState::dirty)) {
+    const bool was_dirty = chunk.state.is(ChunkState::dirty);
+    if (was_dirty) {
       count_dirty(record, 0, chunk.dirty.size_bytes());
       counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       chunk.state.clear(ChunkState::dirty);
@@ -229,7 +230,11 @@ class PoolCore {
       MutexLock lock{eviction_mutex_};
       eviction_.remove(chunk);
     }
-    if ((chunk.state.detach() & ChunkState::pin_mask) == 0) free_chunk(&chunk);
+    if ((chunk.state.detach() & ChunkState::pin_mask) == 0) {
+      free_chunk(&chunk);
+    } else if (was_dirty) {
+      note_room();  // under the limits of dirty bytes
+    }
   }
   /// Sets the state's dirty bit to what `dirty` says. Requires: the exclusive latch, too. A detached chunk is left
   /// alone.

@@ -100,7 +100,8 @@ class Registry {
     if (const auto at = shard.records.find(key); at != shard.records.end()) {
       if (!at->second->owned) {
         at->second->owned = true;
-        at->second->abandoned = at->second->flush_failed = false;  // by an owner that is gone
+        at->second->abandoned = false;  // by an owner that is gone
+        at->second->flush_failed = false;
         at->second->users.fetch_add(1);
         return {*this, *at->second};
       }

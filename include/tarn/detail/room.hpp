@@ -75,8 +75,8 @@ class Room {
       reserve.clear();  // who waits holds nothing: others would count on it
       wait_.emplace(core_.room_queue, wants_its_file(need) ? need.file : nullptr);
     }
-    const bool of_file = choose(need);
     wait_->look();
+    const bool of_file = choose(need);  // after the look: it asks for room in the file
     if (take(reserve, need) == Freed::some) return end_wait();
     if (rests()) return sleep();  // asked after the look: what ended before the question has not moved the epoch
     const auto flushed = flush_one(need, of_file);
@@ -92,9 +92,9 @@ class Room {
       // Out of turn: who is before us may want more. And what was hoped for may have ended since we last tried.
       return reserve.fill(need) == Freed::some ? end_wait() : refuse(std::errc::no_buffer_space);
     }
+    if (of_file != wants_its_file(need)) return Progress::between;  // made or taken since we chose
     if (may_come(freed, flushed, of_file ? need.file : nullptr) || (failed_ && rule_.patient)) return sleep();
-    const bool again = failed_ || wait_->more() || of_file != wants_its_file(need);
-    return again ? Progress::between : refuse(std::errc::no_buffer_space);
+    return failed_ || wait_->more() ? Progress::between : refuse(std::errc::no_buffer_space);
   }
   /// Why there is no room: ENOBUFS, EAGAIN; nothing if there is. Requires: the last step is done.
   [[nodiscard]] std::error_code refusal() const { return refusal_; }

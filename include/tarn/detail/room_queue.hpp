@@ -2,9 +2,9 @@
 #pragma once
 
 // The queue of those who wait for room: either in the pool, or in one file, which has more dirty bytes than it may.
-// All of them wait until the epoch moves. Who frees a chunk, makes one evictable, ends a flush or leaves the queue
-// moves it, if there is a waiter. Both sides use sequentially consistent operations: either the waiter's next try sees
-// the room, or the one who made it sees the waiter.
+// All of them wait until the epoch moves. Who frees a chunk, makes one evictable or less dirty, ends a flush or leaves
+// the queue moves it, if there is a waiter. Both sides use sequentially consistent operations: either the waiter's next
+// try sees the room, or the one who made it sees the waiter.
 //
 // Places are by arrival, and a waiter keeps its own when it waits for the other thing from now on. Of those who wait
 // for the pool the first takes; who waits for a file is in nobody's way but of who writes to that file after it.
