@@ -54,7 +54,8 @@ class OpenFile {
     return read ? file_->load_ahead(ahead_.after(*read)) : 0;
   }
 
-  /// fsync: the file's sync, and the error of a background flush that this opener has not been told of.
+  /// fsync: the file's sync, and the error of a background flush that this opener has not been told of: one that nobody
+  /// called for this file, also if a later one has stored the bytes since.
   [[nodiscard]] Result<> sync(const CallOptions& options = {}, SyncScope scope = SyncScope::all) {
     const auto synced = file_->sync(options, scope);
     const auto before = take_error();

@@ -20,12 +20,13 @@ struct PoolOptions {
   bool prefault = false;                 ///< touch memory when it is committed, not when it is first used
 
   // Marks, of the memory that dirty chunks take; 0: none. Background, throttle and limit are in this order, none above
-  // a later one or the budget, and the limit is a chunk at least. A write that would pass a limit finds the pool full;
-  // where nothing is dirty, one window passes.
+  // a later one or the budget, and the limit is a chunk at least. A write that would pass a limit if all of it became
+  // dirty anew finds the pool full, also over bytes that are dirty already. Where nothing is dirty, one window passes.
   std::uint64_t dirty_background_bytes = 0;  ///< from here on a Flusher flushes (flusher.hpp)
   std::uint64_t dirty_throttle_bytes = 0;    ///< from here on each write of a DirtyFile first flushes one step itself
   std::uint64_t dirty_limit_bytes = 0;       ///< up to here; what is left is for loads
-  std::uint64_t file_dirty_limit_bytes = 0;  ///< the most dirty bytes of one file
+  std::uint64_t file_dirty_limit_bytes = 0;  ///< the most dirty bytes of one file, or one window of it where it has
+                                             ///< none: bytes, not the memory of the chunks that they are in
 };
 
 namespace detail {

@@ -661,6 +661,13 @@ TEST_CASE("a call that may stop does, though flush after flush goes well", "[roo
   CHECK(full.store.flushes < 10);
 }
 
+TEST_CASE("a write whose own flush has made room for it is past no deadline", "[room]") {
+  const bool of_file = GENERATE(false, true);
+  FullFile full{{.dirty_limit_bytes = of_file ? 0 : 4 * C, .file_dirty_limit_bytes = of_file ? 4 * C : 0}};
+  CHECK_FALSE(full.write(full.file, {.deadline_ns = 1}));  // long ago
+  CHECK(full.store.flushes == 1);
+}
+
 TEST_CASE("a write at its file's own limit is judged by that file's flushes alone", "[room]") {
   FullFile full{{.file_dirty_limit_bytes = 4 * C}};
   full.store.before = [&] {

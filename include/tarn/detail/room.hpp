@@ -80,8 +80,10 @@ class Room {
     if (take(reserve, need) == Freed::some) return end_wait();
     if (rests()) return sleep();  // asked after the look: what ended before the question has not moved the epoch
     const auto flushed = flush_one(need, of_file);
-    if (flushed == Flushed::some) return Progress::between;
-
+    if (flushed == Flushed::some) {
+      (void)choose(need);  // before the caller may stop: there may be room now
+      return take(reserve, need) == Freed::some ? end_wait() : Progress::between;
+    }
     // A failed flush of our own makes room known, too: from here on it is somebody else's.
     if (flushed == Flushed::failed) wait_->look();
     const auto freed = take(reserve, need);
