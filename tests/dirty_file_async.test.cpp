@@ -605,7 +605,7 @@ TEST_CASE("who waits for room is not inside the store whose call lets it go on",
   unsigned depth = 0;
   meddling.asked = [&] {
     const tarn::detail::Resumer resumer;
-    file.pool.core().note_room();
+    file.pool.core().room_queue.note();
     tarn::detail::Resumer::run();
     depth = tarn::detail::depth_in_store();
   };

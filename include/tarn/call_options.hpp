@@ -25,8 +25,8 @@ struct CallOptions {
   /// By the pool's time source: pool.deadline_in(std::chrono::seconds{1}). Past it a call that would have to wait (for
   /// a load, a flush or room) answers ETIMEDOUT; up to it, one that waits for room goes on asking a store that fails.
   /// What has been asked of a store goes on; of one that answers at once, inside of the call, which asks it once also
-  /// past the deadline. To ride out a store that fails for a while, have one. A flush looks at it, and
-  /// at `stop`, between two requests, too; what was stored by then is stored.
+  /// past the deadline. To ride out a store that fails for a while, have one. A flush looks at it, and at `stop`,
+  /// between two requests, too; what was stored by then is stored.
   std::optional<std::int64_t> deadline_ns = {};
   /// Once it is requested, a call that would have to wait answers ECANCELED.
   std::stop_token stop = {};

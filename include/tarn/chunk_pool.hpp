@@ -154,7 +154,7 @@ class ChunkPool {
     const detail::Resumer resumer;
     core_.budget.set_limit(bytes);
     core_.shrink();
-    core_.note_room();
+    core_.room_queue.note();
     return {};
   }
   /// Returns: the least budget that works with these options (their budget is not looked at).

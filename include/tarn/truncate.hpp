@@ -98,7 +98,7 @@ class Removal {
     chunk.valid.subtract(in_chunk, core_.chunk_bytes());
     chunk.dirty.subtract(in_chunk, core_.chunk_bytes());
     core_.count_dirty(*record_, 0, dirty_bytes);
-    if (dirty_bytes != 0) core_.note_room();  // under the file's limit
+    if (dirty_bytes != 0) core_.room_queue.note();  // under the file's limit
   }
 
   PoolCore<Traits>& core_;

@@ -18,20 +18,13 @@
 
 #include "support/catch.hpp"
 #include "support/later_file.hpp"
+#include "support/side_by_side_store.hpp"
 
 using namespace tarn_test;
 
 namespace {
 
-/// A store that takes three flushes of a file at a time.
-template <class Traits>
-struct SideBySideStore : LaterStore<Traits> {
-  std::size_t at_once = 3;
-
-  SideBySideStore() { this->memory.take_flushes_in_any_order(); }
-  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
-};
-/// The same, of which what it has stored is not durable before a sync says so.
+/// Several flushes of a file at a time, and what they have stored is not durable before a sync says so.
 template <class Traits>
 struct SyncingStore : SideBySideStore<Traits> {
   std::optional<tarn::SyncToken<Traits>> sync_asked;

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/room.hpp>
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -23,6 +22,7 @@
 #include "support/brim.hpp"
 #include "support/catch.hpp"
 #include "support/one_file.hpp"
+#include "support/side_by_side_store.hpp"
 
 using namespace tarn_test;
 
@@ -547,18 +547,15 @@ TEST_CASE("a call with a deadline that a store has failed goes on as soon as the
 namespace {
 
 /// A store that answers at once; `before` is called for each flush, and may have it fail.
-struct AtOnce {
-  MemoryStore<Heap> memory;
+struct AtOnce : MemoryStore<Heap> {
   std::function<std::error_code()> before = [] { return std::error_code{}; };
-  std::atomic<int> flushes{0};
+  int flushes = 0;
 
-  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) { return memory.load(request); }
   tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
     ++flushes;
     const auto why = before();
-    return why ? tarn::FlushOutcome<Heap>::failed(why) : memory.flush(request);
+    return why ? tarn::FlushOutcome<Heap>::failed(why) : MemoryStore<Heap>::flush(request);
   }
-  tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
 };
 
 const auto full_disk = std::make_error_code(std::errc::no_space_on_device);
@@ -590,23 +587,6 @@ struct FullFile {
 };
 
 }  // namespace
-
-TEST_CASE("calls with a deadline that wait beside each other ask a store that fails no oftener", "[room]") {
-  FullFile full;
-  const auto flush_takes = std::chrono::microseconds{GENERATE(0, 2000)};
-  full.store.before = [&] {
-    std::this_thread::sleep_for(flush_takes);
-    return full_disk;
-  };
-  std::vector<std::future<std::error_code>> writes;
-  for (int i = 0; i < 4; ++i) {
-    writes.push_back(std::async(std::launch::async,
-                                [&] { return full.write(full.other, full.within(std::chrono::milliseconds{300})); }));
-  }
-  for (auto& write : writes) CHECK(write.get() == std::errc::timed_out);
-  // Each pauses for 1, 2, 4, ... 128 ms: ten tries, and a few before its first pause.
-  CHECK(full.store.flushes <= 4 * 16);
-}
 
 TEST_CASE("an error of a store is a failure, whatever errno it has", "[room]") {
   FullFile full;
@@ -703,30 +683,26 @@ TEST_CASE("who waits for room in its own file is in nobody's way but of who writ
 
 namespace {
 
-/// A store of several flushes of a file at once, that answers when told; a flush fails once what `inside` does is done.
-struct SideBySide {
-  LaterStore<Heap> later;
-  std::size_t at_once = 1;
+/// Of which a flush fails at once while there is an `inside`, once that has been called.
+template <class Traits>
+struct FailsInside : SideBySideStore<Traits> {
   std::function<void()> inside;
 
-  void load(const tarn::LoadRequest<Heap>& request, tarn::LoadToken<Heap> token) {
-    later.load(request, std::move(token));
-  }
-  void flush(const tarn::FlushRequest<Heap>& request, tarn::FlushToken<Heap> token) {
-    if (!inside) return later.flush(request, std::move(token));
+  void flush(const tarn::FlushRequest<Traits>& request, tarn::FlushToken<Traits> token) {
+    if (!inside) return SideBySideStore<Traits>::flush(request, std::move(token));
     inside();
-    token.complete(tarn::FlushOutcome<Heap>::failed(full_disk));
+    token.complete(tarn::FlushOutcome<Traits>::failed(full_disk));
   }
-  [[nodiscard]] std::size_t flushes_at_once() const noexcept { return at_once; }
-  tarn::Result<> remove(const std::uint64_t& id) { return later.remove(id); }
 };
 
 /// Its file, and a write to it that may have to wait.
+template <class Traits = Heap>
 struct WaitingWrite {
   explicit WaitingWrite(const tarn::PoolOptions& marks) : pool{Files::options(64, marks)} {}
   ~WaitingWrite() {
-    store.later.answer_at_once();
-    while (store.later.open_flushes() != 0) store.later.finish_flush();
+    store.inside = nullptr;
+    store.answer_at_once();
+    while (store.open_flushes() != 0) store.finish_flush();
     CHECK(file.flush());
   }
   void start(std::uint64_t offset, std::size_t size_bytes) {
@@ -734,35 +710,83 @@ struct WaitingWrite {
     tarn::start_write(file, offset, bytes_of(text), [this](const tarn::Result<tarn::Written>& n) { end = n.error(); });
   }
 
-  tarn::ChunkPool<Heap> pool;
-  SideBySide store;
-  tarn::DirtyFile<Heap, SideBySide> file{pool, tarn::DirtyFileMetadata::created(1), store};
+  tarn::ChunkPool<Traits> pool;
+  FailsInside<Traits> store;
+  tarn::DirtyFile<Traits, FailsInside<Traits>> file{pool, tarn::MetadataFor<Traits>::created(1), store};
   std::string text, chunk = std::string(C, 'x');
   std::optional<std::error_code> end;
 };
 
+/// A clock that stands but for who waits for it: what it calls says whether the time comes then, or something else first.
+struct AskedTime {
+  static inline std::int64_t clock_ns = 0;
+  static inline std::function<bool(std::int64_t)> comes;
+
+  [[nodiscard]] std::int64_t now_ns() const noexcept { return clock_ns; }
+  [[nodiscard]] bool wait_until(tarn::detail::ConditionVariable&, std::unique_lock<tarn::detail::Mutex>& lock,
+                                std::int64_t ns) const {
+    lock.unlock();
+    if (comes(ns)) clock_ns = ns;
+    lock.lock();
+    return clock_ns < ns;
+  }
+};
+struct OnAskedTime : Heap {
+  using TimeSource = AskedTime;
+};
+
 }  // namespace
+
+TEST_CASE("a call with a deadline pauses longer after each failure, whoever wakes it and whatever file is busy",
+          "[room]") {
+  WaitingWrite<OnAskedTime> write{{.dirty_limit_bytes = C}};
+  auto& store = write.store;
+  store.at_once = 1;
+  int failures = 0;
+  const auto fails = [&] { ++failures; };
+  store.inside = fails;
+  REQUIRE(write.file.try_write(0, bytes_of(write.chunk)));
+  constexpr std::int64_t ms = 1'000'000;
+  const auto begin_ns = AskedTime::clock_ns;
+  std::vector<std::int64_t> waits_ms;
+  AskedTime::comes = [&](std::int64_t ns) {
+    waits_ms.push_back((ns - begin_ns) / ms);
+    if (waits_ms.size() == 2) {  // somebody is at the file
+      store.inside = nullptr;
+      tarn::start_flush(write.file, [](const tarn::Result<std::uint64_t>&) {});
+      tarn::detail::Resumer::run();  // it begins where this thread's call could let others go on
+      CHECK(store.open_flushes() == 1);
+    }
+    if (waits_ms.size() != 3) return true;
+    store.take_flush().complete(tarn::FlushOutcome<OnAskedTime>::failed(full_disk));  // which wakes it
+    store.inside = fails;
+    return false;  // the time has not come
+  };
+  const auto n = write.file.write(C, bytes_of(write.chunk), {}, {.deadline_ns = begin_ns + 20 * ms});
+  CHECK(n.error() == std::errc::timed_out);
+  CHECK(waits_ms == std::vector<std::int64_t>{1, 3, 7, 7, 15, 20});
+  CHECK(failures == 4);
+}
 
 TEST_CASE("who waits for room in its file has it once it is there, though its own flush fails and another hangs",
           "[room]") {
-  WaitingWrite write{{.file_dirty_limit_bytes = 4 * C}};
+  WaitingWrite<> write{{.file_dirty_limit_bytes = 4 * C}};
   auto& store = write.store;
-  store.at_once = 3;
   const auto make_dirty = [&] {
     for (std::uint64_t at = 0; at < 4 * C; at += C) REQUIRE(write.file.try_write(at, bytes_of(write.chunk)));
   };
   make_dirty();
-  store.later.answer_at_once();
+  store.answer_at_once();
   REQUIRE(write.file.flush());  // the one that sets the size is the only one
-  store.later.answer_at_once(false);
+  store.answer_at_once(false);
   make_dirty();
   write.start(0, C);  // over what it holds
   std::string into(C, '?');
   for (std::size_t flushes = 1; flushes < 3; ++flushes) {
-    REQUIRE(store.later.open_flushes() == flushes);
+    REQUIRE(store.open_flushes() == flushes);
     CHECK_FALSE(write.end);
     int failed = 0;
-    if (flushes == 2) store.inside = [&] { failed++ == 0 ? store.later.finish_flush(0) : void(); };
+    if (flushes == 2) store.inside = [&] { failed++ == 0 ? store.finish_flush(0) : void(); };
     REQUIRE(write.file.try_read(3 * C, writable(into)).done());  // which wakes it
     CHECK(failed == (flushes == 2 ? 1 : 0));
     store.inside = nullptr;
@@ -773,10 +797,10 @@ TEST_CASE("who waits for room in its file has it once it is there, though its ow
 
 TEST_CASE("who waits for room goes on when what a flush that hangs has is cut off", "[room]") {
   const auto [of_file, whole] = GENERATE(table<bool, bool>({{false, true}, {true, true}, {true, false}}));
-  WaitingWrite write{{.dirty_limit_bytes = of_file ? 0 : C, .file_dirty_limit_bytes = of_file ? C : 0}};
+  WaitingWrite<> write{{.dirty_limit_bytes = of_file ? 0 : C, .file_dirty_limit_bytes = of_file ? C : 0}};
   REQUIRE(write.file.try_write(0, bytes_of(write.chunk)));
   write.start(C, whole ? C : C / 2);
-  REQUIRE(write.store.later.open_flushes() == 1);
+  REQUIRE(write.store.open_flushes() == 1);
   CHECK_FALSE(write.end);
   REQUIRE(write.file.truncate(whole ? 0 : C / 2));
   REQUIRE(write.end);
@@ -795,7 +819,7 @@ TEST_CASE("a call takes what there is before it is refused, since who is before 
     CHECK_FALSE(end);
     {
       const tarn::detail::Resumer resumer;
-      full.pool.core().note_room();
+      full.pool.core().room_queue.note();
     }
     REQUIRE(end);
     CHECK_FALSE(*end);

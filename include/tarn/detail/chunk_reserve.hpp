@@ -128,9 +128,9 @@ class ChunkReserve {
   // sees the epoch moved, and once after, so that who slept on the count wakes.
   void uncount() noexcept {
     if (!counted_) return;
-    core_.note_room();
+    core_.room_queue.note();
     counted_.reset();
-    core_.note_room();
+    core_.room_queue.note();
   }
 
   PoolCore<Traits>& core_;

@@ -290,13 +290,13 @@ class FlushJob {
     flight_.reset();
     if (!entered_) return;
     core_->parking.wake(&record_->arrivals);
-    core_->note_room();  // before and after, as in ChunkReserve::uncount
+    core_->room_queue.note();  // before and after, as in ChunkReserve::uncount
     if (!promised_) return;
     in_tallies([&](detail::FlushTally& tally) {
       if (hopeful_) tally.hopeful.fetch_sub(1);
       tally.flying.fetch_sub(1);
     });
-    core_->note_room();
+    core_->room_queue.note();
   }
   template <class F>
   void in_tallies(F count) noexcept {

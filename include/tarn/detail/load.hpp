@@ -321,9 +321,9 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
     }
     core_.parking.wake(&record_->arrivals);
     if (!counted_) return;
-    core_.note_room();  // before and after, as in ChunkReserve::uncount
+    core_.room_queue.note();  // before and after, as in ChunkReserve::uncount
     counted_.reset();
-    core_.note_room();
+    core_.room_queue.note();
   }
 
   // Whether nothing of what was wanted has left `loading`, but perhaps of the rest. Requires: the table mutex.

@@ -123,11 +123,11 @@ class PoolCore {
   }
   void free_memory(std::byte* memory) noexcept {
     storage.deallocate(memory, budget);
-    note_room();
+    room_queue.note();
   }
   void free_chunk(PoolChunk* chunk) noexcept {
     free_quietly(chunk);
-    note_room();
+    room_queue.note();
   }
   /// The same, waking nobody.
   void free_quietly(PoolChunk* chunk) noexcept {
@@ -233,7 +233,7 @@ class PoolCore {
     if ((chunk.state.detach() & ChunkState::pin_mask) == 0) {
       free_chunk(&chunk);
     } else if (was_dirty) {
-      note_room();  // under the limits of dirty bytes
+      room_queue.note();  // under the limits of dirty bytes
     }
   }
   /// Sets the state's dirty bit to what `dirty` says. Requires: the exclusive latch, too. A detached chunk is left
@@ -253,7 +253,7 @@ class PoolCore {
         counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       }
     }
-    if (!should) note_room();
+    if (!should) room_queue.note();
   }
   void count_dirty(Record& record, std::uint64_t more_bytes, std::uint64_t less_bytes) noexcept {
     record.dirty_bytes.fetch_add(more_bytes - less_bytes);  // wraps to a subtraction, which is what is meant
@@ -266,7 +266,7 @@ class PoolCore {
     if ((word & ChunkState::detached) != 0) {
       free_chunk(&chunk);
     } else {
-      note_room();  // evictable now, perhaps; `chunk` may be gone already
+      room_queue.note();  // evictable now, perhaps; `chunk` may be gone already
     }
   }
   /// Forgets every chunk of the file and everything in flight. Returns: the dirty bytes that went with it.
@@ -303,9 +303,8 @@ class PoolCore {
     observer.on_dirty_lost(file, bytes);
   }
 
-  // ---- waiting for room
+  // ---- what changes, and what is in flight
 
-  void note_room() noexcept { room_queue.note(); }
   /// The memory of the chunks that have dirty bytes.
   [[nodiscard]] std::uint64_t dirty_memory_bytes() const { return counters.chunks_dirty.load() * layout.chunk_bytes(); }
   /// The file has changed, and the store does not know. Requires: the file's lock.

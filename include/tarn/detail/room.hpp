@@ -73,17 +73,12 @@ class Room {
       if (rule_.when_full == WhenFull::fail) return refuse(std::errc::no_buffer_space);
       if (rule_.when_full == WhenFull::would_block) return refuse(std::errc::resource_unavailable_try_again);
       reserve.clear();  // who waits holds nothing: others would count on it
-      wait_.emplace(core_.room_queue, wants_its_file(need) ? need.file : nullptr);
+      wait_.emplace(core_.room_queue, full_file(need));
     }
-    wait_->look();
-    const bool of_file = choose(need);  // after the look: it asks for room in the file
-    if (take(reserve, need) == Freed::some) return end_wait();
-    if (rests()) return sleep();  // asked after the look: what ended before the question has not moved the epoch
-    const auto flushed = flush_one(need, of_file);
-    if (flushed == Flushed::some) {
-      (void)choose(need);  // before the caller may stop: there may be room now
-      return take(reserve, need) == Freed::some ? end_wait() : Progress::between;
-    }
+    if (gets(reserve, need)) return end_wait();
+    if (rests()) return keep_waiting();  // asked after the look: what ended before the question has not moved the epoch
+    const auto flushed = flush_one(need);
+    if (flushed == Flushed::some) return gets(reserve, need) ? end_wait() : Progress::between;
     // A failed flush of our own makes room known, too: from here on it is somebody else's.
     if (flushed == Flushed::failed) wait_->look();
     const auto freed = take(reserve, need);
@@ -94,8 +89,8 @@ class Room {
       // Out of turn: who is before us may want more. And what was hoped for may have ended since we last tried.
       return reserve.fill(need) == Freed::some ? end_wait() : refuse(std::errc::no_buffer_space);
     }
-    if (of_file != wants_its_file(need)) return Progress::between;  // made or taken since we chose
-    if (may_come(freed, flushed, of_file ? need.file : nullptr) || (failed_ && rule_.patient)) return sleep();
+    if (waits_for_file() != (full_file(need) != nullptr)) return Progress::between;  // made or taken since we chose
+    if (may_come(need, freed, flushed) || (failed_ && rule_.patient)) return keep_waiting();
     return failed_ || wait_->more() ? Progress::between : refuse(std::errc::no_buffer_space);
   }
   /// Why there is no room: ENOBUFS, EAGAIN; nothing if there is. Requires: the last step is done.
@@ -109,27 +104,33 @@ class Room {
   using Freed = typename PoolCore<Traits>::Freed;
   static constexpr std::int64_t first_pause_ns = 1'000'000, last_pause_ns = 128'000'000;
 
-  // Whether it waits for room in its file: that has none, or somebody waits for it already.
-  [[nodiscard]] bool wants_its_file(const Need<Traits>& need) const {
-    if (need.member == nullptr || core_.marks.file_dirty_limit_bytes == 0) return false;
-    return need.passes_file_limit(core_) || (wait_ && wait_->is_behind_one_for(need.file));
+  // The file that is written, if it is that which has no room, or somebody waits for room in it already. Else null.
+  [[nodiscard]] const FileRecord<Traits>* full_file(const Need<Traits>& need) const {
+    if (need.member == nullptr || core_.marks.file_dirty_limit_bytes == 0) return nullptr;
+    const bool full = need.passes_file_limit(core_) || (wait_ && wait_->is_behind_one_for(need.file));
+    return full ? need.file : nullptr;
   }
   [[nodiscard]] bool others_wait(const Need<Traits>& need) const {
     return core_.room_queue.has_waiters() || (need.file != nullptr && core_.room_queue.has_waiters_for(need.file));
   }
-  // What to wait for from here on: whether that is its file. What tries for the other told is of no use.
-  [[nodiscard]] bool choose(const Need<Traits>& need) {
-    const bool of_file = wants_its_file(need);
-    wait_->wait_for(of_file ? need.file : nullptr);
-    const auto* const tally = of_file ? &need.file->flush_tally : &core_.flush_tally;
-    if (std::exchange(tally_, tally) != tally) {
-      failed_ = failed_before_ = started_before_ = tries_failed_ = false;
-      failures_before_ = tally->failed.load();
-      settled_before_ = tally->settled.load();
-      pause(false);
-    }
-    return of_file;
+  // Looks anew, and takes what there is. Returns: whether that is all that is needed.
+  [[nodiscard]] bool gets(ChunkReserve<Traits>& reserve, const Need<Traits>& need) {
+    wait_->look();
+    choose(need);  // after the look: it asks for room in the file
+    return take(reserve, need) == Freed::some;
   }
+  // What to wait for from here on. What tries for the other told is of no use.
+  void choose(const Need<Traits>& need) {
+    const auto* const file = full_file(need);
+    const auto* const tally = file != nullptr ? &file->flush_tally : &core_.flush_tally;
+    if (std::exchange(tally_, tally) == tally) return;
+    wait_->wait_for(file);
+    failed_ = failed_before_ = started_before_ = tries_failed_ = false;
+    failures_before_ = tally->failed.load();
+    settled_before_ = tally->settled.load();
+    pause(false);
+  }
+  [[nodiscard]] bool waits_for_file() const { return tally_ != &core_.flush_tally; }
   // Whether its tries have failed, and it asks no store: one that pauses, till that is over; another one, till a flush
   // has ended that may well make room.
   [[nodiscard]] bool rests() const {
@@ -158,9 +159,9 @@ class Room {
     if (!wait_->first() && depth_in_store() == 0) return Freed::none;
     return reserve.fill(need);
   }
-  [[nodiscard]] Flushed flush_one(const Need<Traits>& need, bool of_file) {
+  [[nodiscard]] Flushed flush_one(const Need<Traits>& need) {
     Resumer::run();
-    return of_file ? need.member->flush_for_room() : core_.pressure.flush_one();
+    return waits_for_file() ? need.member->flush_for_room() : core_.pressure.flush_one();
   }
   [[nodiscard]] Progress end_wait() {
     wait_.reset();
@@ -172,7 +173,7 @@ class Room {
     refusal_ = std::make_error_code(why);
     return end_wait();
   }
-  [[nodiscard]] Progress sleep() {
+  [[nodiscard]] Progress keep_waiting() {
     if (!std::exchange(slept_, true)) core_.counters.room_waits.fetch_add(1, std::memory_order_relaxed);
     return Progress::waiting;
   }
@@ -182,11 +183,11 @@ class Room {
     again_ns_ = !wanted ? std::nullopt : std::optional{core_.time.now_ns() + pause_ns_};
   }
   // Asked after the tries: what ended before the question has moved the epoch, and is seen by more(). After a try that
-  // failed, a flush in flight is a promise only if it is hopeful. `file`: that it waits for, if any.
-  [[nodiscard]] bool may_come(Freed freed, Flushed flushed, const FileRecord<Traits>* file) const {
+  // failed, a flush in flight is a promise only if it is hopeful.
+  [[nodiscard]] bool may_come(const Need<Traits>& need, Freed freed, Flushed flushed) const {
     const bool flight = hope_ || (flushed != Flushed::failed && tally_->flying.load() != 0);
     // Who is before us takes, or gives up, and wakes us either way.
-    if (file != nullptr) return flight || wait_->is_behind_one_for(file);
+    if (waits_for_file()) return flight || wait_->is_behind_one_for(need.file);
     if (flight || !wait_->first()) return true;
     // A thread with a pin of its own would wait for itself: with any pin about, busy chunks are no promise.
     const bool reader = freed == Freed::none_but_busy && core_.user_pins.load() == 0;
