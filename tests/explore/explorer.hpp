@@ -27,6 +27,7 @@
 // Thread safety: one exploration at a time in a process.
 
 #include <sched.h>
+#include <semaphore.h>
 
 #include <algorithm>
 #include <array>
@@ -38,7 +39,6 @@
 #include <functional>
 #include <map>
 #include <random>
-#include <semaphore>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,6 +51,23 @@ namespace tarn_test {
 struct Scenario {
   std::vector<std::function<void()>> threads;
   std::function<void()> at_end;  ///< what must hold when all have ended; may call Explorer::fail
+};
+
+/// What one thread waits for and another gives. Of the system, and not std::binary_semaphore: that yields a few times
+/// before it sleeps, and where threads share a processor with a busy program, a yield gives that one all of its slice.
+class Turn {
+ public:
+  Turn() { ::sem_init(&semaphore_, 0, 0); }
+  ~Turn() { ::sem_destroy(&semaphore_); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  void give() { ::sem_post(&semaphore_); }
+  void wait() {
+    while (::sem_wait(&semaphore_) != 0) continue;  // EINTR
+  }
+
+ private:
+  ::sem_t semaphore_{};
 };
 
 class Explorer {
@@ -146,7 +163,7 @@ class Explorer {
 
   struct Thread {
     std::thread runs;
-    std::binary_semaphore turn{0};
+    Turn turn;
     bool notified = false;
   };
   // One thread runs at a time, and hands over to another for next to nothing on the same processor.
@@ -160,7 +177,7 @@ class Explorer {
   ~Explorer() {
     ending_ = true;
     for (std::size_t i = 0; i < count_; ++i) {
-      threads_[i].turn.release();
+      threads_[i].turn.give();
       threads_[i].runs.join();
     }
     (void)::sched_setaffinity(0, sizeof processors_, &processors_);
@@ -216,7 +233,7 @@ class Explorer {
       scenario_ = &scenario;
       begin(scenario.threads.size());
       hand_over(choose());
-      done_.acquire();
+      done_.wait();
       if (scenario.at_end && report_.failure.empty()) scenario.at_end();
     }
     ++report_.runs;
@@ -239,7 +256,7 @@ class Explorer {
   // The threads are the same in every run: it has the same thread in the same place, and so have their memory.
   void work(std::size_t me) {
     for (;;) {
-      threads_[me].turn.acquire();
+      threads_[me].turn.wait();
       if (ending_) return;
       self_ = me;
       scenario_->threads[me]();
@@ -255,13 +272,13 @@ class Explorer {
     if (chosen == self_) return;
     const auto me = self_;
     hand_over(chosen);
-    threads_[me].turn.acquire();
+    threads_[me].turn.wait();
   }
   void hand_over(std::size_t chosen) {
     if (chosen == none) {
-      done_.release();
+      done_.give();
     } else {
-      threads_[chosen].turn.release();
+      threads_[chosen].turn.give();
     }
   }
 
@@ -356,7 +373,7 @@ class Explorer {
   std::array<Thread, max_explored_threads> threads_;
   std::map<const void*, std::size_t> owners_;
   std::map<const void*, std::vector<std::size_t>> waiting_;
-  std::binary_semaphore done_{0};
+  Turn done_;
   std::string order_;
   Report report_;
   std::size_t count_ = 0, at_ = 0, current_ = none;
