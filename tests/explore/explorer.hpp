@@ -136,6 +136,13 @@ class Explorer {
     explorer.steps_.threads[self_].next = what;
     explorer.pass_on();
   }
+  /// A turn of a loop has done nothing but look, and the thread begins it anew. In another order that is run it looked
+  /// only now, so here it goes no further, as if it waited for ever; what the others still do is run to where they end
+  /// or wait for it. (Kokologiannakis, Ren and Vafeiadis, "Dynamic partial order reductions for spinloops", 2021)
+  static void give_up_turn() {
+    if (self_ != none && active_->reduces()) active_->threads_[self_].given_up = true;
+    step({});
+  }
   static void take(const void* mutex) {
     if (self_ != none) active_->owners_[mutex] = self_;
   }
@@ -165,6 +172,7 @@ class Explorer {
     std::thread runs;
     Turn turn;
     bool notified = false;
+    bool given_up = false;  // see give_up_turn
   };
   // One thread runs at a time, and hands over to another for next to nothing on the same processor.
   Explorer(Way way, std::size_t preemptions_max) : way_{way}, preemptions_max_{preemptions_max} {
@@ -249,7 +257,7 @@ class Explorer {
     owners_.clear();
     waiting_.clear();
     steps_.begin(threads);
-    for (auto& thread : threads_) thread.notified = false;
+    for (auto& thread : threads_) thread.notified = thread.given_up = false;
     for (; count_ < threads; ++count_) threads_[count_].runs = std::thread{[this, me = count_] { work(me); }};
     report_.threads = count_;
   }
@@ -284,18 +292,31 @@ class Explorer {
 
   [[nodiscard]] bool can_go(std::size_t thread) const {
     const auto& its = steps_.threads[thread];
-    return !its.ended && (its.next.needs_free == nullptr || !owners_.contains(its.next.needs_free)) &&
+    return !its.ended && !threads_[thread].given_up &&
+           (its.next.needs_free == nullptr || !owners_.contains(its.next.needs_free)) &&
            (!its.next.needs_notice || threads_[thread].notified);
   }
 
-  std::size_t choose() {
+  [[nodiscard]] Set who_can_go() const {
     Set enabled = 0;
-    bool all_ended = true;
     for (std::size_t i = 0; i < count_; ++i) {
       if (can_go(i)) enabled |= bit(i);
-      all_ended = all_ended && steps_.threads[i].ended;
     }
-    if (all_ended) return none;
+    return enabled;
+  }
+  [[nodiscard]] bool any_gave_up() const {
+    return std::any_of(threads_.begin(), threads_.end(), [](const auto& thread) { return thread.given_up; });
+  }
+
+  std::size_t choose() {
+    auto enabled = who_can_go();
+    if (enabled == 0 && any_gave_up()) {  // the order is run; its threads go on to their own end
+      redundant_ = true;
+      for (auto& thread : threads_) thread.given_up = false;
+      enabled = who_can_go();
+    }
+    if (std::all_of(steps_.threads.begin(), steps_.threads.end(), [](const auto& its) { return its.ended; }))
+      return none;
     if (enabled == 0) die("every thread waits");
     if (reduces() && bounds()) steps_.try_within_bound(at_);
     const auto chosen = way_ == Way::drawn ? draw(enabled) : follow(enabled);
