@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <future>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/testing/gate.hpp>
 #include <tarn/testing/later_store.hpp>
 
 #include "support/catch.hpp"
@@ -356,6 +358,21 @@ TEST_CASE("content asked for alone is not told of a file's version", "[whole_par
   }
 }
 
+TEST_CASE("an error of content is told to all who have asked for it alone, and waited for one load", "[whole_parts]") {
+  World<ranges> world{{4096, 4}};
+  const typename Heap::ContentId content{.bytes = {std::byte{1}}};
+  const auto ask = [&] { return world.pool.get_or_load(content, 0, 4096, world.store).error(); };
+  auto first = std::async(std::launch::async, ask), second = std::async(std::launch::async, ask);
+  const bool waits = wait_until([&] { return world.pool.stats().load_waits != 0; });
+  CHECK(waits);
+  CHECK(world.store.open_loads() == 1);
+  auto load = world.store.take_load();
+  world.store.answer_at_once();
+  load.complete(tarn::fail(std::errc::io_error));
+  CHECK(first.get() == std::errc::io_error);
+  CHECK(second.get() == std::errc::io_error);
+}
+
 template <tarn::LoadUnit unit>
 std::pair<std::string, std::string> overtaken_by_a_cut() {
   World<unit> world{{16, 4}, 64};
@@ -453,4 +470,41 @@ TEST_CASE("content that a file is of no more may be gone from the store while it
   const bool by_content = GENERATE(false, true), flush = GENERATE(false, true);
   CHECK(content_replaced<ranges>(by_content, flush) == "nnnn");
   CHECK(content_replaced<parts>(by_content, flush) == "nnnn");
+}
+
+TEST_CASE("the error of a load is not told to who waits for bytes of it that were written meanwhile", "[whole_parts]") {
+  World<parts> world{{16, 4}, 64};
+  Reading<parts> first{world, 0, 4}, second{world, 32, 4};
+  REQUIRE(world.store.open_loads() == 1);  // the rest of the part comes along
+  REQUIRE(world.file->write(32, bytes_of("new!")));
+  world.store.take_load().complete(tarn::fail(std::errc::io_error));
+  CHECK(first.text() == "error: " + std::make_error_code(std::errc::io_error).message());
+  CHECK(second.text() == "new!");
+  world.store.answer_at_once();
+  REQUIRE(world.file->flush());
+}
+
+TEST_CASE("bytes that nobody asked for are left where they are while their chunk is used", "[whole_parts]") {
+  World<parts> world{{16, 4}, 64};
+  Reading<parts> reading{world, 0, 4};
+  REQUIRE(world.store.open_loads() == 1);
+  REQUIRE(world.file->write(32, bytes_of("new!")));
+  Gate viewing;
+  viewing.close();
+  bool went_on = false;  // before the gate's deadline
+  Worker viewer{viewing, [&] {
+                  const auto look = [&](tarn::ConstBuffers) { went_on = viewing.pass(); };
+                  return world.file->view(32, 4, look);
+                }};
+  REQUIRE(viewing.wait_for_arrivals());
+  world.finish_loads();
+  viewing.open();
+  viewer.join();
+  CHECK(went_on);
+  CHECK(reading.text() == pattern(0, 4));
+  CHECK(world.read_held(16, 16) == pattern(16, 16));
+  CHECK(world.read_held(32, 4) == "new!");
+  CHECK(world.read_held(36, 4) == "not held");
+  world.store.answer_at_once();
+  REQUIRE(world.file->flush());
 }

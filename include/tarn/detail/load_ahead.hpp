@@ -13,6 +13,7 @@
 // Thread safety: one call's own.
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -51,8 +52,9 @@ template <class File, class Store>
       if (bytes == 0) return 0;
       need.chunks = loads.chunks_needed();
       rest_chunks = loads.chunks_of_rest();
-      if (charge != nullptr && reserve.size() >= need.chunks && charge->chunks() >= need.chunks) {
-        const auto spare = std::min(reserve.size(), charge->chunks()) - need.chunks;
+      if (charge != nullptr && reserve.size() >= need.chunks) {
+        assert(reserve.size() <= charge->chunks() && "filled by the charge, which is made anew only for more");
+        const auto spare = reserve.size() - need.chunks;
         if (loads.begin(window, &reserve, spare) != Load<Traits>::Begun::yes) return std::nullopt;
         window.release();
         lock.unlock();

@@ -195,7 +195,7 @@ class ReadLoop {
     need_ = {};
     const bool collected = loads->collect(file_, only, uncached_, load_unit_of<Store>());
     const auto failed = std::exchange(failed_content_, std::nullopt);
-    if (failed && collected && loads->wants(failed->first)) {
+    if (failed && loads->wants(failed->first)) {
       window.release();
       lock.unlock();
       return judge(failed->second, true, 0);
@@ -267,12 +267,12 @@ class ReadLoop {
     if (const auto* const failed = loads->failed(); failed != nullptr) {
       // A file may be of other content by now, and the store may rightly not have the old one any more: it is an error
       // if the next look wants that again.
-      const auto* const content = loads->content_of(*failed);
-      if (content != nullptr && file_.content == nullptr && failed->error != stale) {
-        failed_content_.emplace(*content, failed->error);
+      const auto& load = *failed->load;
+      if (failed->content && file_.content == nullptr && load.error != stale) {
+        failed_content_.emplace(*failed->content, load.error);
         return;
       }
-      return judge(failed->error, loads->error_counts(), failed->version);
+      return judge(load.error, loads->error_counts(), load.version);
     }
     if (loads->lacked_room()) {
       need_.bytes = more_bytes_ *= 2;  // the extent lists had none: as if it had not been loaded

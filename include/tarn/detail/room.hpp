@@ -135,7 +135,7 @@ class Room {
   // has ended that may well make room.
   [[nodiscard]] bool rests() const {
     if (!tries_failed_ || tally_->settled.load() != settled_before_) return false;
-    return rule_.patient ? again_ns_ && core_.time.now_ns() < *again_ns_ : tally_->hopeful.load() != 0;
+    return rule_.patient ? core_.time.now_ns() < *again_ns_ : tally_->hopeful.load() != 0;
   }
   // What a round has come to that got no room.
   void judge(Flushed flushed) {

@@ -24,6 +24,12 @@ class WindowLoads {
  public:
   using ContentId = typename Traits::ContentId;
 
+  /// The load of the file's own bytes, or of those of one piece of content.
+  struct Share {
+    std::optional<ContentId> content;
+    std::shared_ptr<Load<Traits>> load;
+  };
+
   explicit WindowLoads(PoolCore<Traits>& core) : core_{core} {}
   WindowLoads(const WindowLoads&) = delete;
   WindowLoads& operator=(const WindowLoads&) = delete;
@@ -116,16 +122,9 @@ class WindowLoads {
     return nullptr;
   }
   /// Requires, as those that follow: all are done. Returns: one that failed, or null.
-  [[nodiscard]] const LoadInFlight* failed() const {
+  [[nodiscard]] const Share* failed() const {
     for (auto& share : shares_) {
-      if (share.load->error) return share.load.get();
-    }
-    return nullptr;
-  }
-  /// The content that one of its loads is of, or null.
-  [[nodiscard]] const ContentId* content_of(const LoadInFlight& load) const {
-    for (auto& share : shares_) {
-      if (static_cast<const LoadInFlight*>(share.load.get()) == &load) return share.content ? &*share.content : nullptr;
+      if (share.load->error) return &share;
     }
     return nullptr;
   }
@@ -148,11 +147,6 @@ class WindowLoads {
   }
 
  private:
-  struct Share {
-    std::optional<ContentId> content;
-    std::shared_ptr<Load<Traits>> load;
-  };
-
   // All are in flight by now: a call from inside the store that needs one of them would wait for this thread.
   template <class Start>
   void start_served(std::size_t index, const Start& start) noexcept {

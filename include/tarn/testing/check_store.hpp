@@ -113,26 +113,26 @@ class StoreCheck {
     }
     void on_load_done(const LoadRequest<Traits>& request, const Result<std::size_t>& answer) noexcept {
       const auto size = request.range.size_bytes();
-      check.note_of_store("load", request.file, request.range, {}, answer ? std::to_string(*answer) : text_of(answer));
+      check.note_of_store("load", *request.file, request.range, {}, answer ? std::to_string(*answer) : text_of(answer));
       if (!answer || *answer == size) return;
       check.say_wrong("a load of " + std::to_string(size) + " bytes at offset " +
                           std::to_string(request.range.offset()) + " answered " + std::to_string(*answer),
-                      check.of(request.file));
+                      check.of(*request.file));
     }
     void on_flush_done(const FlushRequest<Traits>& request, const FlushOutcome<Traits>& outcome) noexcept {
       for (const auto& [range, zero] : request.ranges) {
-        check.note_of_store(zero ? "flush of zeros" : "flush", request.file, range, request.size_bytes,
+        check.note_of_store(zero ? "flush of zeros" : "flush", *request.file, range, request.size_bytes,
                             text_of(outcome));
       }
       if (request.ranges.empty()) {
-        check.note_of_store("flush", request.file, {}, request.size_bytes, text_of(outcome));
+        check.note_of_store("flush", *request.file, {}, request.size_bytes, text_of(outcome));
       }
     }
     void on_sync_done(const SyncRequest<Traits>& request, const Result<>& answer) noexcept {
-      check.note_of_store("sync", request.file, {}, {}, text_of(answer));
+      check.note_of_store("sync", *request.file, {}, {}, text_of(answer));
     }
     void on_remove_done(const FileId& id, const Result<>& answer) noexcept {
-      check.note_of_store("remove", &id, {}, {}, text_of(answer));
+      check.note_of_store("remove", id, {}, {}, text_of(answer));
     }
 
     StoreCheck& check;
@@ -303,7 +303,7 @@ class StoreCheck {
   }
   // Away, and back as the store has it.
   void reopen(File& file) {
-    if (!insist("flush", file, [&] { return file.open->flush(); }) || file.open->is_dirty()) return;
+    if (!insist("flush", file, [&] { return file.open->flush(); })) return;
     note("reopen", file, ByteRange::between(0, file.model.size()));
     const auto before = file.open->metadata();
     const FileOptions as_stored{.part_bytes = options_.part_bytes, .version = before.version()};
@@ -387,17 +387,15 @@ class StoreCheck {
     }
     calls_.came_to(number, text_of(result));
   }
-  void note_of_store(const char* what, const FileId* id, ByteRange range, std::optional<std::uint64_t> size_bytes,
+  void note_of_store(const char* what, const FileId& id, ByteRange range, std::optional<std::uint64_t> size_bytes,
                      const std::string& came_to) {
     const auto number =
         calls_.note({.what = what, .file = of(id).index, .range = range, .by_store = true, .size_bytes = size_bytes});
     calls_.came_to(number, came_to);
   }
-  [[nodiscard]] const File& of(const FileId* id) const {
-    for (const auto& file : files_) {
-      if (id != nullptr && file.id == *id) return file;
-    }
-    return files_.front();
+  // Of a request, which is always for a file of ours.
+  [[nodiscard]] const File& of(const FileId& id) const {
+    return *std::find_if(files_.begin(), files_.end(), [&](const File& file) { return file.id == id; });
   }
   [[nodiscard]] bool is_wrong() const { return calls_.is_wrong(); }
   void say_wrong(const std::string& what, const File& file) {

@@ -68,11 +68,11 @@ class Gate {
   std::size_t arrivals_ = 0;
 };
 
-/// Looks again and again until `there()` is true, where there is no gate to wait at.
-/// Returns: whether it became true before the deadline.
+/// Looks again and again until `there()` is true, where there is no gate to wait at; for so long at most.
+/// Returns: whether it became true.
 template <class Predicate>
-[[nodiscard]] bool wait_until(Predicate there) {
-  const auto end = std::chrono::steady_clock::now() + deadline;
+[[nodiscard]] bool wait_until(Predicate there, std::chrono::nanoseconds within = deadline) {
+  const auto end = std::chrono::steady_clock::now() + within;
   while (!there()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::yield();
@@ -90,11 +90,11 @@ class BlockedThread {
   /// Requires: Linux's /proc.
   [[nodiscard]] bool wait_until_blocked() const {
     char state = '?';
-    const bool told = wait_until([&] {
+    (void)wait_until([&] {
       state = thread_ == 0 ? '?' : state_of(thread_);
       return state == 'S' || state == gone;
     });
-    return told && state == 'S';
+    return state == 'S';
   }
 
  private:
@@ -103,8 +103,7 @@ class BlockedThread {
     std::ifstream stat{"/proc/self/task/" + std::to_string(thread) + "/stat"};
     std::string line;
     if (!std::getline(stat, line)) return gone;
-    const auto after_name = line.rfind(") ");  // a name may hold anything
-    return after_name == std::string::npos ? gone : line[after_name + 2];
+    return line[line.rfind(") ") + 2];  // the last of them: a name may hold anything
   }
 
   std::atomic<::pid_t> thread_{0};

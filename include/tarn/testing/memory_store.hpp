@@ -197,8 +197,9 @@ class MemoryStore {
                           request.version,
                           request.generation,
                           {request.ranges.begin(), request.ranges.end()}});
-      check(request);
+      const bool fits = check(request);
       plan = take(Call::flush);
+      if (!fits) plan = {.trouble = Trouble::error, .why = std::errc::invalid_argument};
       held = flushes_to_hold_ != 0;
       if (held) --flushes_to_hold_;
     }
@@ -271,7 +272,7 @@ class MemoryStore {
   void complain_locked(const char* what) { (complaints_ += what) += '\n'; }
 
   // Calls f(offset, bytes, or nothing for zeros, size) for each range or piece of one, in order, without a walk through
-  // zeros.
+  // zeros. Requires: check found its data to fit.
   template <class F>
   static void for_each_range(const tarn::FlushRequest<Traits>& request, F f) {
     auto next = request.data.begin();
@@ -288,9 +289,7 @@ class MemoryStore {
   }
   [[nodiscard]] static std::string data_of(const tarn::FlushRequest<Traits>& request) {
     std::string data;
-    for_each_range(request, [&](std::uint64_t, const std::byte* bytes, std::uint64_t size) {
-      if (bytes != nullptr) data.append(reinterpret_cast<const char*>(bytes), static_cast<std::size_t>(size));
-    });
+    for (const auto& piece : request.data) data.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
     return data;
   }
 
@@ -328,19 +327,24 @@ class MemoryStore {
       complain_locked("a load is not of one part, or names the wrong one");
     }
   }
-  void check(const tarn::FlushRequest<Traits>& request) {
+  // Returns: whether its data can be gone through by its ranges.
+  [[nodiscard]] bool check(const tarn::FlushRequest<Traits>& request) {
     if (!flushing_.insert(*request.file).second) complain_locked("two flushes of one file at a time");
     const auto last = std::exchange(last_generation_[*request.file], request.generation);
     if (request.generation <= last && !in_any_order_) complain_locked("a generation that does not rise");
-    std::uint64_t end = 0, data_bytes = 0;
+    std::uint64_t end = 0;
     std::optional<std::uint64_t> part;
+    auto next = request.data.begin();
+    bool fits = true;
     for (const auto& [range, zero] : request.ranges) {
       if (range.empty()) complain_locked("a flush of an empty range");
       if (range.offset() < end) complain_locked("ranges of a flush that do not ascend");
       if (range.end() > request.size_bytes) complain_locked("a flush of bytes past the size");
       end = range.end();
       if (zero) continue;
-      data_bytes += range.size_bytes();
+      auto at = range.offset();
+      while (at < range.end() && next != request.data.end()) at += (next++)->iov_len;
+      if (at != range.end()) fits = false;
       if (part_bytes_ == 0) continue;
       if (part.value_or(range.offset() / part_bytes_) != range.offset() / part_bytes_ ||
           range.offset() / part_bytes_ != (range.end() - 1) / part_bytes_) {
@@ -348,13 +352,12 @@ class MemoryStore {
       }
       part = range.offset() / part_bytes_;
     }
-    std::uint64_t given_bytes = 0;
-    for (const auto& piece : request.data) given_bytes += piece.iov_len;
-    if (given_bytes < data_bytes) complain_locked("a flush has fewer bytes than its ranges");
+    if (!fits) complain_locked("a flush with data that do not fill its ranges, piece by piece");
     const auto at = files_.find(*request.file);
     if (at != files_.end() && at->second.bytes.size() > request.store_size_bound_bytes) {
       complain_locked("the store has bytes past what tarn thinks it may have");
     }
+    return fits;
   }
   void apply(const tarn::FlushRequest<Traits>& request, bool only_half) {
     auto& file = files_[*request.file].bytes;
