@@ -91,6 +91,38 @@ TEST_CASE("many threads that add one file get one file", "[dirty_file_table]") {
   CHECK(t.table.size() == 50);
 }
 
+TEST_CASE("who adds a file that another thread is making waits for that one", "[dirty_file_table]") {
+  OneTable t;
+  tarn::DirtyFile<Named, Store> last{t.pool, Metadata::created(1), t.store};
+  REQUIRE(last.write(0, bytes_of("last")));
+  t.store.flush_gate.close();
+  tarn::Result<> flushed;
+  Table::FilePtr made, waited_for;
+  BlockedThread maker, waiter;
+  {
+    const Worker flusher{t.store.flush_gate, [&] { flushed = last.flush(); }};
+    REQUIRE(t.store.flush_gate.wait_for_arrivals());
+    const Worker first{t.store.flush_gate, [&] {
+                         maker.here();
+                         made = t.add(1, "/first");  // waits for the flush of the last file of the id
+                       }};
+    REQUIRE(maker.wait_until_blocked());
+    const Worker second{t.store.flush_gate, [&] {
+                          waiter.here();
+                          waited_for = t.add(1, "/second");
+                        }};
+    CHECK(waiter.wait_until_blocked());
+    CHECK(t.table.find(1) == nullptr);  // and nobody else waits for it
+    CHECK(t.table.size() == 0);
+    t.store.flush_gate.open();
+  }
+  CHECK(flushed);
+  REQUIRE(made != nullptr);
+  CHECK(waited_for == made);
+  CHECK(t.table.find(1) == made);
+  CHECK(made->metadata().payload().path == "/first");
+}
+
 TEST_CASE("the dirty files are those with anything to store, and all of them are flushed", "[dirty_file_table]") {
   OneTable t;
   for (std::uint64_t id = 1; id <= 4; ++id) REQUIRE(t.add(id)->write(0, bytes_of("file " + std::to_string(id))));

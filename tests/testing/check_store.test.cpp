@@ -75,17 +75,26 @@ struct MapStore {
   }
 };
 
-// One that can only give and store whole parts, each under a name of its own.
+// One that can only give and store whole parts, each under a name of its own. If it names content, the bytes of a part
+// are to be had by the name alone that it gave them when it stored them.
 struct PartStore {
   static constexpr auto load_unit = tarn::LoadUnit::parts;
   static constexpr auto flush_unit = tarn::FlushUnit::parts;
   static constexpr std::uint64_t part_bytes = 64;
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::string> parts;
+  bool names_content = false;
+  std::map<Heap::ContentId, std::string> content;
+  std::size_t loads_by_name = 0;
 
   Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
     if (request.offset_in_part != 0) return tarn::fail(std::errc::invalid_argument);
-    auto& part = parts[{*request.file, request.part}];
-    part.resize(part_bytes);
+    std::string part(part_bytes, '\0');
+    if (request.content != nullptr) {
+      ++loads_by_name;
+      part = content.at(*request.content);
+    } else if (const auto at = parts.find({*request.file, request.part}); !names_content && at != parts.end()) {
+      part = at->second;
+    }
     return request.into.copy_from(tarn::testing::bytes_of(part).first(
         std::min<std::size_t>(part_bytes, static_cast<std::size_t>(request.range.size_bytes()))));
   }
@@ -118,7 +127,11 @@ struct PartStore {
         });
     if (!brought) return tarn::FlushOutcome<Heap>::failed(brought.error());
     parts[{*request.file, number}] = made;
-    return tarn::FlushOutcome<Heap>::durable();
+    if (!names_content) return tarn::FlushOutcome<Heap>::durable();
+    const Heap::ContentId name{
+        {static_cast<std::byte>(content.size() % 256), static_cast<std::byte>(content.size() / 256)}};
+    content.emplace(name, made);
+    return tarn::FlushOutcome<Heap>::durable().with_content(number, name);
   }
   Result<> remove(std::uint64_t id) {
     parts.erase(parts.lower_bound({id, 0}), parts.lower_bound({id + 1, 0}));
@@ -405,6 +418,14 @@ TEST_CASE("a store may want whole parts, or files of one moment", "[check_store]
     PartStore store;
     CHECK(check_store<Heap>(store, 7, options) == "");
     CHECK(store.parts.empty());
+    CHECK(store.loads_by_name == 0);
+  }
+  SECTION("parts that it names by their content") {
+    PartStore store;
+    store.names_content = true;
+    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(store.parts.empty());
+    CHECK(store.loads_by_name > 100);
   }
   SECTION("files") {
     WholeFileStore store;
@@ -486,6 +507,22 @@ TEST_CASE("what is wrong is told with the place, the bytes and the calls", "[che
   CHECK(store.files.count(3) == 1);  // to be looked at
 }
 
+TEST_CASE("of several files it is told which one the store was asked for", "[check_store]") {
+  struct ShortOfOne : MapStore<Heap> {
+    Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+      const auto filled = MapStore::load(request);
+      return filled && *request.file == 19 ? *filled - 1 : filled;
+    }
+  };
+  ShortOfOne store;
+  const std::array<std::uint64_t, 2> ids{3, 19};
+  const auto wrong = check_store_files<Heap>(store, ids, small);
+  CAPTURE(wrong);
+  CHECK(wrong.find("a load of ") == 0);
+  CHECK(wrong.find("\n  file #1, ") != std::string::npos);
+  CHECK(wrong.find("     #1 load [") != std::string::npos);
+}
+
 TEST_CASE("a store that says sizes is asked for them", "[check_store]") {
   struct SizedStore : MapStore<Heap> {
     bool cuts = true, removes_all = true;
@@ -528,6 +565,49 @@ TEST_CASE("a store that takes in nothing is no good store", "[check_store]") {
   };
   FullStore store;
   CHECK(check_store<Heap>(store, 7, small).find("no write was ever taken in: No space left") == 0);
+}
+
+TEST_CASE("a store that never removes a file is no good store", "[check_store]") {
+  using Memory = MemoryStore<Heap>;
+  auto options = small;
+  options.errors_max = 3;
+  Memory store;
+  store.fail_next(Memory::Call::remove, SIZE_MAX, std::errc::permission_denied);
+  CHECK(check_store<Heap>(store, 7, options).find("a remove failed 3 times on end: Permission denied") == 0);
+  CHECK(store.has(7));
+}
+
+TEST_CASE("a check keeps to the sizes that it is given, and chooses what it is not", "[check_store]") {
+  MemoryStore<Heap> store;
+  const auto largest_file_of = [&](const CheckStoreOptions& options) {
+    store.expect_parts_of(options.part_bytes != 0 ? options.part_bytes : options.chunk_bytes);
+    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(store.complaints() == "");
+    std::uint64_t largest = 0;
+    for (const auto& flushed : store.flushed()) largest = std::max(largest, flushed.size_bytes);
+    return largest;
+  };
+  SECTION("of a part: a chunk; of a file: five chunks and a half") {
+    CHECK(largest_file_of({.steps = 2'000, .chunk_bytes = 16}) == 88);
+  }
+  SECTION("of a file: three parts and a half") {
+    CHECK(largest_file_of({.steps = 2'000, .chunk_bytes = 16, .part_bytes = 64}) == 224);
+  }
+  SECTION("of a file: as said") {
+    CHECK(largest_file_of({.steps = 2'000, .chunk_bytes = 16, .part_bytes = 64, .file_bytes_max = 100}) == 100);
+  }
+}
+
+TEST_CASE("a check runs in as much memory as it is given", "[check_store]") {
+  CheckStoreOptions options{.seed = 4, .steps = 2'000, .chunk_bytes = 4 * KiB, .part_bytes = 16 * KiB};
+  MemoryStore<Heap> tight, roomy;
+  CHECK(check_store<Heap>(tight, 7, options) == "");
+  options.budget_bytes = tarn::MiB;
+  CHECK(check_store<Heap>(roomy, 7, options) == "");
+  CHECK(roomy.counts().loads < tight.counts().loads);
+  CHECK(roomy.counts().flushes < tight.counts().flushes);
+  options.budget_bytes = 4 * KiB;
+  CHECK_THROWS_AS(check_store<Heap>(roomy, 7, options), std::system_error);
 }
 
 TEST_CASE("a part that is not whole chunks is no part to check with", "[check_store]") {
