@@ -424,7 +424,7 @@ class StoreCheck {
 ///           expected and seen, the seed, and the last calls, of tarn's and of the store's. The same options make the
 ///           same calls, if the store answers the same. The files are in the store then, as they were.
 /// Errors:   throws system_error for options that no pool can have, or a part that is not a multiple of the chunk;
-///           bad_alloc.
+///           bad_alloc, but where the store answers: no memory there ends the program.
 /// Requires: an id at least, each once; the store has no file of these ids, and nobody else uses them.
 /// Blocks:   on the store. One that answers later does so from a thread of its own: the one that checks waits.
 /// Cost:     memory for the arrays, of file_bytes_max each, twice.
