@@ -32,7 +32,7 @@ int evict(Clock& clock, std::vector<Hook>& hooks) {
 TEST_CASE("what nobody touches goes in the order in which it came", "[eviction]") {
   Clock clock;
   std::vector<Hook> hooks(4);
-  for (auto& hook : hooks) clock.insert(hook);
+  for (auto& hook : hooks) clock.insert(hook, 0);
   CHECK(clock.count() == 4);
   for (int i = 0; i < 4; ++i) CHECK(evict(clock, hooks) == i);
   CHECK(evict(clock, hooks) == -1);
@@ -42,7 +42,7 @@ TEST_CASE("what nobody touches goes in the order in which it came", "[eviction]"
 TEST_CASE("what is touched stays longer than what is not, and the hotter the longer", "[eviction]") {
   Clock clock;
   std::vector<Hook> hooks(4);
-  for (auto& hook : hooks) clock.insert(hook);
+  for (auto& hook : hooks) clock.insert(hook, 0);
   Clock::touch(hooks[0]);
   for (int i = 0; i < 100; ++i) Clock::touch(hooks[1]);  // counted up to 3
   CHECK(evict(clock, hooks) == 2);
@@ -54,7 +54,7 @@ TEST_CASE("what is touched stays longer than what is not, and the hotter the lon
 TEST_CASE("a full turn of offers ends, whether or not one is taken", "[eviction]") {
   Clock clock;
   std::vector<Hook> hooks(5);
-  for (auto& hook : hooks) clock.insert(hook);
+  for (auto& hook : hooks) clock.insert(hook, 0);
   for (auto& hook : hooks) {
     for (int i = 0; i < 3; ++i) Clock::touch(hook);
   }
@@ -73,10 +73,10 @@ TEST_CASE("a full turn of offers ends, whether or not one is taken", "[eviction]
 TEST_CASE("a removal keeps the others' order, wherever the hand is", "[eviction]") {
   Clock clock;
   std::vector<Hook> hooks(4);
-  for (auto& hook : hooks) clock.insert(hook);
+  for (auto& hook : hooks) clock.insert(hook, 0);
   clock.remove(hooks[0]);  // under the hand
   clock.remove(hooks[2]);
-  clock.insert(hooks[0]);  // now the last
+  clock.insert(hooks[0], 0);  // now the last
   CHECK(evict(clock, hooks) == 1);
   CHECK(evict(clock, hooks) == 3);
   CHECK(evict(clock, hooks) == 0);
@@ -131,7 +131,7 @@ TEST_CASE("a touch takes as many steps among a million hooks as among a hundred"
   for (const std::size_t count : {100u, 1000000u}) {
     Clock clock;
     std::vector<Hook> hooks(count);
-    for (auto& hook : hooks) clock.insert(hook);
+    for (auto& hook : hooks) clock.insert(hook, 0);
     auto& hook = hooks[count / 2];
     auto* const next = hook.next;
     auto* const previous = hook.previous;
@@ -147,7 +147,7 @@ TEST_CASE("a touch takes as many steps among a million hooks as among a hundred"
 TEST_CASE("a policy whose last hook goes while it is offered ends its search", "[eviction]") {
   Clock clock;
   Hook hook;
-  clock.insert(hook);
+  clock.insert(hook, 0);
   int offers = 0;
   CHECK_FALSE(clock.evict([&](Hook& offered) {
     ++offers;

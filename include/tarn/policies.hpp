@@ -18,6 +18,7 @@
 #include <functional>
 #include <mutex>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -55,18 +56,21 @@ concept ChunkStorage = std::constructible_from<S, const StorageOptions&> &&
 };
 
 /// Which clean chunk goes first. `Hook` is the policy's part of each chunk. insert, remove and evict come one at a
-/// time; touch comes from any thread at any time and must be O(1) and lock-free. evict(try_evict) offers hooks in the
-/// order they should go until try_evict, which removes what it takes, answers true; it offers every hook at least once,
-/// a bounded number in all, and answers whether one was taken.
+/// time; touch comes from any thread at any time and must be O(1) and lock-free. insert is told a name: a mixed hash of
+/// what the chunk holds, the same when that comes again. evict(try_evict) offers hooks in the order they should go
+/// until try_evict, which removes what it takes, answers true; it offers every hook at least once, a bounded number in
+/// all, and answers whether one was taken. `extra_bytes` is what the policy has for each chunk beside its hook, at
+/// most: it is charged with the chunk.
 template <class E>
 concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_evict)(typename E::Hook&)) {
-  { policy.insert(hook) }
+  { policy.insert(hook, std::uint64_t{}) }
   noexcept;
   { policy.remove(hook) }
   noexcept;
   { E::touch(hook) }
   noexcept;
   { policy.evict(try_evict) } -> std::same_as<bool>;
+  {std::integral_constant<std::size_t, E::extra_bytes>{}};
 };
 
 /// Told of what a log or a metric wants to know and PoolStats cannot say, with no lock and no latch held, in whichever

@@ -14,6 +14,7 @@
 #include <tarn/dirty_file_metadata.hpp>
 #include <tarn/dirty_file_table.hpp>
 #include <tarn/eviction/clock.hpp>
+#include <tarn/eviction/s3_fifo.hpp>
 #include <tarn/extent_set.hpp>
 #include <tarn/flush.hpp>
 #include <tarn/flusher.hpp>

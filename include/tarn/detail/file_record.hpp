@@ -18,9 +18,12 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -110,6 +113,11 @@ struct FlushTally {
 template <class Traits>
 struct FileRecord {
   using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
+  struct HashOfKey {
+    std::size_t operator()(const Key& key) const noexcept {
+      return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, key);
+    }
+  };
 
   explicit FileRecord(Key k) : key{std::move(k)} {}
 

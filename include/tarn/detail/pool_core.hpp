@@ -77,7 +77,8 @@ class PoolCore {
   PoolCore& operator=(const PoolCore&) = delete;
 
   /// What a chunk costs beside its memory: its descriptor and, at worst, a leaf of its own.
-  static constexpr std::uint64_t chunk_overhead_bytes = sizeof(PoolChunk) + ChunkTable<PoolChunk>::node_bytes();
+  static constexpr std::uint64_t chunk_own_bytes = sizeof(PoolChunk) + Traits::Eviction::extra_bytes;
+  static constexpr std::uint64_t chunk_overhead_bytes = chunk_own_bytes + ChunkTable<PoolChunk>::node_bytes();
   static constexpr std::uint64_t max_window_chunks = 256;
   /// What a call may need beside chunks: a record, and a path of table nodes.
   static constexpr std::uint64_t record_and_table_bytes =
@@ -110,12 +111,12 @@ class PoolCore {
 
   /// A reserved chunk, pinned and exclusively latched by the caller, if that needs no eviction.
   [[nodiscard]] PoolChunk* make_chunk() noexcept {
-    if (!budget.try_charge(sizeof(PoolChunk))) return nullptr;  // before the memory: see fill in chunk_reserve.hpp
+    if (!budget.try_charge(chunk_own_bytes)) return nullptr;  // before the memory: see fill in chunk_reserve.hpp
     auto* const memory = storage.allocate(budget);
     auto* const chunk = memory == nullptr ? nullptr : new (std::nothrow) PoolChunk{memory};
     if (chunk == nullptr) {
       if (memory != nullptr) storage.deallocate(memory, budget);
-      budget.release(sizeof(PoolChunk));
+      budget.release(chunk_own_bytes);
       return nullptr;
     }
     counters.chunks_reserved.fetch_add(1, std::memory_order_relaxed);
@@ -133,7 +134,7 @@ class PoolCore {
   void free_quietly(PoolChunk* chunk) noexcept {
     if (chunk->record == nullptr) counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.valid_bytes.fetch_sub(chunk->valid.size_bytes(), std::memory_order_relaxed);
-    budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + sizeof(PoolChunk));
+    budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + chunk_own_bytes);
     auto* const memory = chunk->memory;
     delete chunk;
     if (memory != nullptr) storage.deallocate(memory, budget);
@@ -194,6 +195,12 @@ class PoolCore {
     }
   }
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
+  /// What the eviction policy knows a chunk by: that of its file or content, and of its place there, mixed.
+  [[nodiscard]] static std::uint64_t name_of(const PoolChunk& chunk) noexcept {
+    auto name = typename Record::HashOfKey{}(chunk.record->key) * 0x9E3779B97F4A7C15u + chunk.index;
+    name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
+    return name ^ (name >> 32);
+  }
 
   // ---- states of a chunk; the owner's table mutex is held for all but unpin
 
@@ -204,7 +211,7 @@ class PoolCore {
     chunk.index = index;
     record.table.insert(index, &chunk);
     MutexLock lock{eviction_mutex_};
-    eviction_.insert(chunk);
+    eviction_.insert(chunk, name_of(chunk));
     counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
@@ -214,8 +221,10 @@ class PoolCore {
     from.table.erase(chunk.index, budget);
     to.table.insert(index, &chunk);
     MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
+    eviction_.remove(chunk);
     chunk.record = &to;
     chunk.index = index;
+    eviction_.insert(chunk, name_of(chunk));
   }
   /// attached to `record` -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
   void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
@@ -249,7 +258,7 @@ class PoolCore {
         counters.chunks_dirty.fetch_add(1, std::memory_order_relaxed);
       } else {
         chunk.state.clear(ChunkState::dirty);
-        eviction_.insert(chunk);
+        eviction_.insert(chunk, name_of(chunk));
         counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       }
     }

@@ -18,9 +18,7 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -188,14 +186,9 @@ class Registry {
   static constexpr std::size_t record_bytes = sizeof(Record) + sizeof(Key) + 6 * sizeof(void*);
 
  private:
-  struct Hash {
-    std::size_t operator()(const Key& key) const {
-      return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, key);
-    }
-  };
   struct Shard {
     CheckedMutex mutex;
-    std::unordered_map<Key, std::unique_ptr<Record>, Hash> records TARN_GUARDED_BY(mutex);
+    std::unordered_map<Key, std::unique_ptr<Record>, typename Record::HashOfKey> records TARN_GUARDED_BY(mutex);
   };
   // Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
   [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
@@ -219,7 +212,7 @@ class Registry {
   }
   Shard& shard_of(const Key& key) {
     // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
-    return shards_[(Hash{}(key)*0x9E3779B97F4A7C15u) >> 60];
+    return shards_[(typename Record::HashOfKey{}(key)*0x9E3779B97F4A7C15u) >> 60];
   }
   // Requires: the shard's mutex. Nobody finds it any more; it goes with its last use.
   void retire(Record& record, RecordRef<Traits>& retired) {

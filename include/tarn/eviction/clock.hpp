@@ -29,8 +29,9 @@ class ClockEviction {
     detail::Atomic<std::uint8_t> heat{0};
   };
   static constexpr std::uint8_t max_heat = 3;
+  static constexpr std::size_t extra_bytes = 0;
 
-  void insert(Hook& hook) noexcept {
+  void insert(Hook& hook, std::uint64_t) noexcept {
     if (hand_ == nullptr) {
       hook.next = hook.previous = hand_ = &hook;
     } else {
