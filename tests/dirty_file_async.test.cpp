@@ -691,6 +691,7 @@ TEMPLATE_TEST_CASE("with a pool full of what cannot be stored, a read goes past 
     CHECK(read.was(file.C + 1));
     CHECK(*into == pattern(63 * file.C - 1, file.C + 1));
     CHECK(file.pool.stats().loads_uncached == 2);
+    CHECK(file.pool.stats().load_redundant_bytes == 0);
   }
   CHECK(file.pool.stats().dirty_bytes == at);
   file.store.answer_at_once();

@@ -2,9 +2,11 @@
 #include <tarn/flusher.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -26,9 +28,23 @@ namespace {
 constexpr std::uint64_t C = 4096;
 constexpr std::int64_t second_ns = 1'000'000'000;
 
+/// Counts how often somebody has slept.
+struct CountedTime : ManualTime {
+  static inline std::atomic<std::uint64_t> sleeps{0};
+  [[nodiscard]] bool wait_until(tarn::detail::ConditionVariable& changed, std::unique_lock<tarn::detail::Mutex>& lock,
+                                std::int64_t ns) const {
+    ++sleeps;
+    return ManualTime::wait_until(changed, lock, ns);
+  }
+};
+/// Whether the flusher's round is over, if it was in one.
+bool sleeps_again() {
+  return wait_until([before = CountedTime::sleeps.load()] { return CountedTime::sleeps > before; });
+}
+
 struct Timed : tarn::DefaultTraits {
   using Storage = tarn::HeapStorage;
-  using TimeSource = ManualTime;
+  using TimeSource = CountedTime;
 };
 
 struct World {
@@ -62,6 +78,15 @@ TEST_CASE("what has been dirty too long is flushed, and nothing younger", "[flus
   ManualTime::advance_ns(6 * second_ns);
   CHECK(wait_until([&] { return !world.file.is_dirty(); }));
   CHECK(world.store.text(7) == "ol");
+}
+
+TEST_CASE("a flusher that was woken sleeps again after its round", "[flusher]") {
+  World world;
+  tarn::Flusher flusher{world.pool, {.interval_ns = second_ns}};
+  for (int round = 0; round < 3; ++round) {
+    CHECK(sleeps_again());
+    flusher.wake();
+  }
 }
 
 TEST_CASE("what was changed at a moment is older than the next one, and not than that", "[flusher]") {
@@ -99,11 +124,13 @@ TEST_CASE("a flusher pauses longer after each failure, while an fsync asks at on
   tarn::Flusher flusher{world.pool,
                         {.interval_ns = second_ns / 100, .dirty_ns_max = 1, .first_pause_ns = 10 * second_ns}};
   REQUIRE(wait_until([&] { return world.store.counts().flushes == 1; }));
+  REQUIRE(sleeps_again());  // its pause has begun
   ManualTime::advance_ns(9 * second_ns);
   CHECK(world.file.sync().error() == std::errc::no_space_on_device);
   CHECK(world.store.counts().flushes == 2);
   ManualTime::advance_ns(2 * second_ns);
   REQUIRE(wait_until([&] { return world.store.counts().flushes == 3; }));
+  REQUIRE(sleeps_again());
   ManualTime::advance_ns(19 * second_ns);  // the next pause is twice as long
   CHECK(world.store.counts().flushes == 3);
   ManualTime::advance_ns(2 * second_ns);

@@ -312,12 +312,13 @@ TEST_CASE("a write past the throttle mark is throttled, and one below it is not"
   CHECK(world.stats().flushes == 1);
 }
 
-TEST_CASE("a call that waits for room is counted once, however often it looks", "[pool_stats]") {
-  World world{0, 4 * C};
+TEST_CASE("a call that waits for room is counted and throttled once, however often it looks", "[pool_stats]") {
+  World world{0, 4 * C, {.dirty_throttle_bytes = C}};
   const std::string chunk(C, 'x');
   std::uint64_t at = 0;
   while (world.file->try_write(at, bytes_of(chunk))) at += C;
   CHECK(world.stats().room_waits == 0);
+  CHECK(world.stats().throttled == 0);  // none of those that would not wait
   CHECK(world.stats().refusals > 0);
   world.store.answer_at_once(false);
   bool done = false;
@@ -328,6 +329,7 @@ TEST_CASE("a call that waits for room is counted once, however often it looks", 
     world.store.finish_flush();
   }
   CHECK(world.stats().room_waits == 1);
+  CHECK(world.stats().throttled == 1);
 }
 
 TEST_CASE("a latch that was not to be had at once is waited for, and counted once", "[pool_stats]") {
