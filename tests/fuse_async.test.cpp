@@ -275,6 +275,27 @@ TEST_CASE("of a write that was taken in part the rest is written, and no more", 
   CHECK(mounted.kernel.reply(mounted.kernel.read(0, 100))->bytes == "taken, left");
 }
 
+TEST_CASE("of a write whose rest cannot be read what was taken is told, or else the error", "[fuse]") {
+  const std::size_t taken_bytes = GENERATE(0u, 6u);
+  Mounted mounted;
+  fuse_bufvec from = FUSE_BUFVEC_INIT(11);
+  from.buf[0].flags = FUSE_BUF_IS_FD;
+  from.buf[0].fd = -1;
+  from.off = taken_bytes;
+  tarn::fuse::WaitingWrites waiting{64};
+  std::optional<tarn::Result<std::size_t>> result;
+  tarn::fuse::write_from_later(mounted.file, &from, 0, taken_bytes, waiting,
+                               [&](auto&, const auto& written) { result.emplace(written); });
+  REQUIRE(result);
+  if (taken_bytes == 0) {
+    CHECK(result->error() == std::errc::bad_file_descriptor);
+  } else {
+    CHECK(result->value() == taken_bytes);
+  }
+  CHECK_FALSE(waiting.any());
+  CHECK(mounted.file->size() == 0);
+}
+
 TEST_CASE("a flush is replied to when the store has the bytes, an fsync when they are durable", "[fuse]") {
   const bool fails = GENERATE(false, true);
   Mounted mounted;

@@ -187,7 +187,6 @@ template <class File>
         ByteRange::between(offset + done, asked->end()).intersect(ByteRange::between(0, file.meta.size()));
     const auto wanted = std::min<std::uint64_t>(into.size() - done, file.core.window_bytes);
     const auto size = std::min<std::uint64_t>(rest.size_bytes(), wanted);
-    if (size == 0) break;  // end of file
     const auto range = ByteRange::between(rest.offset(), rest.offset() + size);
     if (const auto error = window.plan(*file.record, file.meta, file.layout, range, false); error) {
       return Outcome::failed(error);

@@ -285,6 +285,55 @@ TEST_CASE("two flushes store every byte once or more, and end", "[explore]") {
   explore(race(sixteen, true, {both, flush}, {with(sixteen, 3, "bb")}), 2);
 }
 
+namespace {
+
+/// Is given a file as of one moment, in which all bytes are the same.
+struct WholeStore {
+  static constexpr auto flush_unit = tarn::FlushUnit::file;
+  TextStore in;
+
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) { return in.load(request); }
+  tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>& request) {
+    auto outcome = in.flush(request);
+    Explorer::expect(in.text == std::string(in.text.size(), in.text[0]), "half of a write is stored");
+    return outcome;
+  }
+  tarn::Result<> remove(const std::uint64_t& id) { return in.remove(id); }
+};
+struct WholeWorld {
+  WholeWorld() { write('a'); }
+  void write(char byte) {
+    const std::string whole(3 * chunk_bytes, byte);  // two windows
+    Explorer::expect(file.write(0, text_bytes(whole)).has_value(), "a write is refused");
+  }
+
+  WholeStore store;
+  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(2)};
+  tarn::DirtyFile<Traits, WholeStore> file{pool, tarn::MetadataFor<Traits>::created(7, {.part_bytes = 4 * chunk_bytes}),
+                                           store};
+};
+
+}  // namespace
+
+TEST_CASE("of a write that is long a flush of one moment has all or nothing, and both end", "[explore]") {
+  const auto beside_a_write = [](std::size_t flushes) {
+    return [=] {
+      auto world = std::make_shared<WholeWorld>();
+      const auto flush_file = [=] { Explorer::expect(world->file.flush().has_value(), "a flush fails"); };
+      Scenario scenario;
+      scenario.threads.assign(flushes, flush_file);
+      scenario.threads.emplace_back([=] { world->write('b'); });
+      scenario.at_end = [=] {
+        flush_file();
+        Explorer::expect(world->store.in.text == std::string(3 * chunk_bytes, 'b'), "a write is lost");
+      };
+      return scenario;
+    };
+  };
+  explore("one flush", beside_a_write(1), 2);
+  explore("two, one of which may have nothing left to store", beside_a_write(2), 1);
+}
+
 TEST_CASE("flushes of two parts beside each other, and a write in one of them, lose no byte", "[explore]") {
   const Call two_parts = [](World& world) { write(3, "bb")(world), write(19, "cc")(world), flush(world); };
   const Call one_part = [](World& world) { write(3, "d")(world), flush(world); };
