@@ -311,27 +311,30 @@ struct WholeWorld {
   tarn::ChunkPool<Traits> pool{tarn_test::small_pool(2)};
   tarn::DirtyFile<Traits, WholeStore> file{pool, tarn::MetadataFor<Traits>::created(7, {.part_bytes = 4 * chunk_bytes}),
                                            store};
+  std::optional<tarn::OpenFile<Traits, WholeStore>> open;
 };
 
 }  // namespace
 
 TEST_CASE("of a write that is long a flush of one moment has all or nothing, and both end", "[explore]") {
-  const auto beside_a_write = [](std::size_t flushes) {
+  const auto beside_a_write = [](const std::function<void(WholeWorld&)>& before, bool stores) {
     return [=] {
       auto world = std::make_shared<WholeWorld>();
+      before(*world);
       const auto flush_file = [=] { Explorer::expect(world->file.flush().has_value(), "a flush fails"); };
-      Scenario scenario;
-      scenario.threads.assign(flushes, flush_file);
-      scenario.threads.emplace_back([=] { world->write('b'); });
-      scenario.at_end = [=] {
-        flush_file();
-        Explorer::expect(world->store.in.text == std::string(3 * chunk_bytes, 'b'), "a write is lost");
-      };
-      return scenario;
+      return Scenario{{flush_file, [=] { world->write('b'); }}, [=] {
+                        flush_file();
+                        const auto whole = stores ? std::string(3 * chunk_bytes, 'b') : std::string{};
+                        Explorer::expect(world->store.in.text == whole, "a write is lost, or stored after all");
+                      }};
     };
   };
-  explore("one flush", beside_a_write(1), 2);
-  explore("two, one of which may have nothing left to store", beside_a_write(2), 1);
+  explore("that has what was written before", beside_a_write([](WholeWorld&) {}, true), 2);
+  const auto remove_open = [](WholeWorld& world) {
+    world.open.emplace(world.file.open());
+    Explorer::expect(world.file.remove().has_value(), "a removal fails");
+  };
+  explore("that has nothing to store any more", beside_a_write(remove_open, false), 2);
 }
 
 TEST_CASE("flushes of two parts beside each other, and a write in one of them, lose no byte", "[explore]") {
