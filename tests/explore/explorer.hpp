@@ -311,6 +311,7 @@ class Explorer {
   std::size_t choose() {
     auto enabled = who_can_go();
     if (enabled == 0 && any_gave_up()) {  // the order is run; its threads go on to their own end
+      look_at_who_waits();
       redundant_ = true;
       for (auto& thread : threads_) thread.given_up = false;
       enabled = who_can_go();
@@ -326,6 +327,14 @@ class Explorer {
     if (reduces()) steps_.note(chosen, at_);
     current_ = chosen;
     return chosen;
+  }
+  // Where an order ends early, what a thread would do next is never taken, and competes all the same.
+  void look_at_who_waits() {
+    if (!reduces()) return;
+    if (bounds()) return steps_.try_within_bound(at_);
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (!steps_.threads[i].ended) steps_.try_others(i, at_);
+    }
   }
   std::size_t draw(Set enabled) {
     auto skip = draw_() % static_cast<std::uint64_t>(__builtin_popcount(enabled));
@@ -353,10 +362,8 @@ class Explorer {
       if (way_ == Way::whole || (bounds() && !can_stay)) choice.to_try = enabled;
       const Set awake = enabled & ~choice.asleep;
       if (awake == 0) {  // every order from here on was run from elsewhere
+        look_at_who_waits();
         redundant_ = true;
-        for (std::size_t i = 0; i < count_; ++i) {
-          if (!steps_.threads[i].ended) steps_.try_others(i, at_);
-        }
         return first_of(enabled);
       }
       choice.chosen = can_stay && (awake & bit(current_)) != 0 ? current_ : first_of(awake);

@@ -299,6 +299,43 @@ TEST_CASE("what goes wrong after a turn of a loop that was given up is seen, and
   }
 }
 
+TEST_CASE("who waits for one that gave up its turn competes with others all the same", "[explorer]") {
+  struct World {
+    Mutex first, middle;
+    Atomic<int> word{0};
+    int seen_by_one = -1, seen_by_three = -1;
+  };
+  std::set<std::string> outcomes;
+  const auto make = [&] {
+    auto world = std::make_shared<World>();
+    const auto one = [world] {
+      std::lock_guard lock{world->first};
+      world->seen_by_one = update(world->word, 1);
+    };
+    const auto two = [world] {  // its store makes the exchange of `one` fail, and it waits for that with `middle` held
+      world->word.store(7);
+      std::lock_guard lock{world->middle};
+      std::lock_guard inner{world->first};
+    };
+    const auto three = [world] {
+      std::lock_guard lock{world->middle};
+      world->seen_by_three = world->word.load();
+    };
+    return Scenario{{one, two, three}, [world, &outcomes] {
+                      outcomes.insert(std::to_string(world->seen_by_one) + ' ' + std::to_string(world->seen_by_three) +
+                                      ' ' + std::to_string(world->word.load()));
+                    }};
+  };
+  const auto all_of = [&](const Explorer::Report& report) {
+    CHECK(report.finished);
+    return std::exchange(outcomes, {});
+  };
+  const auto whole = all_of(Explorer::whole(make, {}, 3));
+  CHECK(all_of(Explorer::complete(make, {})) == whole);
+  CHECK(all_of(Explorer::bounded(make, {}, 3)) == whole);
+  CHECK(whole.size() == 6);
+}
+
 TEST_CASE("a thread that waits goes on when it is notified, and not before", "[explorer]") {
   const auto hand_over = [] {
     struct Box {

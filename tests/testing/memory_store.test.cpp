@@ -179,7 +179,8 @@ TEST_CASE("a wrong flush is complained of", "[memory_store]") {
 
 TEST_CASE("a flush whose data are not those of its ranges is complained of, and not stored", "[memory_store]") {
   using Data = std::vector<std::string>;
-  const auto data = GENERATE(values<Data>({{}, {"abcd"}, {"abcd", "efg"}, {"abcdefgh"}, {"abcdefgh", "ijkl"}}));
+  const auto data = GENERATE(
+      values<Data>({{}, {"abcd"}, {"abcd", "efg"}, {"abcdefgh"}, {"abcdefgh", "ijkl"}, {"abcd", "efgh", "ijkl"}}));
   const bool naive = GENERATE(false, true);
   Store store;
   store.put_pattern(id, file_bytes);

@@ -196,8 +196,8 @@ class PoolCore {
   }
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
   /// What the eviction policy knows a chunk by: that of its file or content, and of its place there, mixed.
-  [[nodiscard]] static std::uint64_t name_of(const PoolChunk& chunk) noexcept {
-    auto name = typename Record::HashOfKey{}(chunk.record->key) * 0x9E3779B97F4A7C15u + chunk.index;
+  [[nodiscard]] static std::uint64_t name_of(const Record& record, std::uint64_t index) noexcept {
+    auto name = typename Record::HashOfKey{}(record.key) * 0x9E3779B97F4A7C15u + index;
     name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
     return name ^ (name >> 32);
   }
@@ -210,8 +210,9 @@ class PoolCore {
     chunk.record = &record;
     chunk.index = index;
     record.table.insert(index, &chunk);
+    const auto name = name_of(record, index);
     MutexLock lock{eviction_mutex_};
-    eviction_.insert(chunk, name_of(chunk));
+    eviction_.insert(chunk, name);
     counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
@@ -220,11 +221,12 @@ class PoolCore {
       TARN_REQUIRES(from.table_mutex, to.table_mutex) {
     from.table.erase(chunk.index, budget);
     to.table.insert(index, &chunk);
+    const auto name = name_of(to, index);
     MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
     eviction_.remove(chunk);
     chunk.record = &to;
     chunk.index = index;
-    eviction_.insert(chunk, name_of(chunk));
+    eviction_.insert(chunk, name);
   }
   /// attached to `record` -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
   void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
@@ -250,6 +252,7 @@ class PoolCore {
   void settle_dirty(PoolChunk& chunk) noexcept {
     const bool is = chunk.state.is(ChunkState::dirty), should = !chunk.dirty.empty();
     if (is == should || chunk.state.is(ChunkState::detached)) return;
+    const auto name = name_of(*chunk.record, chunk.index);
     {
       MutexLock lock{eviction_mutex_};
       if (should) {
@@ -258,7 +261,7 @@ class PoolCore {
         counters.chunks_dirty.fetch_add(1, std::memory_order_relaxed);
       } else {
         chunk.state.clear(ChunkState::dirty);
-        eviction_.insert(chunk, name_of(chunk));
+        eviction_.insert(chunk, name);
         counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       }
     }

@@ -10,8 +10,9 @@
 //   proven   the oldest goes if it has no use; else it goes round once more, one use the less
 //   gone     of what went from the fresh, as many names as there are chunks: what comes again by one of these is proven
 //
-// So a scan passes through the fresh, and what is used again and again stays whatever is scanned. All chunks of a pool
-// take the same memory: a tenth of them is a tenth of the bytes.
+// So a scan passes through the fresh, and what is used again and again stays whatever is scanned; but a scan in reads
+// smaller than a chunk uses each a few times, and proves it. All chunks of a pool take the same memory: a tenth of them
+// is a tenth of the bytes.
 //
 // Thread safety: touch is a relaxed load and at most one store, from any thread (a lost count is harmless); everything
 //                else is called one at a time.
@@ -35,15 +36,17 @@ namespace detail {
 /// Thread safety: one at a time.
 class NamesGone {
  public:
-  static constexpr std::size_t bytes_per_name = 24;  ///< at most: between one and three places
+  /// At most, but for a single set: between one and three places. While the table is made anew there are two.
+  static constexpr std::size_t bytes_per_name = 24;
 
   /// For about so many names; what was there stays as far as it has room. Without memory there are none.
   void resize(std::size_t names) noexcept {
-    if (names <= places_ && (names * 3 >= places_ || places_ == per_set)) return;
+    if (names <= places_ && (names * 3 >= places_ || (places_ == per_set && names != 0))) return;
     std::size_t places = per_set;
     while (places < names) places *= 2;
     const auto old = std::move(sets_);
     const auto old_sets = std::exchange(places_, 0) / per_set;
+    if (names == 0) return;
     sets_.reset(new (std::nothrow) Set[places / per_set]{});
     if (sets_ == nullptr) return;
     places_ = places;

@@ -352,6 +352,7 @@ class MemoryStore {
       }
       part = range.offset() / part_bytes_;
     }
+    if (next != request.data.end()) fits = false;
     if (!fits) complain_locked("a flush with data that do not fill its ranges, piece by piece");
     const auto at = files_.find(*request.file);
     if (at != files_.end() && at->second.bytes.size() > request.store_size_bound_bytes) {
