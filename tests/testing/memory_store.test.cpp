@@ -82,7 +82,7 @@ struct WrongLoad {
 struct WrongFlush {
   std::string_view told;
   Flush flush;
-  friend std::ostream& operator<<(std::ostream& out, const WrongFlush& flush) { return out << flush.told; }
+  friend std::ostream& operator<<(std::ostream& out, const WrongFlush& its) { return out << its.told; }
 };
 
 }  // namespace
@@ -196,7 +196,7 @@ TEST_CASE("a flush whose data are not those of its ranges is complained of, and 
 TEST_CASE("a generation that does not rise is none of a store's whose flushes come in any order", "[memory_store]") {
   Store store;
   store.take_flushes_in_any_order();
-  for (const std::uint64_t generation : {2, 1}) {
+  for (const std::uint64_t generation : {2u, 1u}) {
     Flush flush{.ranges = {data_of(0, 4)}, .data = {"abcd"}, .generation = generation};
     CHECK(flush.ask(store).ok());
   }

@@ -114,8 +114,8 @@ template <class Traits>
 struct FileRecord {
   using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
   struct HashOfKey {
-    std::size_t operator()(const Key& key) const {
-      return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, key);
+    std::size_t operator()(const Key& of) const {
+      return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, of);
     }
   };
 
