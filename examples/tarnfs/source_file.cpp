@@ -262,6 +262,7 @@ SourceFile::OwnChange::~OwnChange() {
   const std::lock_guard lock{file_.mutex_};
   --file_.own_changes_;
   ++file_.own_changes_ended_;
+  if (what_ == Of::attributes) ++file_.attribute_changes_ended_;
   if (!file_.watched_) return;
   struct stat now {};
   if (file_.stat_handle(now) != 0) return;
@@ -300,7 +301,7 @@ SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnC
   }
   {
     const std::lock_guard lock{file_.mutex_};
-    attribute_changes_ = file_.attribute_changes_begun_;
+    attribute_changes_ = file_.attribute_changes_ended_;  // one that is under way may come after the look below
   }
   descriptor_ = file_.writable_descriptor();
   if (!descriptor_) {

@@ -201,7 +201,7 @@ class SourceFile {
   std::uint64_t own_changes_begun_ = 0;
   std::uint64_t own_changes_ended_ = 1;         ///< so many changes, and what was before us, are in SOURCE;
   std::uint64_t synced_ = 0, data_synced_ = 0;  ///< so many it has made durable, so many at least their bytes
-  std::uint64_t attribute_changes_begun_ = 0;
+  std::uint64_t attribute_changes_begun_ = 0, attribute_changes_ended_ = 0;
   Stamp left_{};
   timespec shown_mtime_{}, shown_ctime_{};
   std::atomic<bool> stale_{false};

@@ -197,7 +197,7 @@ class PoolCore {
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
   /// What the eviction policy knows a chunk by: that of its file or content, and of its place there, mixed.
   [[nodiscard]] static std::uint64_t name_of(const Record& record, std::uint64_t index) noexcept {
-    auto name = typename Record::HashOfKey{}(record.key) * 0x9E3779B97F4A7C15u + index;
+    auto name = record.hash * 0x9E3779B97F4A7C15u + index;
     name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
     return name ^ (name >> 32);
   }
