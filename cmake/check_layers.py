@@ -23,7 +23,7 @@ import tempfile
 # Lowest first. A new header is added here, in the lowest layer that it can live in.
 LAYERS = [
     ("ground", ["detail/copy_bytes.hpp", "detail/waiter.hpp", "detail/thread_safety.hpp", "detail/sync.hpp", "detail/striped_count.hpp",
-                "detail/small_vector.hpp", "detail/pressure.hpp", "detail/room_queue.hpp"]),
+                "detail/ring.hpp", "detail/small_vector.hpp", "detail/pressure.hpp", "detail/room_queue.hpp"]),
     ("values", ["byte_range.hpp", "detail/sorted_extents.hpp", "chunk_layout.hpp", "extent_set.hpp", "result.hpp", "buffers.hpp",
                 "budget.hpp", "call_options.hpp", "pool_options.hpp", "pool_stats.hpp", "read_ahead.hpp"]),
     ("contracts", ["store_request.hpp", "token.hpp", "store.hpp", "policies.hpp"]),

@@ -131,8 +131,9 @@ TEST_CASE("a flusher pauses longer after each failure, while an fsync asks at on
   ManualTime::advance_ns(2 * second_ns);
   REQUIRE(wait_until([&] { return world.store.counts().flushes == 3; }));
   REQUIRE(sleeps_again());
-  ManualTime::advance_ns(19 * second_ns);               // the next pause is twice as long
-  for (int i = 0; i < 2; ++i) REQUIRE(sleeps_again());  // one may have begun before
+  // The next pause is twice as long. Two sleeps: the first may have begun before.
+  ManualTime::advance_ns(19 * second_ns);
+  for (int i = 0; i < 2; ++i) REQUIRE(sleeps_again());
   CHECK(world.store.counts().flushes == 3);
   ManualTime::advance_ns(2 * second_ns);
   CHECK(wait_until([&] { return !world.file.is_dirty(); }));

@@ -62,10 +62,10 @@ class Atomic : Explored {
     step(Use::changes);
     return std::exchange(value_, value);
   }
-  // Whoever takes the weak one is in a loop, of which a turn that fails has done nothing but look.
+  // Whoever takes the weak one is in a loop, of which an iteration that fails has done nothing but look.
   bool compare_exchange_weak(T& expected, T value, std::memory_order = {}, std::memory_order = {}) {
     if (compare_exchange_strong(expected, value)) return true;
-    tarn_test::Explorer::give_up_turn();
+    tarn_test::Explorer::give_up_iteration();
     return false;
   }
   bool compare_exchange_strong(T& expected, T value, std::memory_order = {}, std::memory_order = {}) {

@@ -10,6 +10,9 @@
 //   complete   dynamic partial-order reduction: an order is left out only if another one that was run gives the same
 //              (Flanagan and Godefroid, "Dynamic partial-order reduction for model checking software", 2005), with
 //              sleep sets (Godefroid, 1996) and source sets (steps.hpp). Which two steps can be exchanged: see Step.
+//              A thread of which an iteration of a loop has only looked goes no further, as if it waited for ever: in
+//              another order that is run it looked later (Kokologiannakis, Ren and Vafeiadis, "Dynamic partial order
+//              reductions for spinloops", 2021). The others are run to where they end, or wait for it
 //   bounded    the same, of the orders with so many preemptions at most (Musuvathi and Qadeer, "Iterative context
 //              bounding for systematic testing of multithreaded programs", 2007). Where two steps could be exchanged,
 //              the other one is tried before the first and before all that the first one's thread did in one go, which
@@ -136,10 +139,8 @@ class Explorer {
     explorer.steps_.threads[self_].next = what;
     explorer.pass_on();
   }
-  /// A turn of a loop has done nothing but look, and the thread begins it anew. In another order that is run it looked
-  /// only now, so here it goes no further, as if it waited for ever; what the others still do is run to where they end
-  /// or wait for it. (Kokologiannakis, Ren and Vafeiadis, "Dynamic partial order reductions for spinloops", 2021)
-  static void give_up_turn() {
+  /// An iteration of a loop has done nothing but look, and the thread begins the next. See `complete` above.
+  static void give_up_iteration() {
     if (self_ != none && active_->reduces()) active_->threads_[self_].given_up = true;
     step({});
   }
@@ -172,7 +173,7 @@ class Explorer {
     std::thread runs;
     Turn turn;
     bool notified = false;
-    bool given_up = false;  // see give_up_turn
+    bool given_up = false;  // see give_up_iteration
   };
   // One thread runs at a time, and hands over to another for next to nothing on the same processor.
   Explorer(Way way, std::size_t preemptions_max) : way_{way}, preemptions_max_{preemptions_max} {

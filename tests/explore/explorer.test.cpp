@@ -276,7 +276,7 @@ TEST_CASE("of programs made by chance, a search that leaves out orders reaches e
       INFO("with so many preemptions: " << preemptions);
       const auto within = outcomes([=](const auto& make) { return Explorer::whole(make, {}, preemptions); });
       const auto less = outcomes([=](const auto& make) { return Explorer::bounded(make, {}, preemptions); });
-      // And perhaps more: a turn of a loop that is given up is no preemption.
+      // And perhaps more: to give up an iteration is no preemption.
       CHECK(std::includes(less.first.begin(), less.first.end(), within.first.begin(), within.first.end()));
       CHECK(less.second <= within.second);
     }
@@ -284,22 +284,22 @@ TEST_CASE("of programs made by chance, a search that leaves out orders reaches e
   CHECK(left_out > 0);
 }
 
-TEST_CASE("what goes wrong after a turn of a loop that was given up is seen, and its order replays", "[explorer]") {
+TEST_CASE("what goes wrong after an iteration that was given up is seen, and its order replays", "[explorer]") {
   const auto make = [] {
     auto word = std::make_shared<Atomic<int>>(0);
     const auto add = [word] {
       auto before = word->load();
-      while (!word->compare_exchange_weak(before, before + 1)) Explorer::fail("another turn");
+      while (!word->compare_exchange_weak(before, before + 1)) Explorer::fail("another iteration");
     };
     return Scenario{{add, add}, [word] { Explorer::expect(word->load() == 2, "an addition is lost"); }};
   };
   for (const auto& report : {Explorer::complete(make, {100}), Explorer::bounded(make, {100}, 1)}) {
-    CHECK(report.failure == "another turn");
-    CHECK(Explorer::replay(make, report.order).failure == "another turn");
+    CHECK(report.failure == "another iteration");
+    CHECK(Explorer::replay(make, report.order).failure == "another iteration");
   }
 }
 
-TEST_CASE("who waits for one that gave up its turn competes with others all the same", "[explorer]") {
+TEST_CASE("who waits for one that gave up an iteration competes with others all the same", "[explorer]") {
   struct World {
     Mutex first, middle;
     Atomic<int> word{0};

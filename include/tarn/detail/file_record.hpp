@@ -121,8 +121,8 @@ struct FileRecord {
 
   explicit FileRecord(Key k) : key{std::move(k)}, hash{HashOfKey{}(key)} {}
 
-  const Key key;  // file ids and content ids are different alternatives: they never meet
-  const std::size_t hash;
+  const Key key;           // file ids and content ids are different alternatives: they never meet
+  const std::size_t hash;  // of the key: its shard is found by it, and the eviction policy knows its chunks by it
   Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more
   Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
   Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none

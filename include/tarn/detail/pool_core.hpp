@@ -76,8 +76,9 @@ class PoolCore {
   PoolCore(const PoolCore&) = delete;
   PoolCore& operator=(const PoolCore&) = delete;
 
-  /// What a chunk costs beside its memory: its descriptor and, at worst, a leaf of its own.
+  /// What a chunk is charged beside its memory: its descriptor, and what the eviction policy has for it.
   static constexpr std::uint64_t chunk_own_bytes = sizeof(PoolChunk) + Traits::Eviction::extra_bytes;
+  /// What it costs at worst: with a leaf of its own.
   static constexpr std::uint64_t chunk_overhead_bytes = chunk_own_bytes + ChunkTable<PoolChunk>::node_bytes();
   static constexpr std::uint64_t max_window_chunks = 256;
   /// What a call may need beside chunks: a record, and a path of table nodes.
@@ -195,12 +196,6 @@ class PoolCore {
     }
   }
   static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
-  /// What the eviction policy knows a chunk by: that of its file or content, and of its place there, mixed.
-  [[nodiscard]] static std::uint64_t name_of(const Record& record, std::uint64_t index) noexcept {
-    auto name = record.hash * 0x9E3779B97F4A7C15u + index;
-    name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
-    return name ^ (name >> 32);
-  }
 
   // ---- states of a chunk; the owner's table mutex is held for all but unpin
 
@@ -210,9 +205,8 @@ class PoolCore {
     chunk.record = &record;
     chunk.index = index;
     record.table.insert(index, &chunk);
-    const auto name = name_of(record, index);
     MutexLock lock{eviction_mutex_};
-    eviction_.insert(chunk, name);
+    insert_evictable(chunk);
     counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.chunks_held.fetch_add(1, std::memory_order_relaxed);
   }
@@ -221,12 +215,11 @@ class PoolCore {
       TARN_REQUIRES(from.table_mutex, to.table_mutex) {
     from.table.erase(chunk.index, budget);
     to.table.insert(index, &chunk);
-    const auto name = name_of(to, index);
     MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
     eviction_.remove(chunk);
     chunk.record = &to;
     chunk.index = index;
-    eviction_.insert(chunk, name);
+    insert_evictable(chunk);
   }
   /// attached to `record` -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
   void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
@@ -252,7 +245,6 @@ class PoolCore {
   void settle_dirty(PoolChunk& chunk) noexcept {
     const bool is = chunk.state.is(ChunkState::dirty), should = !chunk.dirty.empty();
     if (is == should || chunk.state.is(ChunkState::detached)) return;
-    const auto name = name_of(*chunk.record, chunk.index);
     {
       MutexLock lock{eviction_mutex_};
       if (should) {
@@ -261,7 +253,7 @@ class PoolCore {
         counters.chunks_dirty.fetch_add(1, std::memory_order_relaxed);
       } else {
         chunk.state.clear(ChunkState::dirty);
-        eviction_.insert(chunk, name);
+        insert_evictable(chunk);
         counters.chunks_dirty.fetch_sub(1, std::memory_order_relaxed);
       }
     }
@@ -360,6 +352,12 @@ class PoolCore {
   typename Traits::Storage storage;
 
  private:
+  // By the name of its file or content and of its place there, mixed.
+  void insert_evictable(PoolChunk& chunk) noexcept TARN_REQUIRES(eviction_mutex_) {
+    auto name = chunk.record->hash * 0x9E3779B97F4A7C15u + chunk.index;
+    name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
+    eviction_.insert(chunk, name ^ (name >> 32));
+  }
   [[nodiscard]] static ChunkLayout checked_layout(const PoolOptions& options) {
     const auto refuse = [](const std::string& why) {
       throw std::system_error{std::make_error_code(std::errc::invalid_argument), "tarn::ChunkPool: " + why};

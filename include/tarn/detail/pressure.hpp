@@ -8,9 +8,9 @@
 // other's flag after they have set their own (sequentially consistent), so one that has changes is on the ring. A
 // member being flushed is kept: leave() waits for it. A flush runs in the thread that wants room, with nothing held.
 
-#include <cstddef>
 #include <cstdint>
 
+#include <tarn/detail/ring.hpp>
 #include <tarn/detail/sync.hpp>
 
 namespace tarn::detail {
@@ -20,7 +20,7 @@ namespace tarn::detail {
 enum class Flushed : std::uint8_t { some, started, nothing, failed };
 
 /// A file that can be asked to flush some of its dirty bytes.
-class Flushable {
+class Flushable : RingLinks<Flushable> {
  public:
   Flushable() = default;
   Flushable(const Flushable&) = delete;
@@ -38,8 +38,7 @@ class Flushable {
 
  private:
   friend class Pressure;
-  Flushable* next_ = nullptr;  // a ring, guarded by Pressure
-  Flushable* previous_ = nullptr;
+  friend class Ring<Flushable>;
   std::uint32_t users_ = 0;
   Atomic<bool> listed_{false};  // on the ring; changes under Pressure's mutex
 };
@@ -64,9 +63,9 @@ class Pressure {
   Flushed flush_one(Flush flush) {
     auto worst = Flushed::nothing;
     MutexLock lock{mutex_};
-    for (auto left = count_; left != 0 && turn_ != nullptr; --left) {
-      auto& member = *turn_;
-      turn_ = member.next_;
+    for (auto left = ring_.count(); left != 0 && !ring_.empty(); --left) {
+      auto& member = ring_.first();
+      ring_.go_round();
       ++member.users_;
       lock.unlock();
       const auto flushed = flush(member);
@@ -87,32 +86,17 @@ class Pressure {
 
  private:
   void insert(Flushable& member) TARN_REQUIRES(mutex_) {
-    if (turn_ == nullptr) {
-      member.next_ = member.previous_ = turn_ = &member;
-    } else {  // last in turn
-      member.next_ = turn_;
-      member.previous_ = turn_->previous_;
-      member.previous_->next_ = turn_->previous_ = &member;
-    }
-    ++count_;
+    ring_.push(member);
     member.listed_.store(true);
   }
   void erase(Flushable& member) TARN_REQUIRES(mutex_) {
-    if (member.next_ == &member) {
-      turn_ = nullptr;
-    } else {
-      member.previous_->next_ = member.next_;
-      member.next_->previous_ = member.previous_;
-      if (turn_ == &member) turn_ = member.next_;
-    }
-    --count_;
+    ring_.take(member);
     member.listed_.store(false);
   }
 
   CheckedMutex mutex_;
   ConditionVariable idle_;
-  Flushable* turn_ TARN_GUARDED_BY(mutex_) = nullptr;
-  std::size_t count_ TARN_GUARDED_BY(mutex_) = 0;
+  Ring<Flushable> ring_ TARN_GUARDED_BY(mutex_);  // the first is next in turn
 };
 
 }  // namespace tarn::detail

@@ -72,7 +72,7 @@ class Registry {
 
   /// Returns: the record, or nothing if the pool knows none.
   [[nodiscard]] RecordRef<Traits> find(const Key& key) {
-    auto& shard = shard_of(key);
+    auto& shard = shard_of(HashOfKey{}(key));
     MutexLock lock{shard.mutex};
     const auto at = shard.records.find(key);
     if (at == shard.records.end()) return {};
@@ -82,7 +82,7 @@ class Registry {
   /// Returns: the record, made if there was none; nothing if the budget refuses that.
   /// Errors:  throws bad_alloc, and changes nothing.
   [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
-    auto& shard = shard_of(key);
+    auto& shard = shard_of(HashOfKey{}(key));
     MutexLock lock{shard.mutex};
     const auto at = shard.records.find(key);
     auto* const record = at != shard.records.end() ? at->second.get() : add(shard, key);
@@ -93,7 +93,7 @@ class Registry {
   /// The same, for its owner: a record that has an owner already retires, and another is made. The retired one is
   /// marked abandoned and handed out: a flush of it may still be in flight, and the owner waits for that.
   [[nodiscard]] RecordRef<Traits> own(const Key& key, RecordRef<Traits>& retired) {
-    auto& shard = shard_of(key);
+    auto& shard = shard_of(HashOfKey{}(key));
     MutexLock lock{shard.mutex};
     if (const auto at = shard.records.find(key); at != shard.records.end()) {
       if (!at->second->owned) {
@@ -120,7 +120,7 @@ class Registry {
   }
   /// The owner goes; it is still a user.
   void disown(Record& record) noexcept {
-    auto& shard = shard_of(record.key);
+    auto& shard = shard_of(record.hash);
     MutexLock lock{shard.mutex};
     record.owned = false;
   }
@@ -129,7 +129,7 @@ class Registry {
     while (users > 1) {
       if (record.users.compare_exchange_weak(users, users - 1)) return;
     }
-    auto& shard = shard_of(record.key);
+    auto& shard = shard_of(record.hash);
     MutexLock lock{shard.mutex};
     if (record.users.fetch_sub(1) != 1) return;
     {
@@ -186,9 +186,10 @@ class Registry {
   static constexpr std::size_t record_bytes = sizeof(Record) + sizeof(Key) + 6 * sizeof(void*);
 
  private:
+  using HashOfKey = typename Record::HashOfKey;
   struct Shard {
     CheckedMutex mutex;
-    std::unordered_map<Key, std::unique_ptr<Record>, typename Record::HashOfKey> records TARN_GUARDED_BY(mutex);
+    std::unordered_map<Key, std::unique_ptr<Record>, HashOfKey> records TARN_GUARDED_BY(mutex);
   };
   // Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
   [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
@@ -210,9 +211,9 @@ class Registry {
       throw;
     }
   }
-  Shard& shard_of(const Key& key) {
+  Shard& shard_of(std::size_t hash) {
     // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
-    return shards_[(typename Record::HashOfKey{}(key)*0x9E3779B97F4A7C15u) >> 60];
+    return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60];
   }
   // Requires: the shard's mutex. Nobody finds it any more; it goes with its last use.
   void retire(Record& record, RecordRef<Traits>& retired) {

@@ -11,57 +11,36 @@
 // Thread safety: touch is a relaxed load and at most one store, from any thread (a lost count is harmless); everything
 //                else is called one at a time.
 // Cost:          touch, insert, remove O(1); evict at most five turns of the ring, the last one whatever the heat, so
-// that
-//                chunks which are touched all the time cannot hide that they could go.
+//                that chunks which are touched all the time cannot hide that they could go.
 
 #include <cstddef>
 #include <cstdint>
 
+#include <tarn/detail/ring.hpp>
 #include <tarn/detail/sync.hpp>
 
 namespace tarn {
 
 class ClockEviction {
  public:
-  struct Hook {
-    Hook* next = nullptr;
-    Hook* previous = nullptr;
+  struct Hook : detail::RingLinks<Hook> {
     detail::Atomic<std::uint8_t> heat{0};
   };
   static constexpr std::uint8_t max_heat = 3;
   static constexpr std::size_t extra_bytes = 0;
 
-  void insert(Hook& hook, std::uint64_t) noexcept {
-    if (hand_ == nullptr) {
-      hook.next = hook.previous = hand_ = &hook;
-    } else {
-      hook.next = hand_;
-      hook.previous = hand_->previous;
-      hook.previous->next = hand_->previous = &hook;
-    }
-    ++count_;
-  }
-  void remove(Hook& hook) noexcept {
-    if (hook.next == &hook) {
-      hand_ = nullptr;
-    } else {
-      hook.previous->next = hook.next;
-      hook.next->previous = hook.previous;
-      if (hand_ == &hook) hand_ = hook.next;
-    }
-    hook.next = hook.previous = nullptr;
-    --count_;
-  }
+  void insert(Hook& hook, std::uint64_t) noexcept { ring_.push(hook); }
+  void remove(Hook& hook) noexcept { ring_.take(hook); }
   static void touch(Hook& hook) noexcept {
     const auto heat = hook.heat.load(std::memory_order_relaxed);
     if (heat < max_heat) hook.heat.store(static_cast<std::uint8_t>(heat + 1), std::memory_order_relaxed);
   }
   template <class TryEvict>
   bool evict(TryEvict try_evict) {
-    const auto turn = count_;
-    for (auto steps = (max_heat + std::size_t{2}) * turn; steps != 0 && hand_ != nullptr; --steps) {
-      auto& hook = *hand_;
-      hand_ = hook.next;
+    const auto turn = count();
+    for (auto steps = (max_heat + std::size_t{2}) * turn; steps != 0 && !ring_.empty(); --steps) {
+      auto& hook = ring_.first();
+      ring_.go_round();
       if (const auto heat = hook.heat.load(std::memory_order_relaxed); heat != 0 && steps > turn) {
         hook.heat.store(static_cast<std::uint8_t>(heat - 1), std::memory_order_relaxed);
       } else if (try_evict(hook)) {
@@ -70,11 +49,10 @@ class ClockEviction {
     }
     return false;
   }
-  [[nodiscard]] std::size_t count() const { return count_; }
+  [[nodiscard]] std::size_t count() const { return ring_.count(); }
 
  private:
-  Hook* hand_ = nullptr;
-  std::size_t count_ = 0;
+  detail::Ring<Hook> ring_;  // the first is under the hand
 };
 
 }  // namespace tarn

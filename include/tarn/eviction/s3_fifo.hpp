@@ -26,6 +26,7 @@
 #include <new>
 #include <utility>
 
+#include <tarn/detail/ring.hpp>
 #include <tarn/detail/sync.hpp>
 
 namespace tarn {
@@ -101,9 +102,7 @@ class NamesGone {
 
 class S3FifoEviction {
  public:
-  struct Hook {
-    Hook* next = nullptr;
-    Hook* previous = nullptr;
+  struct Hook : detail::RingLinks<Hook> {
     std::uint32_t name = 0;
     bool proven = false;
     detail::Atomic<std::uint8_t> heat{0};
@@ -142,8 +141,7 @@ class S3FifoEviction {
     auto fresh_left = fresh_.count(), proven_left = proven_.count();  // that were not offered in vain
     for (auto steps = (max_heat - brought + std::size_t{2}) * count(); steps != 0 && fresh_left + proven_left != 0;
          --steps) {
-      const bool has_enough = fresh_.count() * fresh_share > count() || proven_left == 0;
-      const bool from_fresh = fresh_left != 0 && has_enough;
+      const bool from_fresh = fresh_left != 0 && (proven_left == 0 || fresh_.count() * fresh_share > count());
       auto& hook = (from_fresh ? fresh_ : proven_).first();
       const auto heat = hook.heat.load(std::memory_order_relaxed);
       if (from_fresh && heat >= to_be_proven) {
@@ -168,38 +166,8 @@ class S3FifoEviction {
   [[nodiscard]] std::size_t count() const { return fresh_.count() + proven_.count(); }
 
  private:
-  // A ring, oldest first.
-  class Queue {
-   public:
-    void push(Hook& hook) noexcept {
-      if (first_ == nullptr) {
-        hook.next = hook.previous = first_ = &hook;
-      } else {
-        hook.next = first_;
-        hook.previous = first_->previous;
-        hook.previous->next = first_->previous = &hook;
-      }
-      ++count_;
-    }
-    void take(Hook& hook) noexcept {
-      if (hook.next == &hook) {
-        first_ = nullptr;
-      } else {
-        hook.previous->next = hook.next;
-        hook.next->previous = hook.previous;
-        if (first_ == &hook) first_ = hook.next;
-      }
-      hook.next = hook.previous = nullptr;
-      --count_;
-    }
-    void go_round() noexcept { first_ = first_->next; }
-    [[nodiscard]] Hook& first() const { return *first_; }
-    [[nodiscard]] std::size_t count() const { return count_; }
+  using Queue = detail::Ring<Hook>;  // the oldest first
 
-   private:
-    Hook* first_ = nullptr;
-    std::size_t count_ = 0;
-  };
   void prove(Hook& hook) noexcept {
     fresh_.take(hook);
     hook.proven = true;

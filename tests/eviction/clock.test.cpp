@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/eviction/clock.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -157,4 +159,46 @@ TEST_CASE("a policy whose last hook goes while it is offered ends its search", "
   CHECK(offers == 1);
   CHECK(clock.count() == 0);
   CHECK_FALSE(clock.evict([](Hook&) { return true; }));
+}
+
+namespace {
+
+/// Notes the names that it is told, and has much for each chunk.
+struct Noting : Clock {
+  static constexpr std::size_t extra_bytes = 10'000;
+  static inline std::vector<std::uint64_t> names;
+  void insert(Hook& hook, std::uint64_t name) noexcept {
+    names.push_back(name);
+    Clock::insert(hook, name);
+  }
+};
+struct ByNoting : Heap {
+  using Eviction = Noting;
+};
+
+}  // namespace
+
+TEST_CASE("a policy is told one name of one chunk, whenever that comes, and is charged what it has for each",
+          "[eviction]") {
+  constexpr std::uint64_t C = 4096, chunks = 50;
+  const auto charged_bytes = [&]<class Traits>(Traits) {
+    OneFile<Traits> file{{.chunk_bytes = C, .chunks_per_part = 1}, 4 * MiB};
+    file.become_stored(chunks * C);
+    file.pool.evict_clean();
+    Noting::names.clear();
+    std::uint64_t charged = 0;
+    for (int round = 0; round < 2; ++round) {
+      for (std::uint64_t i = 0; i < chunks; ++i) REQUIRE(file.read(i * C, 1) == pattern(i * C, 1));
+      charged = file.pool.stats().charged_bytes;
+      CHECK(file.pool.evict_clean() == chunks);
+    }
+    return charged;
+  };
+  const auto by_clock = charged_bytes(Heap{});
+  CHECK(Noting::names.empty());
+  CHECK(charged_bytes(ByNoting{}) == by_clock + chunks * Noting::extra_bytes);
+  const auto second = Noting::names.begin() + chunks;
+  REQUIRE(Noting::names.size() == 2 * chunks);
+  CHECK(std::equal(Noting::names.begin(), second, second));
+  CHECK(std::set<std::uint64_t>(Noting::names.begin(), second).size() == chunks);
 }
