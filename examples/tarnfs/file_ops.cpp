@@ -80,8 +80,11 @@ bool caller_is_in(fuse_req_t request, gid_t group) {
 
 /// Takes suid, sgid and capabilities from a file that is written. The kernel does so itself, but for direct I/O.
 void drop_privileges(Inode& inode, fuse_req_t request) {
+  const bool by_root = fuse_req_ctx(request)->uid == 0;
+  if (inode.no_capability && (inode.no_set_id || by_root)) return;
   const auto path = [&] { return inode.source.proc_path(); };
-  if (!inode.no_set_id && fuse_req_ctx(request)->uid != 0) {
+  const auto held = inode.source.hold_privileges();
+  if (!inode.no_set_id && !by_root) {
     struct stat found {};
     if (::stat(path().c_str(), &found) == 0) {
       auto drop = found.st_mode & (S_ISUID | S_ISGID);

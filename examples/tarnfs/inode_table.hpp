@@ -84,6 +84,7 @@ class Inode {
   std::atomic<int> unclosed{0};  ///< the opens of which no close was heard; their end may come long after, with a map's
   std::atomic<bool> unlinked{false};  ///< no name is left: bytes that nobody has open need not be stored
   // What need not be asked of SOURCE at each write; chmod and setxattr, which come through us, forget it.
+  // Set by who holds the source's privileges.
   std::atomic<bool> no_set_id{false};      ///< known to have neither suid nor sgid
   std::atomic<bool> no_capability{false};  ///< known to have no security.capability
 
@@ -139,9 +140,12 @@ class InodeTable {
   /// The inode that `handle` leads to, known or not.
   InodeRef find_or_add(Fd handle, const struct stat& attributes) {
     const std::lock_guard lock{mutex_};
-    auto& inode = inodes_[{attributes.st_dev, attributes.st_ino}];
-    if (!inode) inode = std::make_unique<Inode>(tree_, std::move(handle), attributes, ++generations_);
-    return hold(*inode);
+    auto at = inodes_.find({attributes.st_dev, attributes.st_ino});
+    if (at == inodes_.end()) {  // made before its place: without memory for it there is none
+      auto made = std::make_unique<Inode>(tree_, std::move(handle), attributes, ++generations_);
+      at = inodes_.emplace(made->key, std::move(made)).first;
+    }
+    return hold(*at->second);
   }
   InodeRef ref(Inode& inode) {
     const std::lock_guard lock{mutex_};

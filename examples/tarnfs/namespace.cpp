@@ -145,6 +145,7 @@ int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct sta
                fuse_file_info* file) {
   auto& inode = fs.inode(number);
   if (which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
+    const auto held = inode.source.hold_privileges();
     const OwnChange change{inode.source};
     const auto uid = which & FUSE_SET_ATTR_UID ? to->st_uid : static_cast<uid_t>(-1);
     const auto gid = which & FUSE_SET_ATTR_GID ? to->st_gid : static_cast<gid_t>(-1);
@@ -152,6 +153,7 @@ int do_setattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, struct sta
   }
   // After the owner, whose change takes suid and sgid away.
   if (which & FUSE_SET_ATTR_MODE) {
+    const auto held = inode.source.hold_privileges();
     const OwnChange change{inode.source};
     if (::chmod(inode.source.proc_path().c_str(), to->st_mode & 07777) != 0) return errno;
     inode.no_set_id = false;
@@ -311,6 +313,15 @@ int do_fsyncdir(Filesystem&, fuse_req_t, fuse_ino_t, int data_only, fuse_file_in
   return error_of(data_only ? ::fdatasync(fd) : ::fsync(fd));
 }
 
+/// Looks a name up. Throws nothing: of those that were looked up before, the kernel is yet to be told.
+bool has_inode(Filesystem& fs, Inode& parent, const char* name, fuse_entry_param& entry) noexcept {
+  try {
+    return look_up(fs, parent, name, entry) == 0;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 /// Fills `reply` with entries from `offset` on, as many as fit. Errors: 0 or an errno.
 int read_entries(Filesystem& fs, fuse_req_t request, fuse_ino_t number, off_t offset, Directory& in, bool plus,
                  std::vector<char>& reply) {
@@ -347,7 +358,7 @@ int read_entries(Filesystem& fs, fuse_req_t request, fuse_ino_t number, off_t of
     std::size_t needed = 0;
     if (plus) {
       // An entry that is gone since, or cannot be looked up, is still a name.
-      if (!dots && look_up(fs, fs.inode(number), name, entry) != 0) entry.ino = 0;
+      if (!dots && !has_inode(fs, fs.inode(number), name, entry)) entry.ino = 0;
       needed = fuse_add_direntry_plus(request, at, left, name, &entry, next);
       if (needed > left && entry.ino != 0) fs.inodes.forget(fs.inode(entry.ino), 1);
     } else {
@@ -386,6 +397,7 @@ int do_readdirplus(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::s
 int do_setxattr(Filesystem& fs, fuse_req_t, fuse_ino_t number, const char* name, const char* value,
                 std::size_t size_bytes, int flags) {
   auto& inode = fs.inode(number);
+  const auto held = inode.source.hold_privileges();  // an ACL is a mode, too
   const OwnChange change{inode.source};
   const int error = error_of(::setxattr(inode.source.proc_path().c_str(), name, value, size_bytes, flags));
   if (std::strcmp(name, capability_name) == 0) inode.no_capability = false;
@@ -394,6 +406,7 @@ int do_setxattr(Filesystem& fs, fuse_req_t, fuse_ino_t number, const char* name,
 
 int do_removexattr(Filesystem& fs, fuse_req_t, fuse_ino_t number, const char* name) {
   auto& inode = fs.inode(number);
+  const auto held = inode.source.hold_privileges();
   const OwnChange change{inode.source};
   return error_of(::removexattr(inode.source.proc_path().c_str(), name));
 }
@@ -416,6 +429,7 @@ int do_getxattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, const cha
   // The kernel asks for this one before each write.
   const bool capability = std::strcmp(name, capability_name) == 0;
   if (capability && inode.no_capability) return ENODATA;
+  const auto held = capability ? inode.source.hold_privileges() : std::unique_lock<std::mutex>{};
   const int error = reply_xattr(request, size_bytes, [&](char* value, std::size_t size) {
     return ::getxattr(inode.source.proc_path().c_str(), name, value, size);
   });
@@ -431,6 +445,22 @@ int do_listxattr(Filesystem& fs, fuse_req_t request, fuse_ino_t number, std::siz
 
 // ---- A new file: a name and an open file in one
 
+/// A look-up that the kernel does not know of: taken back, unless it is told.
+class UntoldLookup {
+ public:
+  UntoldLookup(InodeTable& inodes, Inode& inode) : inodes_{inodes}, inode_{&inode} {}
+  UntoldLookup(const UntoldLookup&) = delete;
+  UntoldLookup& operator=(const UntoldLookup&) = delete;
+  ~UntoldLookup() {
+    if (inode_ != nullptr) inodes_.forget(*inode_, 1);
+  }
+  void told() { inode_ = nullptr; }
+
+ private:
+  InodeTable& inodes_;
+  Inode* inode_;
+};
+
 int do_create(Filesystem& fs, fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode,
               fuse_file_info* file) {
   auto& in = fs.inode(parent);
@@ -444,14 +474,13 @@ int do_create(Filesystem& fs, fuse_req_t request, fuse_ino_t parent, const char*
   fuse_entry_param entry{};
   if (const int error = look_up(fs, in, name, entry)) return error;
   auto& inode = fs.inode(entry.ino);
+  UntoldLookup lookup{fs.inodes, inode};
   if (made) inode.source.adopt_descriptor(std::move(made));
-  if (const int error = open_file(fs, inode, *file)) {
-    fs.inodes.forget(inode, 1);
-    return error;
-  }
+  if (const int error = open_file(fs, inode, *file)) return error;
   if (fuse_reply_create(request, &entry, file) == -ENOENT) {
     release_file(*file);
-    fs.inodes.forget(inode, 1);
+  } else {
+    lookup.told();
   }
   return replied;
 }

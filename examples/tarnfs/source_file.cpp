@@ -255,14 +255,12 @@ SourceFile::OwnChange::OwnChange(SourceFile& file, Of what) : file_{file}, what_
   file_.check_locked();
   ++file_.own_changes_;
   ++file_.own_changes_begun_;
-  if (what_ == Of::attributes) ++file_.attribute_changes_begun_;
 }
 
 SourceFile::OwnChange::~OwnChange() {
   const std::lock_guard lock{file_.mutex_};
   --file_.own_changes_;
   ++file_.own_changes_ended_;
-  if (what_ == Of::attributes) ++file_.attribute_changes_ended_;
   if (!file_.watched_) return;
   struct stat now {};
   if (file_.stat_handle(now) != 0) return;
@@ -299,18 +297,16 @@ SourceFile::Storing::Storing(SourceFile& file) : file_{file}, change_{file, OwnC
     error_ = ESTALE;
     return;
   }
-  {
-    const std::lock_guard lock{file_.mutex_};
-    attribute_changes_ = file_.attribute_changes_ended_;  // one that is under way may come after the look below
-  }
-  descriptor_ = file_.writable_descriptor();
-  if (!descriptor_) {
+  privileges_ = file_.hold_privileges();
+  auto opened = file_.writable_descriptor();
+  if (!opened) {
     error_ = errno;
-  } else if (descriptor_->write_error) {
-    error_ = descriptor_->write_error;
-  } else if (::fstat(descriptor_->fd.get(), &before_) != 0) {
+  } else if (opened->write_error) {
+    error_ = opened->write_error;
+  } else if (::fstat(opened->fd.get(), &before_) != 0) {
     error_ = errno;
   } else {
+    descriptor_ = std::move(opened);
     data_end_ = static_cast<std::uint64_t>(before_.st_size);
     std::array<char, 256> value;
     const auto n = ::fgetxattr(descriptor_->fd.get(), capability_name, value.data(), value.size());
@@ -357,13 +353,11 @@ int SourceFile::Storing::finish() {
   if (!descriptor_) return error_;
   // Also after an error: part of the bytes may be there.
   const auto fd = descriptor_->fd.get();
+  struct stat after {};
+  if (::fstat(fd, &after) == 0 && after.st_mode != before_.st_mode) ::fchmod(fd, before_.st_mode & 07777);
+  if (!capability_.empty()) ::fsetxattr(fd, capability_name, capability_.data(), capability_.size(), 0);
   const std::lock_guard lock{file_.mutex_};
-  if (file_.attribute_changes_begun_ == attribute_changes_) {
-    struct stat after {};
-    if (::fstat(fd, &after) == 0 && after.st_mode != before_.st_mode) ::fchmod(fd, before_.st_mode & 07777);
-    if (!capability_.empty()) ::fsetxattr(fd, capability_name, capability_.data(), capability_.size(), 0);
-  }
-  const int error = descriptor_->write_error ? 0 : file_.settle_times_locked(fd);
+  const int error = file_.settle_times_locked(fd);
   return error_ ? error_ : error;
 }
 

@@ -14,7 +14,7 @@
 // the bytes later; a flush moves neither, although SOURCE's ctime rises.
 //
 // Thread safety: any thread.
-// Lock order:    a SourceFile's mutex, then the descriptor cache's.
+// Lock order:    a SourceFile's privileges, its mutex, the descriptor cache's.
 
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -119,6 +119,10 @@ class SourceFile {
   /// utimensat: SOURCE and what is shown.
   int set_times(const timespec (&times)[2]);
 
+  /// Held by who changes or asks for what a write takes away (suid, sgid, capabilities), and by who stores: a store takes
+  /// them, too, and puts back at its end what was there when it began.
+  [[nodiscard]] std::unique_lock<std::mutex> hold_privileges() { return std::unique_lock{privileges_mutex_}; }
+
   /// A change of SOURCE by tarnfs itself: of attributes (mode, owner, links; the ctime that is shown moves) or of bytes
   /// (it does not).
   class OwnChange {
@@ -140,8 +144,8 @@ class SourceFile {
   /// Errors: ESTALE if the file ends before that or has been changed behind us.
   int load(std::span<const iovec> into, std::uint64_t offset);
 
-  /// Changes the bytes of SOURCE. Its mtime is set to the one that is shown; suid, sgid and capabilities stay, unless
-  /// they are changed meanwhile: it was the write on the mount that took them away, and who set them since meant it.
+  /// Changes the bytes of SOURCE, one at a time. Its mtime is set to the one that is shown; suid, sgid and capabilities
+  /// stay: it was the write on the mount that took them away, and who set them since meant it.
   class Storing {
    public:
     explicit Storing(SourceFile& file);
@@ -158,10 +162,10 @@ class SourceFile {
    private:
     SourceFile& file_;
     OwnChange change_;
+    std::unique_lock<std::mutex> privileges_;
     int error_ = 0;
-    std::shared_ptr<const Descriptor> descriptor_;
+    std::shared_ptr<const Descriptor> descriptor_;  ///< null if nothing could be begun
     struct stat before_ {};
-    std::uint64_t attribute_changes_ = 0;
     std::uint64_t data_end_ = 0;  ///< SOURCE has no byte but zero at or past it
     std::string capability_;
   };
@@ -195,13 +199,13 @@ class SourceFile {
   SourceTree& tree_;
   const Fd handle_;
 
+  std::mutex privileges_mutex_;
   mutable std::mutex mutex_;
   bool watched_ = false;
   unsigned own_changes_ = 0;
   std::uint64_t own_changes_begun_ = 0;
   std::uint64_t own_changes_ended_ = 1;         ///< so many changes, and what was before us, are in SOURCE;
   std::uint64_t synced_ = 0, data_synced_ = 0;  ///< so many it has made durable, so many at least their bytes
-  std::uint64_t attribute_changes_begun_ = 0, attribute_changes_ended_ = 0;
   Stamp left_{};
   timespec shown_mtime_{}, shown_ctime_{};
   std::atomic<bool> stale_{false};

@@ -16,6 +16,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -61,6 +62,8 @@ class Watchdog:
 
     def _bark(self):
         self.barked = True
+        for tarnfs in list(_running):
+            print(tarnfs.what_it_does(), file=sys.stderr, flush=True)
         kill_all()
 
     def __enter__(self):
@@ -71,6 +74,7 @@ class Watchdog:
 
     def __exit__(self, kind, error, trace):
         self._timer.cancel()
+        self._timer.join()  # what it says comes first
         if self.barked:
             raise MountError(f"not done within {self.seconds} s; the filesystem was killed") from error
 
@@ -225,6 +229,19 @@ class Tarnfs:
         elif device := self._mounted_device():
             with contextlib.suppress(OSError):
                 pathlib.Path(f"/sys/fs/fuse/connections/{device.split(':')[1]}/abort").write_text("1")
+
+    def what_it_does(self):
+        """Its counters, and where its threads are if there is a gdb: of one that is stuck, all that will be known."""
+        said = [" ".join(self._command)]
+        try:
+            said.append(str(self.stats(timeout=2)))
+        except MountError as e:
+            said.append(str(e))
+        if gdb := shutil.which("gdb"):
+            command = [gdb, "-p", str(self.pid), "-batch", "-ex", "thread apply all backtrace 25"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said.append(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+        return "\n".join(said)
 
     def peak_resident_bytes(self):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
