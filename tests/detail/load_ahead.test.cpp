@@ -419,6 +419,59 @@ TEMPLATE_TEST_CASE("content is loaded ahead once, for all files and parts that h
   CHECK(world.store.memory.counts().loads == 2);
 }
 
+namespace {
+/// A name of content, and what is done when it is looked for.
+struct HeardId {
+  int number = 0;
+  bool operator==(const HeardId&) const = default;
+  static inline std::function<void()> on_hash;
+};
+struct WithHeardId : Heap {
+  using ContentId = HeardId;
+};
+}  // namespace
+template <>
+struct std::hash<HeardId> {
+  std::size_t operator()(const HeardId& id) const noexcept {
+    if (HeardId::on_hash) HeardId::on_hash();
+    return static_cast<std::size_t>(id.number);
+  }
+};
+
+TEST_CASE("chunks that were got for content are not loaded ahead uncounted once its record has no room",
+          "[load_ahead]") {
+  using Metadata = tarn::MetadataFor<WithHeardId>;
+  World<WithHeardId> world{{4096, 1}, 1, 64 * KiB};
+  const auto C = world.C;
+  const std::vector<HeardId> parts{{1}, {2}, {3}};
+  for (const auto id : parts) world.store.memory.put_content(id, pattern(0, C, id.number));
+  world.file.reset();
+  world.make(Metadata::from_content(8, 3 * C, parts, {.part_bytes = C}));
+  CHECK(world.load_ahead(0, 2 * C) == 2 * C);
+  world.finish_loads();  // clean, and can go
+
+  auto& core = world.pool.core();
+  auto& budget = core.budget;
+  std::uint64_t taken_bytes = 0;
+  const auto charged_bytes = budget.charged_bytes();
+  HeardId::on_hash = [&] {  // in the look after the one that got a chunk, whose record has gone
+    const bool has_chunk = core.counters.chunks_reserved.load() != 0;
+    if (!has_chunk || budget.charged_bytes() != charged_bytes + C + core.chunk_own_bytes || taken_bytes != 0) return;
+    taken_bytes = budget.limit_bytes() - budget.charged_bytes();
+    REQUIRE(budget.try_charge(taken_bytes));
+  };
+  CHECK(world.load_ahead(2 * C, 3 * C) == 0);
+  HeardId::on_hash = nullptr;
+  CHECK(taken_bytes != 0);
+  CHECK(world.store.open_loads() == 0);
+  CHECK(core.counters.ahead_charge_bytes == 0);
+  CHECK(world.pool.stats().evictions != 0);
+  budget.release(taken_bytes);
+  CHECK(world.load_ahead(2 * C, 3 * C) == C);
+  world.finish_loads();
+  CHECK(world.read_held(2 * C, C) == pattern(0, C, 3));
+}
+
 TEMPLATE_TEST_CASE("an opener that reads in order finds nearly all of it loaded, its own loads asked for first",
                    "[load_ahead]", EACH_STORAGE(Heap, Arena)) {
   World<TestType> world{{4096, 64}, 256};

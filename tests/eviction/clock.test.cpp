@@ -202,3 +202,23 @@ TEST_CASE("a policy is told one name of one chunk, whenever that comes, and is c
   CHECK(std::equal(Noting::names.begin(), second, second));
   CHECK(std::set<std::uint64_t>(Noting::names.begin(), second).size() == chunks);
 }
+
+TEST_CASE("the names of chunks at any stride differ in whichever bits a policy takes", "[eviction]") {
+  constexpr std::uint64_t C = 4096, chunks = 256;
+  for (const std::uint64_t stride : {1u, 16u, 64u, 1024u}) {
+    OneFile<ByNoting> file{{.chunk_bytes = C, .chunks_per_part = 1}, 8 * MiB};
+    file.become_stored(chunks * stride * C);
+    Noting::names.clear();
+    for (std::uint64_t i = 0; i < chunks; ++i) {
+      REQUIRE(file.read(i * stride * C, 1) == pattern(i * stride * C, 1));
+      file.pool.evict_clean();
+    }
+    REQUIRE(Noting::names.size() == chunks);
+    for (const int from_bit : {0, 16, 32, 56}) {
+      CAPTURE(stride, from_bit);
+      std::set<std::uint64_t> taken;
+      for (const auto name : Noting::names) taken.insert(name >> from_bit & 0xFF);
+      CHECK(taken.size() > 140);  // by chance it is 162 of 256
+    }
+  }
+}

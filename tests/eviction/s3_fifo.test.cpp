@@ -180,6 +180,25 @@ TEST_CASE("names are told as long as not too many were added since, each once, a
   CHECK(names.memory_bytes() == 0);
 }
 
+TEST_CASE("names that are told shrink to those that were added last", "[s3_fifo]") {
+  NamesGone names;
+  names.resize(8);  // two sets, by the lowest bit; for four names or less there is one
+  for (const std::uint32_t name : {1u, 3u, 5u, 7u, 9u, 11u, 0u, 2u, 4u, 6u}) names.add(name);
+  names.resize(1);
+  for (const std::uint32_t name : {1u, 3u, 5u, 7u, 9u, 11u}) CHECK_FALSE(names.take(name, 10));
+  for (const std::uint32_t name : {0u, 2u, 4u, 6u}) CHECK(names.take(name, 10));
+}
+
+TEST_CASE("names are told apart by their lower half alone", "[s3_fifo]") {
+  Queues queues{40};
+  auto& policy = queues.policy;
+  for (int i = 0; i < 20; ++i) queues.come(i);
+  REQUIRE(queues.evict() == 0);
+  // It has all that a pool mixed in its lower half; to fold the halves would take back what the pool has folded.
+  policy.insert(queues.hooks[0], std::uint64_t{0xABCD} << 32);
+  CHECK(queues.hooks[0].proven);
+}
+
 namespace {
 
 /// A cache of numbers, by a policy.

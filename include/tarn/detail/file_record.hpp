@@ -43,8 +43,8 @@ struct FileRecord;
 /// A chunk: its memory and what the bytes in it are. Found through its file's table while it is not detached.
 ///
 /// memory, valid and dirty change under the exclusive latch and are read under a latch. record and index are set when
-/// it is attached. Invariant: dirty is inside valid; in the eviction ring <=> attached, and the state's dirty bit is
-/// clear.
+/// it is attached. Invariant: dirty is inside valid; the eviction policy has it <=> attached, and the state's dirty bit
+/// is clear.
 template <class Traits>
 struct Chunk : Traits::Eviction::Hook {
   explicit Chunk(std::byte* bytes) : memory{bytes} {}

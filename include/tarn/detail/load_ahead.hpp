@@ -63,6 +63,8 @@ template <class File, class Store>
         loads.start(store, file.layout, nullptr, std::move(charge));
         return bytes + loads.rest_bytes();
       }
+    } else {
+      reserve.clear();  // it is not known what for
     }
     window.release();
     lock.unlock();

@@ -7,7 +7,7 @@
 // The life of a chunk:
 //
 //   reserved   memory and descriptor charged, no file knows it           make_chunk
-//   attached   in its file's table; clean ones are in the eviction ring  attach, from reserved
+//   attached   in its file's table; clean ones can be evicted            attach, from reserved
 //   detached   out of the table; whoever has a pin still reads it        detach, or evict_one by way of try_retire
 //   freed      by the last pin, or by detach if there is none
 //
@@ -352,11 +352,13 @@ class PoolCore {
   typename Traits::Storage storage;
 
  private:
-  // By the name of its file or content and of its place there, mixed.
+  // By the name of its file or content and of its place there, mixed as SplitMix64 does (Steele, Lea and Flood, "Fast
+  // splittable pseudorandom number generators", 2014).
   void insert_evictable(PoolChunk& chunk) noexcept TARN_REQUIRES(eviction_mutex_) {
-    auto name = chunk.record->hash * 0x9E3779B97F4A7C15u + chunk.index;
-    name = (name ^ (name >> 32)) * 0xD6E8FEB86659FD93u;
-    eviction_.insert(chunk, name ^ (name >> 32));
+    std::uint64_t name = chunk.record->hash * 0x9E3779B97F4A7C15u + chunk.index;
+    name = (name ^ (name >> 30)) * 0xBF58476D1CE4E5B9u;
+    name = (name ^ (name >> 27)) * 0x94D049BB133111EBu;
+    eviction_.insert(chunk, name ^ (name >> 31));
   }
   [[nodiscard]] static ChunkLayout checked_layout(const PoolOptions& options) {
     const auto refuse = [](const std::string& why) {

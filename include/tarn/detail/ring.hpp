@@ -45,6 +45,7 @@ class Ring {
   }
   /// The first becomes the last. Requires: not empty.
   void go_round() noexcept { first_ = first_->next; }
+  /// Requires: not empty.
   [[nodiscard]] T& first() const { return *first_; }
   [[nodiscard]] bool empty() const { return first_ == nullptr; }
   [[nodiscard]] std::size_t count() const { return count_; }

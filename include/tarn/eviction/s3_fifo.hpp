@@ -53,7 +53,9 @@ class NamesGone {
     places_ = places;
     for (std::size_t i = 0; i < old_sets; ++i) {
       for (const auto& gone : old[i]) {
-        if (gone.when != 0) oldest_of(gone.name) = gone;
+        if (gone.when == 0) continue;
+        auto& oldest = oldest_of(gone.name);
+        if (oldest.when == 0 || now_ - oldest.when > now_ - gone.when) oldest = gone;
       }
     }
   }
@@ -62,7 +64,7 @@ class NamesGone {
     if (++now_ == 0) now_ = 1;  // 0 is a place that has no name
     oldest_of(name) = {name, now_};
   }
-  /// Takes the name off. Returns: whether it was there, and not more than `most` were added since.
+  /// Takes the name off. Returns: whether it was there, and fewer than `most` were added since.
   [[nodiscard]] bool take(std::uint32_t name, std::size_t most) noexcept {
     if (places_ == 0) return false;
     for (auto& gone : set_of(name)) {
@@ -114,7 +116,7 @@ class S3FifoEviction {
   static constexpr std::size_t extra_bytes = detail::NamesGone::bytes_per_name;
 
   void insert(Hook& hook, std::uint64_t name) noexcept {
-    hook.name = static_cast<std::uint32_t>(name ^ (name >> 32));
+    hook.name = static_cast<std::uint32_t>(name);
     if (!hook.proven) hook.proven = gone_.take(hook.name, count());
     queue_of(hook).push(hook);
     gone_.resize(count());
