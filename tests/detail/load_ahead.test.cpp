@@ -422,7 +422,7 @@ TEMPLATE_TEST_CASE("content is loaded ahead once, for all files and parts that h
 namespace {
 /// A name of content, and what is done when it is looked for.
 struct HeardId {
-  int number = 0;
+  std::uint64_t number = 0;
   bool operator==(const HeardId&) const = default;
   static inline std::function<void()> on_hash;
 };
