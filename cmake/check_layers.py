@@ -58,6 +58,9 @@ SYNC = re.compile(r"\bstd::(atomic\w*|(?:recursive_|timed_|shared_)*mutex|condit
 # A field of that type. Named in another type, as in std::unique_lock<Mutex>, it does no harm.
 UNCHECKED = re.compile(r"^\s*(?:mutable )?(?:tarn::)?(?:detail::)?Mutex \w+;")
 
+# It may wake nobody: see detail/sync.hpp.
+NOTIFIES_ONE = re.compile(r"\bnotify_one\b")
+
 # What starts a thread of its own; nothing below it does.
 STARTS_THREADS = ["flusher.hpp"]
 
@@ -162,7 +165,10 @@ def check(root):
         for number, line in enumerate(lines, 1):
             if len(line) > MAX_COLUMNS:
                 problems.append(f"{header}:{number}: has {len(line)} columns, more than {MAX_COLUMNS}")
-            named = SYNC.search(line.partition("//")[0])
+            code = line.partition("//")[0]
+            if NOTIFIES_ONE.search(code):
+                problems.append(f"{header}:{number}: notifies one")
+            named = SYNC.search(code)
             if named and header not in BY_MACRO and header not in THIRD_PARTY and header not in STARTS_THREADS and \
                     not header.startswith(TESTING):
                 problems.append(f"{header}:{number}: names {named.group()}, past detail/sync.hpp")
@@ -275,6 +281,9 @@ def self_test():
         "a mutex that the analysis of threads does not know": (
             {"chunk_pool.hpp": head + "  mutable detail::Mutex mutex_;\n"},
             "chunk_pool.hpp:3: holds a Mutex, and not a CheckedMutex"),
+        "a notice to one of several": (
+            {"format.hpp": include("tarn/tarn.hpp") + "  changed_.notify_one();\n"},
+            "format.hpp:4: notifies one"),
         "an umbrella that leaves one out": (
             {"tarn.hpp": include("tarn/chunk_pool.hpp")},
             "tarn.hpp: does not include extent_set.hpp"),

@@ -11,7 +11,10 @@
 //
 // Thread safety: any thread.
 
+#include <semaphore.h>
+
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -36,6 +39,23 @@ class Task {
   std::unique_ptr<Task> next_;
 };
 
+/// Counts what there is to do. Of the system: where several wait on one, pthread_cond_signal of glibc 2.25 to 2.40 may
+/// wake none of them, and std::counting_semaphore of libstdc++ 12 has a fault of that kind, too.
+class Semaphore {
+ public:
+  Semaphore() { ::sem_init(&semaphore_, 0, 0); }
+  ~Semaphore() { ::sem_destroy(&semaphore_); }
+  Semaphore(const Semaphore&) = delete;
+  Semaphore& operator=(const Semaphore&) = delete;
+  void raise() { ::sem_post(&semaphore_); }
+  void wait() {
+    while (::sem_wait(&semaphore_) != 0) continue;  // EINTR
+  }
+
+ private:
+  ::sem_t semaphore_{};
+};
+
 /// Threads that do tasks, first come, first served.
 class TaskThreads {
  public:
@@ -45,11 +65,7 @@ class TaskThreads {
   }
   /// Does what is queued still.
   ~TaskThreads() {
-    {
-      const std::lock_guard lock{mutex_};
-      ending_ = true;
-    }
-    changed_.notify_all();
+    for (std::size_t i = 0; i < threads_.size(); ++i) queued_.raise();  // with no task: an end for each
     for (auto& thread : threads_) thread.join();
   }
   TaskThreads(const TaskThreads&) = delete;
@@ -60,7 +76,7 @@ class TaskThreads {
     auto* const queued = task.get();
     (last_ ? last_->next_ : first_) = std::move(task);
     last_ = queued;
-    changed_.notify_one();  // under the lock: the task may be what the destructor waits for
+    queued_.raise();  // under the lock: the task may be what the destructor waits for
   }
   /// Errors: throws bad_alloc; then f has gone.
   template <class F>
@@ -75,29 +91,29 @@ class TaskThreads {
 
  private:
   void run() {
-    std::unique_lock lock{mutex_};
-    for (;;) {
-      changed_.wait(lock, [&] { return ending_ || first_; });
-      if (!first_) return;
-      auto task = std::move(first_);
-      first_ = std::move(task->next_);
-      if (!first_) last_ = nullptr;
-      lock.unlock();
+    while (const auto task = next()) {
       try {
         task->run();
       } catch (const std::exception&) {
         // No memory. What it holds is let go of: a token that is dropped is an answer.
       }
-      task = nullptr;
-      lock.lock();
     }
+  }
+  // Waits for one. Returns: null at the end, when all are done.
+  std::unique_ptr<Task> next() {
+    queued_.wait();
+    const std::lock_guard lock{mutex_};
+    auto task = std::move(first_);
+    if (!task) return nullptr;
+    first_ = std::move(task->next_);
+    if (!first_) last_ = nullptr;
+    return task;
   }
 
   std::mutex mutex_;
-  std::condition_variable changed_;
+  Semaphore queued_;
   std::unique_ptr<Task> first_;
   Task* last_ = nullptr;
-  bool ending_ = false;
   std::vector<std::thread> threads_;  // last: they use the others
 };
 

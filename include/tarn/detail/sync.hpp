@@ -14,6 +14,10 @@
 // FileLock is phase-fair: a waiting writer stops new readers, and a writer that leaves admits all readers that wait
 // before the next writer goes, so neither side starves (Brandenburg and Anderson, "Spin-based reader-writer
 // synchronization for multiprocessor real-time systems", 2010, here with blocking waits).
+//
+// Of several who may wait, all are notified, never one: in glibc 2.25 to 2.40 a pthread_cond_signal can wake nobody,
+// for ever, where more than one waits and a waiter that was woken is slow to go on (sourceware's bug 25847); a
+// pthread_cond_broadcast does not rely on the count that goes wrong there.
 
 #include <array>
 #include <atomic>
@@ -197,7 +201,7 @@ class FileLock {
   }
   void unlock_shared() {
     MutexLock lock{mutex_};
-    if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_one();
+    if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_all();
   }
   void lock() {
     UnderLatches::note(0);
@@ -222,7 +226,7 @@ class FileLock {
       ++phase_;
       readers_.notify_all();
     } else if (waiting_writers_ != 0) {
-      writers_.notify_one();
+      writers_.notify_all();
     }
   }
 
