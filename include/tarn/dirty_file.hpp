@@ -139,7 +139,7 @@ class DirtyFile final : private detail::Flushable {
                                           const CallOptions& options = {}) {
     return size_of(write_at(offset, from, mtime_ns, options));
   }
-  /// As the write_range with a filler. It runs under the file's lock, too: see view.
+  /// As the write_range with a filler, which is called once a window. It runs under the file's lock, too: see view.
   template <std::invocable<MutableBuffers> Filler>
   [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, std::uint64_t size_bytes, Filler&& filler,
                                           Mtime mtime_ns = {}, const CallOptions& options = {}) {

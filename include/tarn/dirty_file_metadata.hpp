@@ -118,7 +118,7 @@ class BasicDirtyFileMetadata {
   void note_removed() noexcept {
     size_bytes_ = 0;
     stored_.clear();
-    unsynced_.clear();
+    forget_unsynced();
   }
   /// The store would not remove it. Requires: `before` is what the state was.
   void undo_deleted(FileState before) { state_ = before; }
@@ -132,7 +132,7 @@ class BasicDirtyFileMetadata {
   void note_replaced(std::uint64_t version) {
     version_ = version;
     content_.clear();
-    unsynced_.clear();
+    forget_unsynced();
     size_unsynced_ = at_risk_.size_set = at_risk_since_sync_.size_set = false;
   }
 
@@ -141,18 +141,24 @@ class BasicDirtyFileMetadata {
     if (size_bytes < size_bytes_) note_not_stored(ByteRange::between(size_bytes, max_offset));
     size_bytes_ = size_bytes;
   }
-  /// `durable`: these bytes need no sync any more.
-  void note_stored(const ExtentSet& extents, bool durable) {
-    if (durable) {
-      unsynced_.subtract(extents);
-      stored_.add(extents);
-      return;
+  /// `zeros`: those of the bytes that are zero; `durable`: none of them needs a sync any more.
+  /// Errors: throws bad_alloc, and changes nothing.
+  void note_stored(const ExtentSet& extents, const ExtentSet& zeros, bool durable) {
+    auto unsynced = unsynced_, at_risk = at_risk_.zeros, since_sync = at_risk_since_sync_.zeros;
+    for (auto* const before : {&at_risk, &since_sync}) {
+      before->subtract(extents);
+      if (!durable) before->add(zeros);
     }
-    auto unsynced = unsynced_;
-    unsynced.add(extents);
+    if (durable) {
+      unsynced.subtract(extents);
+    } else {
+      unsynced.add(extents);
+    }
     stored_.add(extents);
     unsynced_ = std::move(unsynced);
-    needs_sync_ = needs_data_sync_ = size_unsynced_ = true;
+    at_risk_.zeros = std::move(at_risk);
+    at_risk_since_sync_.zeros = std::move(since_sync);
+    if (!durable) needs_sync_ = needs_data_sync_ = size_unsynced_ = true;
   }
   /// A whole part was stored anew, and what the store had of it before is no more durable than the rest.
   /// Errors: throws bad_alloc, and changes nothing.
@@ -161,10 +167,14 @@ class BasicDirtyFileMetadata {
     stored_.for_each_in(part, [&](ByteRange stored) { unsynced.add(stored); });
     unsynced_ = std::move(unsynced);
   }
+  /// Errors: throws bad_alloc, and changes nothing.
   void note_not_stored(ByteRange range) {
-    if (unsynced_.intersects(range)) unsynced_.reserve_for_change();
+    const auto others = {&unsynced_, &at_risk_.zeros, &at_risk_since_sync_.zeros};
+    for (auto* const other : others) {
+      if (other->intersects(range)) other->reserve_for_change();
+    }
     stored_.subtract(range);
-    unsynced_.subtract(range);
+    for (auto* const other : others) other->subtract(range);
   }
   /// A sync begins. Returns: the bytes that it answers for.
   [[nodiscard]] ExtentSet take_unsynced(SyncScope scope) {
@@ -174,20 +184,22 @@ class BasicDirtyFileMetadata {
     return std::exchange(unsynced_, {});
   }
   /// The sync did not fail: what the store could lose by the next one is what it was given since this one began.
-  void note_synced() { at_risk_ = at_risk_since_sync_; }
+  void note_synced() { at_risk_ = std::move(at_risk_since_sync_); }
   /// The sync failed: what of `asked` is still stored is unsynced again, and the size is not sure to be there. Null:
   /// the store was given other bytes since the sync began, and only what was stored after it matters.
+  /// Errors: throws bad_alloc.
   void note_sync_failed(const ExtentSet* asked) {
     if (asked != nullptr || size_unsynced_) {
       note_store_size_unknown(std::max(size_bytes_, at_risk_.bound_bytes));  // it may have forgotten that it was cut
       size_set_ = size_set_ || at_risk_.size_set;
     }
     needs_sync_ = needs_data_sync_ = true;
-    if (asked == nullptr) return;
-    for (const auto& extent : asked->extents()) {
+    for (const auto& extent : asked != nullptr ? asked->extents() : std::span<const ByteRange>{}) {
       stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
     }
   }
+  /// What was stored as zero since the last good sync began, and may be so no more if the next one fails.
+  [[nodiscard]] const ExtentSet& zeros_at_risk() const { return at_risk_.zeros; }
   /// The size was set as such, not by bytes that reach so far, and the store has not heard of it.
   void note_size_set() {
     size_set_ = true;
@@ -240,12 +252,17 @@ class BasicDirtyFileMetadata {
   }
 
  private:
-  // What a store that fails a sync may have forgotten: it was cut off from so many bytes, and its size was set here.
+  // What a store that fails a sync may have forgotten: it was cut off from so many bytes, its size was set here, and
+  // these bytes were made zero.
   struct AtRisk {
     std::uint64_t bound_bytes = 0;
     bool size_set = false;
+    ExtentSet zeros = {};
     friend bool operator==(const AtRisk&, const AtRisk&) = default;
   };
+  void forget_unsynced() noexcept {
+    for (auto* const forgotten : {&unsynced_, &at_risk_.zeros, &at_risk_since_sync_.zeros}) forgotten->clear();
+  }
   void note_bound_at_risk() {
     for (auto* const at_risk : {&at_risk_, &at_risk_since_sync_}) {
       at_risk->bound_bytes = std::max(at_risk->bound_bytes, store_size_bound_bytes_);

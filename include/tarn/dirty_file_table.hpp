@@ -4,7 +4,7 @@
 // The files of a filesystem by id.
 //
 // The table owns its files together with whoever holds a pointer from find, so a file lives through a call on it even
-// if it is dropped from the table meanwhile.
+// if it is dropped from the table meanwhile. One that was removed stays in it until it is dropped: then its id is free.
 //
 // Thread safety: every call from any thread. No file is called with the table's mutex held.
 

@@ -3,7 +3,8 @@
 
 // A value, or the reason there is none.
 //
-// Every call of tarn that can fail for a reason outside the program answers a Result. Its error is a std::error_code of
+// Every call of tarn that can fail for a reason outside the program answers a Result, but for those that make something
+// (a pool, metadata, a DirtyFile) or a list of extents, which throw as they say. Its error is a std::error_code of
 // the generic category, so `error().value()` is an errno number; `fail` makes one of any other code. A Result that
 // holds a value has no error, and the reverse: there is no third state.
 //

@@ -267,7 +267,8 @@ template <class Traits>
 }
 
 /// Lets filler(MutableBuffers) receive up to `size_bytes` bytes in place, in chunk memory that shows to nobody yet; it
-/// answers how many bytes from the start it filled (a std::size_t or a Result of one), and may be called once a window.
+/// answers how many bytes from the start it filled (a std::size_t or a Result of one). It is called once a window (see
+/// ChunkPool::window_bytes), in order, and goes on each time where it ended: it is not told where that is.
 ///
 /// Returns:  the bytes taken in; fewer than size_bytes if the filler filled fewer or a later window failed.
 /// Errors:   the filler's own; else as above. Nothing has changed then. What the filler throws is passed on;

@@ -40,8 +40,9 @@ class CrashingStore {
     std::lock_guard lock{mutex_};
     auto& change = log_.emplace_back();
     change.size_bytes = request.size_bytes;
-    request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> bytes, bool) {
+    request.for_each_piece([&](std::uint64_t at, std::span<const std::byte> bytes, bool zero) {
       change.pieces.emplace_back(at, text_of(bytes));
+      if (zero) zeroed_bytes_ += bytes.size();
     });
     return tarn::FlushOutcome<Traits>::stored();
   }
@@ -77,6 +78,10 @@ class CrashingStore {
     std::lock_guard lock{mutex_};
     return syncs_;
   }
+  [[nodiscard]] std::uint64_t zeroed_bytes() const {
+    std::lock_guard lock{mutex_};
+    return zeroed_bytes_;
+  }
 
  private:
   struct Change {
@@ -87,6 +92,7 @@ class CrashingStore {
   std::vector<Change> log_;
   std::string durable_;
   std::size_t syncs_ = 0;
+  std::uint64_t zeroed_bytes_ = 0;
   bool fails_next_ = false;
 };
 
@@ -165,6 +171,109 @@ TEMPLATE_TEST_CASE("what a failed sync cannot store anew is named, and asked for
   CHECK(file.file.needs_sync());
   REQUIRE(file.file.sync());
   CHECK(file.store.syncs() == 2);
+}
+
+// A hole has no memory to be made dirty again from.
+TEMPLATE_TEST_CASE("what was made zero before a sync that fails is zero still, and the next sync stores it anew",
+                   "[sync]", EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
+  SyncedFile<TestType> file{GENERATE(Sizes{16, 1}, Sizes{16, 4}, Sizes{4096, 64})};
+  const auto C = file.C, size = 3 * C;
+  const auto before = pattern(0, static_cast<std::size_t>(size));
+  auto text = before;
+  file.write(0, text);
+  REQUIRE(file.file.sync());
+  REQUIRE(file.file.punch_hole(range(1, 2 * C + 1)));
+  text.replace(1, static_cast<std::size_t>(2 * C), zeros(2 * C));
+  const bool grows = GENERATE(false, true);
+  if (grows) {  // over what is cut off
+    REQUIRE(file.file.truncate(2 * C + 2));
+    REQUIRE(file.file.truncate(size));
+    text.replace(static_cast<std::size_t>(2 * C + 2), static_cast<std::size_t>(C - 2), zeros(C - 2));
+  }
+  enum class Held { no, as_zeros, as_what_the_store_has_after_it_lost_them };
+  const auto held = GENERATE(Held::no, Held::as_zeros, Held::as_what_the_store_has_after_it_lost_them);
+  if (held != Held::no) {
+    REQUIRE(file.file.flush());
+    if (held != Held::as_zeros) file.store.memory.put(file.id, before);
+    std::string into(static_cast<std::size_t>(2 * C), '?');
+    REQUIRE(file.file.read(1, writable(into)).value() == 2 * C);
+  }
+  const bool again = GENERATE(false, true);
+  for (int failures = again ? 2 : 1; failures != 0; --failures) {
+    file.store.fail_next_sync();
+    CHECK(file.file.sync().error() == std::errc::io_error);
+    file.store.memory.put(file.id, before);  // it has lost what it was given
+    file.pool.evict_clean();
+    std::string into(static_cast<std::size_t>(size), '?');
+    CHECK(file.file.read(0, writable(into)).value() == size);
+    CHECK(into == text);
+    CHECK(file.file.is_dirty());
+  }
+  CHECK(file.events.unsure_bytes == 0);
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == text);
+  CHECK(file.store.memory.text(file.id) == text);
+  CHECK_FALSE(file.file.is_dirty());
+}
+
+TEMPLATE_TEST_CASE("bytes that were stored over zeros, and are not held, are no zeros by a sync that fails", "[sync]",
+                   EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
+  SyncedFile<TestType> file{GENERATE(any_sizes())};
+  const auto C = file.C;
+  file.write(2 * C, "end");  // and zeros before it
+  REQUIRE(file.file.flush());
+  const bool during_a_sync = GENERATE(false, true);
+  const auto text = pattern(0, static_cast<std::size_t>(C));
+  const auto overwrites = [&] {
+    file.write(0, text);
+    REQUIRE(file.file.flush());
+    file.pool.evict_clean();
+  };
+  if (!during_a_sync) overwrites();
+  file.store.fail_next_sync();
+  if (during_a_sync) {
+    file.store.sync_gate.close();
+    Worker syncs{[&] { CHECK(file.file.sync().error() == std::errc::io_error); }};
+    REQUIRE(file.store.sync_gate.wait_for_arrivals(1));
+    overwrites();
+    file.store.sync_gate.open();
+  } else {
+    CHECK(file.file.sync().error() == std::errc::io_error);
+  }
+  CHECK(file.events.unsure_bytes >= C);  // named: they are not here to be stored anew
+  std::string into(static_cast<std::size_t>(C), '?');
+  CHECK(file.file.read(0, writable(into)).value() == C);
+  CHECK(into == text);  // as the store has it
+}
+
+TEMPLATE_TEST_CASE("zeros are stored anew by a sync that fails only if they came after the last good one began",
+                   "[sync]", WatchedFiles) {
+  SyncedFile<TestType> file{{4096, 4}};
+  const auto C = file.C;
+  file.write(3 * C, "end");
+  REQUIRE(file.file.sync());  // its zeros are durable
+  const auto makes_zero = [&] {
+    REQUIRE(file.file.punch_hole(range(C, C + 10)));
+    REQUIRE(file.file.flush());
+  };
+  const bool during_a_good_sync = GENERATE(false, true);
+  if (during_a_good_sync) {
+    file.write(3 * C, "mid");
+    file.store.sync_gate.close();
+    Worker syncs{[&] { CHECK(file.file.sync()); }};
+    REQUIRE(file.store.sync_gate.wait_for_arrivals(1));
+    makes_zero();
+    file.store.sync_gate.open();
+  } else {
+    makes_zero();
+  }
+  file.write(3 * C, "END");
+  file.store.fail_next_sync();
+  CHECK(file.file.sync().error() == std::errc::io_error);
+  const auto stored_before = file.pool.stats().flush_bytes;
+  REQUIRE(file.file.sync());
+  CHECK(file.pool.stats().flush_bytes - stored_before == 3);
+  CHECK(file.store.zeroed_bytes() == 3 * C + 10 + 10);
 }
 
 TEMPLATE_TEST_CASE("of a part that was stored anew a failed sync forgets what was durable before, too", "[sync]",

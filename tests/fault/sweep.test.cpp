@@ -36,5 +36,5 @@ TEST_CASE("whatever fails, alone or for ever: no byte is lost, nothing leaks, an
   CHECK(reach.short_writes >= 100);
   CHECK(reach.uncached >= 1000);
   CHECK(reach.room_waits >= 100);
-  CHECK(reach.unsure >= 10);
+  if (!marks) CHECK(reach.unsure >= 10);  // where nothing leaves but holes, nothing is named
 }

@@ -1525,11 +1525,15 @@ class World {
     if (file.deleted) return;
     file.unsure.add(named);
     if (!named.empty()) came(Came::sync_unsure), ++file.lost_syncs;
-    auto dirty = pool_.dirty_extents(file.it->metadata());
+    const auto meta = file.it->metadata();
+    const auto dirty = pool_.dirty_extents(meta);
     if (dirty.intersects(tarn::whole_file)) came(Came::sync_dirty_again);
-    dirty.add(named);
+    ExtentSet again{tarn::whole_file};  // zeros that are not stored, to begin with
+    again.subtract(meta.stored());
+    again.add(dirty);
+    again.add(named);
     for (const auto& extent : asked.untouched.extents()) {
-      require(dirty.contains(extent), "what a failed sync was asked for is neither dirty nor named\nfrom " +
+      require(again.contains(extent), "what a failed sync was asked for is neither to be stored anew nor named\nfrom " +
                                           std::to_string(extent.offset()) + " to " + std::to_string(extent.end()));
     }
   }

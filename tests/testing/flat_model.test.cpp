@@ -72,7 +72,8 @@ TEST_CASE("a difference says where, and what was expected and seen", "[flat_mode
   CHECK(model.difference(1, 3, bytes_of("bcd")) == "");
   CHECK(model.difference(4, 10, bytes_of("ef")) == "");
   CHECK(model.difference(7, 10, {}) == "");
-  CHECK(model.difference(1, 3, bytes_of("bXd")) == "at offset 2\n  expected: 63 64\n  seen:     58 64");
+  CHECK(model.difference(1, 3, bytes_of("bXd")) ==
+        "at offset 2, 1 of 3 bytes wrong\n  expected: 63 64\n  seen:     58 64");
   CHECK(model.difference(4, 10, bytes_of("e")) == "at offset 5, 1 bytes for 2\n  expected: 66\n  seen:     nothing");
   CHECK(model.difference(4, 1, bytes_of("ef")) == "at offset 5, 2 bytes for 1\n  expected: nothing\n  seen:     66");
   const FlatModel longer{bytes_of(zeros(100))};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Letting go of every clean byte of a file, because the store has another version of it now. Loads in flight land
-// nowhere. What is dirty stays, also in a chunk that holds both.
+// Letting go of the clean bytes of a file, because the store has others there now, or may have. Loads in flight do not
+// land there. What is dirty stays, also in a chunk that holds both.
 
 #include <cstdint>
 #include <optional>
@@ -13,35 +13,38 @@
 
 namespace tarn::detail {
 
-/// Requires: the file's lock. Errors: ENOBUFS, EAGAIN, with some bytes let go of; throws bad_alloc likewise.
+/// Those of `range`. Requires: the file's lock. Errors: ENOBUFS, EAGAIN, with some bytes let go of; throws bad_alloc
+/// likewise.
 template <class Traits>
-[[nodiscard]] Result<> drop_clean(PoolCore<Traits>& core, FileRecord<Traits>& record) {
-  const auto whole = ByteRange::between(0, core.chunk_bytes());
+[[nodiscard]] Result<> drop_clean(PoolCore<Traits>& core, FileRecord<Traits>& record, ByteRange range) {
   {
     MutexLock table{record.table_mutex};
-    for (auto* load = record.loads; load != nullptr; load = load->next) load->loading.clear();
+    for (auto* load = record.loads; load != nullptr; load = load->next) load->loading.subtract(range);
+    record.note_cut(range);
   }
-  for (std::uint64_t from = 0;;) {
+  const auto chunks = core.layout.chunks_of(range);
+  for (auto from = chunks.first;;) {
     LatchedChunks<Traits> latched{core};
     MutexLock table{record.table_mutex};
     const auto [index, chunk] = record.table.next(from);
-    if (chunk == nullptr) return {};
+    if (chunk == nullptr || index >= chunks.last) return {};
     if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);
     latched.hold(*chunk);
     table.unlock();
     latched.latch(LatchMode::exclusive);
-    if (chunk->dirty.empty()) {
+    const auto of_chunk = core.layout.in_chunk(index, range);
+    if (chunk->dirty.empty() && of_chunk.size_bytes() == core.chunk_bytes()) {
       table.lock();
       if (!chunk->state.is(ChunkState::detached)) core.detach(*chunk, record);
       table.unlock();
     } else {
-      auto rest = whole;
+      auto rest = of_chunk;
       while (const auto clean = chunk->dirty.next_gap_in(rest)) {
         if (prepare_extents(core, *chunk, Lists::valid) != 0) return fail(std::errc::no_buffer_space);
         const ExtentsChange<Traits> change{core, *chunk};
         core.counters.valid_bytes.fetch_sub(chunk->valid.size_bytes_in(*clean), std::memory_order_relaxed);
         chunk->valid.subtract(*clean, core.chunk_bytes());
-        rest = ByteRange::between(clean->end(), whole.end());
+        rest = ByteRange::between(clean->end(), of_chunk.end());
       }
     }
     from = index + 1;

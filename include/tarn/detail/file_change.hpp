@@ -21,7 +21,7 @@ template <class Traits>
 [[nodiscard]] Result<> invalidate_file(FileBody<Traits>& body, std::uint64_t version, const CallOptions& options) {
   ExclusiveLock lock{body.lock};
   if (const auto why = body.wait_for_flush(lock, options); why) return fail(why);  // it ends with its own version
-  const auto cleaned = drop_clean(body.core, *body.record);
+  const auto cleaned = drop_clean(body.core, *body.record, whole_file);
   if (!cleaned) return cleaned;
   body.syncing_extents.reset();
   body.meta.note_replaced(version);
@@ -43,7 +43,7 @@ template <class Traits>
   } catch (const std::system_error& too_many_pins) {
     return fail(too_many_pins.code());
   }
-  const auto cleaned = drop_clean(body.core, *body.record);
+  const auto cleaned = drop_clean(body.core, *body.record, whole_file);
   if (!cleaned) return cleaned;
   body.meta.rebase(size_bytes, version, holes, dirty.empty() ? 0 : dirty.extents().back().end());
   body.syncing_extents.reset();

@@ -7,9 +7,9 @@
 // One sync of a file is in flight at a time: who comes meanwhile waits for its end and then looks for himself, so each
 // caller's answer is about all that was dirty at his call, and one that wants all is not content with one of the data
 // alone, which leaves the rest to be synced. A sync that fails makes what is held and unsynced dirty
-// again, so that the next one stores it anew and does not take the store's silence about the old failure for success
-// (Rebello et al., "Can Applications Recover from fsync Failures?", 2020); what is not held any more is named to the
-// observer, and stays unsynced.
+// again, and what is zero a hole that the store lacks, so that the next one stores it anew and does not take the
+// store's silence about the old failure for success (Rebello et al., "Can Applications Recover from fsync Failures?",
+// 2020); bytes that are not held any more are named to the observer, and stay unsynced.
 //
 // Thread safety: FileSync is one call's own; SyncFlight is settled from any thread.
 
@@ -20,6 +20,7 @@
 #include <system_error>
 #include <utility>
 
+#include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/file_body.hpp>
 #include <tarn/detail/file_flush.hpp>
 #include <tarn/store.hpp>
@@ -141,6 +142,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     ExtentSet evicted;
     try {
       meta.note_sync_failed(asked ? &*asked : nullptr);
+      make_zero_again();
       evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
     } catch (const std::bad_alloc&) {
       if (asked) evicted = std::move(*asked);  // none the better, but named
@@ -150,6 +152,15 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       if (meta.state() != FileState::deleted) body_->core.note_changed(*body_->record);
     }
     return evicted;
+  }
+  // A zero has no memory to be dirty in: it is one that is not stored. What is held of it came from the store, perhaps
+  // after that had lost the zero. Errors: throws bad_alloc.
+  void make_zero_again() TARN_REQUIRES(body_->lock) {
+    const auto zeros = body_->meta.zeros_at_risk();
+    for (const auto& extent : zeros.extents()) {
+      if (!drop_clean(body_->core, *body_->record, extent)) return;  // the rest is as what is not held
+      body_->meta.note_not_stored(extent);
+    }
   }
   void note_error() noexcept {
     if (!result_ && !noted_.exchange(true)) body_->note_error(result_.error());

@@ -383,11 +383,16 @@ template <class Traits, class File>
   std::error_code error = outcome.error();
   const bool is_durable = durable || outcome.status() == FlushStatus::durable;
   bool noted = false;
+  std::uint64_t zero_bytes = 0;
   if (outcome.ok() && !job.dropped_) {
     // Also if there is no memory to note the bytes: what the store had before is in the new version, too.
     if (outcome.version()) meta.set_version(*outcome.version());
     try {
-      meta.note_stored(lent, is_durable);
+      ExtentSet zeros;
+      job.for_each_range([&](ByteRange range, bool zero) {
+        if (zero) lent.for_each_in(range, [&](ByteRange part) { zeros.add(part); });
+      });
+      meta.note_stored(lent, zeros, is_durable);
       // Also if a sync failed meanwhile: what is dirty of it still may be cut off before it is stored once more.
       if (!is_durable) meta.note_part_stored(job.covers_);
       job.for_each_range([&](ByteRange range, bool) {
@@ -396,16 +401,14 @@ template <class Traits, class File>
         meta.clear_content_ids(file.layout.part_of(range.offset()), file.layout.part_of(range.end() - 1));
       });
       for (const auto& [part, id] : outcome.content()) meta.set_content_id(part, id);
+      zero_bytes = zeros.size_bytes();
       noted = true;
     } catch (const std::bad_alloc&) {
       error = std::make_error_code(std::errc::not_enough_memory);
     }
   }
   if (!noted) lent.clear();
-  auto settled_bytes = job.give_back(lent);
-  job.for_each_range([&](ByteRange range, bool zero) {
-    if (zero) lent.for_each_in(range, [&](ByteRange part) { settled_bytes += part.size_bytes(); });
-  });
+  const auto settled_bytes = zero_bytes + job.give_back(lent);
   if (job.dropped_) {
     error = std::make_error_code(static_cast<std::errc>(ESTALE));
   } else if (noted) {

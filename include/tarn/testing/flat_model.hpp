@@ -70,6 +70,10 @@ class FlatModel {
     std::string text = "at offset " + std::to_string(offset + index);
     if (seen.size() != expected.size()) {
       text += ", " + std::to_string(seen.size()) + " bytes for " + std::to_string(expected.size());
+    } else {
+      std::size_t wrong = 0;
+      for (auto i = index; i < seen.size(); ++i) wrong += seen[i] != expected[i] ? 1u : 0u;
+      text += ", " + std::to_string(wrong) + " of " + std::to_string(seen.size()) + " bytes wrong";
     }
     return text + "\n  expected: " + hex(expected.subspan(index)) + "\n  seen:     " + hex(seen.subspan(index));
   }
