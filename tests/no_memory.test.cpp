@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/dirty_file_table.hpp>
+#include <tarn/eviction/s3_fifo.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "support/catch.hpp"
 #include "support/replaced_new.hpp"
@@ -370,4 +372,24 @@ TEST_CASE("a chunk that finds no memory to be marked flushed stays dirty", "[no_
   });
   CHECK(allocations >= 2);
   CHECK(failed_once);
+}
+
+TEST_CASE("an eviction policy without memory for the names of what has gone evicts all the same", "[no_memory]") {
+  tarn::S3FifoEviction policy;
+  std::vector<tarn::S3FifoEviction::Hook> hooks(20);
+  bool met = false;
+  std::size_t evicted = 0;
+  {
+    const FailAllocation failing{0, true};
+    for (std::size_t i = 0; i < hooks.size(); ++i) policy.insert(hooks[i], i);
+    while (policy.evict([&](auto& hook) {
+      policy.remove(hook);
+      return true;
+    })) {
+      ++evicted;
+    }
+    met = FailAllocation::met();
+  }
+  CHECK(met);
+  CHECK(evicted == hooks.size());
 }

@@ -135,6 +135,24 @@ TEST_CASE("every hook is offered, and each a few times at most, however hot all 
   }
 }
 
+TEST_CASE("what was kept in a first turn of offers is offered once more", "[s3_fifo]") {
+  Queues queues{30};
+  for (int i = 0; i < 30; ++i) queues.come(i);
+  queues.touch(0, 2);
+  queues.touch(1, 2);  // both are to be proven
+  int offers = 0;
+  std::set<int> offered;
+  CHECK(queues.policy.evict([&](Hook& hook) {
+    offered.insert(queues.number_of(hook));
+    if (++offers <= 30) return false;
+    queues.policy.remove(hook);
+    return true;
+  }));
+  CHECK(offered.size() == 30);
+  CHECK(offers == 31);
+  CHECK(queues.policy.count() == 29);
+}
+
 TEST_CASE("a hook leaves either queue, wherever it stands, and is as it was when it is back", "[s3_fifo]") {
   Queues queues{6};
   for (int i = 0; i < 5; ++i) queues.come(i);
