@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <tarn/flush.hpp>
 #include <tarn/read_range.hpp>
 
 #include <algorithm>
@@ -6,13 +7,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/one_file.hpp"
 #include "support/replaced_new.hpp"
 #include "support/shared_file.hpp"
 
-// What a read of held bytes takes from the heap: nothing. Every allocation of this program is counted.
+// What calls take from the heap: a read of held bytes nothing. Every allocation of this program is counted.
 
 using namespace tarn_test;
 
@@ -130,4 +133,17 @@ TEMPLATE_TEST_CASE("a read, a view and a try of held bytes allocate nothing up t
   }
   CHECK(held.most_pieces <= spans);
   if (holes && spans > 1) CHECK(held.most_pieces == spans);  // no two of them side by side
+}
+
+TEST_CASE("a flush allocates a few times, however many chunks it takes", "[allocation]") {
+  constexpr std::uint64_t chunks = 2'000;
+  OneFile<Heap> file{{.chunk_bytes = 64, .chunks_per_part = 4'096}};
+  REQUIRE(file.write(0, pattern(0, static_cast<std::size_t>(chunks * file.C))));
+  const auto before = allocations.load();
+  auto job = tarn::begin_flush(file.pool, file.meta);
+  const auto allocated = allocations.load() - before;
+  REQUIRE(job);
+  CHECK(job->request().data.size() > 100);
+  CHECK(allocated < 100);
+  REQUIRE(tarn::finish_flush(file.pool, file.meta, std::move(*job), tarn::FlushOutcome<Heap>::stored()));
 }

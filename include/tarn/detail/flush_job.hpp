@@ -179,7 +179,7 @@ class FlushJob {
   // Requires: a shared latch on the chunk. May throw bad_alloc, and then the chunk is not marked.
   void take_chunk(PoolChunk& chunk, std::uint64_t offset, ByteRange in_chunk, Which which, ExtentSet& data) {
     if (!(chunk.*which).intersects(in_chunk)) return;
-    taken_.reserve(taken_.size() + 1);
+    if (taken_.size() == taken_.capacity()) taken_.reserve(2 * taken_.size() + 16);
     (chunk.*which).for_each_in(in_chunk, [&](ByteRange run) {
       data_.push_back({chunk.memory + run.offset(), static_cast<std::size_t>(run.size_bytes())});
       data.add(ByteRange::between(offset + run.offset(), offset + run.end()));
