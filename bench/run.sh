@@ -6,11 +6,21 @@
 #   bench/run.sh --full     the plan's 3 x 300 MB, 15 pairs
 #   bench/run.sh --quick    about a minute
 # Writes build/report/main.md, main.svg and main.json.
+#   bench/run.sh micro [--quick]   what calls cost whose bytes are held; writes build/report/micro.md, .svg and .json
+#   bench/run.sh check             says which goals of the suites were missed, or not measured; exits with 1 if any
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '3,8s/^# \{0,1\}//p' bench/run.sh; }
+usage() { sed -n '3,10s/^# \{0,1\}//p' bench/run.sh; }
+suite=
+case ${1:-} in
+  check) exec python3 bench/suite.py check build/report ;;
+  micro)
+    suite=$1
+    shift
+    ;;
+esac
 for argument; do
   case $argument in
     --full | --quick) ;;
@@ -38,6 +48,10 @@ quietly() {
 cmake/dependencies.sh
 # No warnings as errors: a newer compiler's new warning is no reason not to measure.
 quietly "configuring" cmake --preset release -B "$build" -D TARN_BUILD_TESTS=OFF -D TARN_DEV_WARNINGS=OFF
+if [[ -n $suite ]]; then
+  quietly "building" cmake --build "$build" --target "$suite"
+  exec python3 bench/suite.py run "$suite" "$build/bench/$suite" "$report" "$@"
+fi
 quietly "building" cmake --build "$build" --target tarnfs main_job_io main_job_in_process plan_writes_mount
 
 exec python3 bench/main_job.py "$@" --tarnfs "$build/examples/tarnfs/tarnfs" --io "$build/bench/main_job_io" \

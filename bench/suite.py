@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs a suite of figures that its program measures in pairs (paired.hpp), and says what each came to beside its goal.
+
+    suite.py run SUITE PROGRAM REPORT [--quick]     `bench/run.sh SUITE` calls it
+    suite.py check REPORT                           says what misses its goal, or is not there; exits with 1 if anything
+
+A ratio is the reference's cost divided by ours, so higher is better; the median of the pairs, and their quartiles.
+Writes REPORT/SUITE.md, SUITE.svg and SUITE.json, the last in the form of main.json (see README.md).
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE.parent / "tests"))
+
+from main_job_report import aligned, goal_said, quartiles, short
+from report import head, table
+
+GOALS = tomllib.loads((HERE / "goals.toml").read_text())
+TITLES = {"micro": "What calls cost whose bytes are held"}
+# A program is run in each of these environments.
+ENVIRONMENTS = {"micro": [{}, {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}]}
+COLUMNS = ["figure", "beside", "ratio", "quartiles", "n", "ours", "goal"]
+
+
+def row_of(suite, measured):
+    name = measured["name"]
+    goals = GOALS[suite]
+    better = "lower" if name in goals["lower"] or (not measured["ratios"] and name not in goals["higher"]) else "higher"
+    ratios = measured["ratios"]
+    return {
+        "name": name,
+        "reference": measured["reference"] or None,
+        "ratio": statistics.median(ratios) if ratios else None,
+        "value": statistics.median(measured["values"]),
+        "unit": measured["unit"],
+        "n": len(measured["values"]),
+        "spread": [q for i, q in enumerate(quartiles(ratios or measured["values"])) if i != 1],
+        "goal": goals[better].get(name),
+        "better": better,
+    }
+
+
+def line_of(row):
+    spread = " .. ".join(f"{q:.3g}" for q in row["spread"]) if row["ratio"] is not None else ""
+    ratio = f"{row['ratio']:.3g}" if row["ratio"] is not None else ""
+    ours = f"{short(row['value'])} {row['unit']}"
+    return [row["name"], row["reference"] or "", ratio, spread, row["n"], ours, goal_said(row)]
+
+
+def drawing(rows, title):
+    """Bars: each ratio as a part of its goal, so that what reaches the line is met."""
+    drawn = [row for row in rows if row["ratio"] is not None and row["goal"]]
+    left, top, bar, gap, wide = 270, 60, 18, 8, 760
+    scale = (wide - left - 70) / 1.5
+    out = [
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        f'<text x="12" y="24" font-size="15" font-weight="600">{title}</text>',
+        '<text x="12" y="43" fill="#5a6270">ratio to the reference, over its goal: at the line it is met</text>',
+    ]
+    for i, row in enumerate(drawn):
+        y = top + i * (bar + gap)
+        reach = min(row["ratio"] / row["goal"], 1.5)
+        colour = "#0b6e99" if row["ratio"] >= row["goal"] else "#c2573d"
+        out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{row["name"]}</text>')
+        out.append(
+            f'<rect x="{left}" y="{y}" width="{reach * scale:.1f}" height="{bar}" fill="{colour}">'
+            f'<title>{row["name"]}: {row["ratio"]:.3g}, goal {row["goal"]:g}, beside {row["reference"]}</title></rect>'
+        )
+        out.append(f'<text x="{left + reach * scale + 6:.1f}" y="{y + 13}">{row["ratio"]:.3g} of {row["goal"]:g}</text>')
+    full = top + len(drawn) * (bar + gap) + 12
+    line = left + scale
+    out.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="{top - 6}" y2="{full - 8}" stroke="#33383f"/>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {full}" width="{wide}" height="{full}" '
+        'font-family="system-ui, sans-serif" font-size="12" fill="#1d2126">\n' + "\n".join(out) + "\n</svg>\n"
+    )
+
+
+def run(suite, program, folder, quick):
+    began = time.monotonic()
+    options = ["--pairs=5", "--run-ms=5"] if quick else []
+    rows = []
+    for more in ENVIRONMENTS[suite]:
+        done = subprocess.run([program, *options], stdout=subprocess.PIPE, text=True, env={**os.environ, **more})
+        if done.returncode != 0:
+            return done.returncode
+        rows += [row_of(suite, json.loads(line)) for line in done.stdout.splitlines()]
+    folder.mkdir(parents=True, exist_ok=True)
+    form = "quick" if quick else "whole"
+    page = [
+        *head(TITLES[suite], f"bench/run.sh {suite}{' --quick' if quick else ''}", f"{time.monotonic() - began:.0f} s"),
+        f"![ratios]({suite}.svg)",
+        "",
+        *table(COLUMNS, [line_of(row) for row in rows]),
+    ]
+    (folder / f"{suite}.md").write_text("\n".join(page) + "\n")
+    (folder / f"{suite}.svg").write_text(drawing(rows, TITLES[suite]))
+    (folder / f"{suite}.json").write_text(json.dumps({"form": form, "results": rows}, indent=1) + "\n")
+    print(aligned(COLUMNS, [[str(word) for word in line_of(row)] for row in rows]))
+    print(f"\nWritten: {folder}/{suite}.md, {suite}.svg, {suite}.json")
+    return 0
+
+
+def check(folder):
+    wrong = []
+    for suite, goals in GOALS.items():
+        path = folder / f"{suite}.json"
+        if not path.exists():
+            wrong.append(f"{suite}: there is no {path}: run bench/run.sh {suite}")
+            continue
+        rows = {row["name"]: row for row in json.loads(path.read_text())["results"]}
+        for name in (*goals["higher"], *goals["lower"]):
+            if name not in rows:
+                wrong.append(f"{suite}: {name} was not measured")
+            elif "MISSED" in (said := goal_said(rows[name])):
+                row = rows[name]
+                got = row["ratio"] if row["ratio"] is not None else row["value"]
+                wrong.append(f"{suite}: {name}: {short(got)}, goal {said}")
+    print("\n".join(wrong) if wrong else "every goal is met")
+    return 1 if wrong else 0
+
+
+def main(arguments):
+    if len(arguments) == 2 and arguments[0] == "check":
+        return check(pathlib.Path(arguments[1]))
+    if len(arguments) in (4, 5) and arguments[0] == "run" and arguments[1] in GOALS and arguments[4:] in ([], ["--quick"]):
+        return run(arguments[1], arguments[2], pathlib.Path(arguments[3]), bool(arguments[4:]))
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
