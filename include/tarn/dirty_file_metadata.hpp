@@ -141,14 +141,12 @@ class BasicDirtyFileMetadata {
     if (size_bytes < size_bytes_) note_not_stored(ByteRange::between(size_bytes, max_offset));
     size_bytes_ = size_bytes;
   }
-  /// `zeros`: those of the bytes that are zero; `durable`: none of them needs a sync any more.
-  /// Errors: throws bad_alloc, and changes nothing.
-  void note_stored(const ExtentSet& extents, const ExtentSet& zeros, bool durable) {
-    auto unsynced = unsynced_, at_risk = at_risk_.zeros, since_sync = at_risk_since_sync_.zeros;
-    for (auto* const before : {&at_risk, &since_sync}) {
-      before->subtract(extents);
-      if (!durable) before->add(zeros);
-    }
+  /// `zeros`: those of the bytes that are zero, `changed`: those that are not, and were changed here; `durable`: none
+  /// needs a sync any more. Errors: throws bad_alloc, and changes nothing.
+  void note_stored(const ExtentSet& extents, const ExtentSet& zeros, const ExtentSet& changed, bool durable) {
+    auto unsynced = unsynced_;
+    auto at_risk = at_risk_.zeros_after(durable ? extents : changed, zeros, durable);
+    auto since_sync = at_risk_since_sync_.zeros_after(durable ? extents : changed, zeros, durable);
     if (durable) {
       unsynced.subtract(extents);
     } else {
@@ -175,6 +173,14 @@ class BasicDirtyFileMetadata {
     }
     stored_.subtract(range);
     for (auto* const other : others) other->subtract(range);
+  }
+  void note_not_stored(const ExtentSet& extents) {
+    auto stored = stored_, unsynced = unsynced_, at_risk = at_risk_.zeros, since_sync = at_risk_since_sync_.zeros;
+    for (auto* const rest : {&stored, &unsynced, &at_risk, &since_sync}) rest->subtract(extents);
+    stored_ = std::move(stored);
+    unsynced_ = std::move(unsynced);
+    at_risk_.zeros = std::move(at_risk);
+    at_risk_since_sync_.zeros = std::move(since_sync);
   }
   /// A sync begins. Returns: the bytes that it answers for.
   [[nodiscard]] ExtentSet take_unsynced(SyncScope scope) {
@@ -258,6 +264,13 @@ class BasicDirtyFileMetadata {
     std::uint64_t bound_bytes = 0;
     bool size_set = false;
     ExtentSet zeros = {};
+    // The zeros once `others` are none of them any more, and `more` are: past the bound there was nothing but zeros.
+    [[nodiscard]] ExtentSet zeros_after(const ExtentSet& others, const ExtentSet& more, bool durable) const {
+      auto after = zeros;
+      after.subtract(others);
+      if (!durable) after.add(more.intersect(ByteRange::between(0, bound_bytes)));
+      return after;
+    }
     friend bool operator==(const AtRisk&, const AtRisk&) = default;
   };
   void forget_unsynced() noexcept {

@@ -216,6 +216,63 @@ TEMPLATE_TEST_CASE("what was made zero before a sync that fails is zero still, a
   CHECK_FALSE(file.file.is_dirty());
 }
 
+TEMPLATE_TEST_CASE(
+    "a hole that was read back, and went to the store anew with its part, is zero still by a sync that fails", "[sync]",
+    WatchedFiles) {
+  struct Store : CrashingStore<TestType>, OfWholeParts {};
+  Events events;
+  tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 16 * MiB), typename TestType::Observer{&events}};
+  Store store;
+  tarn::DirtyFile<TestType, Store> file{pool, tarn::MetadataFor<TestType>::created(7, {.part_bytes = 64}), store};
+  const auto before = pattern(0, 64);
+  auto text = before;
+  REQUIRE(file.write(0, bytes_of(text)));
+  REQUIRE(file.sync());
+  REQUIRE(file.punch_hole(range(20, 30)));
+  text.replace(20, 10, zeros(10));
+  REQUIRE(file.flush());
+  std::string into(64, '?');
+  REQUIRE(file.read(0, writable(into)).value() == 64);
+  REQUIRE(into == text);
+  REQUIRE(file.write(40, bytes_of("x")));
+  text[40] = 'x';
+  REQUIRE(file.flush());
+  pool.evict_clean();
+  store.fail_next_sync();
+  CHECK(file.sync().error() == std::errc::io_error);
+  store.memory.put(7, before);
+  REQUIRE(file.read(0, writable(into)).value() == 64);
+  CHECK(into.substr(20, 10) == zeros(10));
+  REQUIRE(file.sync());
+  CHECK(store.durable().substr(20, 10) == zeros(10));
+}
+
+TEMPLATE_TEST_CASE("a hole is zero still by a sync that fails, though there is no memory at all", "[sync]",
+                   WatchedFiles) {
+  SyncedFile<TestType> file{{64, 4}};
+  const auto before = pattern(0, 30);
+  file.write(0, before);
+  REQUIRE(file.file.sync());
+  REQUIRE(file.file.punch_hole(range(10, 20)));
+  REQUIRE(file.file.flush());
+  const auto budget_bytes = file.pool.stats().budget_bytes;
+  {
+    const auto pin = file.pool.pin(file.file.metadata(), 0);
+    REQUIRE(pin);
+    file.pool.core().budget.set_limit(1);
+    file.store.fail_next_sync();
+    CHECK(file.file.sync().error() == std::errc::io_error);
+    file.store.memory.put(file.id, before);
+  }
+  file.pool.core().budget.set_limit(budget_bytes);
+  std::string into(30, '?');
+  REQUIRE(file.file.read(0, writable(into)).value() == 30);
+  CHECK(into == before.substr(0, 10) + zeros(10) + before.substr(20));
+  CHECK(file.events.unsure_bytes == 0);
+  REQUIRE(file.file.sync());
+  CHECK(file.store.durable() == into);
+}
+
 TEMPLATE_TEST_CASE("bytes that were stored over zeros, and are not held, are no zeros by a sync that fails", "[sync]",
                    EACH_STORAGE(WatchedFiles, WatchedFilesInArena)) {
   SyncedFile<TestType> file{GENERATE(any_sizes())};

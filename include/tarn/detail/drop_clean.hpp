@@ -40,11 +40,12 @@ template <class Traits>
     } else {
       auto rest = of_chunk;
       while (const auto clean = chunk->dirty.next_gap_in(rest)) {
+        rest = ByteRange::between(clean->end(), of_chunk.end());
+        if (!chunk->valid.intersects(*clean)) continue;
         if (prepare_extents(core, *chunk, Lists::valid) != 0) return fail(std::errc::no_buffer_space);
         const ExtentsChange<Traits> change{core, *chunk};
         core.counters.valid_bytes.fetch_sub(chunk->valid.size_bytes_in(*clean), std::memory_order_relaxed);
         chunk->valid.subtract(*clean, core.chunk_bytes());
-        rest = ByteRange::between(clean->end(), of_chunk.end());
       }
     }
     from = index + 1;

@@ -145,7 +145,7 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
       make_zero_again();
       evicted = make_dirty_again(body_->core, *body_->record, meta.unsynced());
     } catch (const std::bad_alloc&) {
-      if (asked) evicted = std::move(*asked);  // none the better, but named
+      evicted = ExtentSet{ByteRange::between(0, meta.size())};  // none the better, but named
     }
     if (body_->record->dirty_bytes.load() != 0 || body_->lacks_store()) {
       meta.note_modified();
@@ -154,12 +154,16 @@ class SyncFlight final : public Requester<SyncRequest<Traits>, Result<>>,
     return evicted;
   }
   // A zero has no memory to be dirty in: it is one that is not stored. What is held of it came from the store, perhaps
-  // after that had lost the zero. Errors: throws bad_alloc.
-  void make_zero_again() TARN_REQUIRES(body_->lock) {
-    const auto zeros = body_->meta.zeros_at_risk();
-    for (const auto& extent : zeros.extents()) {
-      if (!drop_clean(body_->core, *body_->record, extent)) return;  // the rest is as what is not held
-      body_->meta.note_not_stored(extent);
+  // after that had lost the zero. Where there is no memory it is as what is not held.
+  void make_zero_again() noexcept TARN_REQUIRES(body_->lock) {
+    try {
+      const auto zeros = body_->meta.zeros_at_risk();
+      auto dropped = zeros;
+      for (const auto& extent : zeros.extents()) {
+        if (!drop_clean(body_->core, *body_->record, extent)) dropped.subtract(extent);
+      }
+      body_->meta.note_not_stored(dropped);
+    } catch (const std::bad_alloc&) {
     }
   }
   void note_error() noexcept {

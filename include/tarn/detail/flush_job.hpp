@@ -184,6 +184,8 @@ class FlushJob {
       data_.push_back({chunk.memory + run.offset(), static_cast<std::size_t>(run.size_bytes())});
       data.add(ByteRange::between(offset + run.offset(), offset + run.end()));
     });
+    chunk.dirty.for_each_in(
+        in_chunk, [&](ByteRange run) { changed_.add(ByteRange::between(offset + run.offset(), offset + run.end())); });
     pin(chunk);
     taken_.push_back({&chunk, chunk.memory});
     chunk.state.set(detail::ChunkState::in_flush);
@@ -314,6 +316,7 @@ class FlushJob {
   std::uint64_t size_bytes_, bound_bytes_, version_, size_sets_ = 0, generation_ = 0, end_ = 0;
   std::int64_t begun_ns_ = 0;  // if the observer hears how long it took
   ByteRange covers_;
+  ExtentSet changed_;  // of what it took, the dirty bytes: of a whole part, others go along
   ExtentSet by_size_;  // parts that are zero once the size is set
   // One job lists at most about so many extents, so that what it takes beside the pool's memory stays small; of whole
   // parts and files there is no less.
@@ -392,7 +395,7 @@ template <class Traits, class File>
       job.for_each_range([&](ByteRange range, bool zero) {
         if (zero) lent.for_each_in(range, [&](ByteRange part) { zeros.add(part); });
       });
-      meta.note_stored(lent, zeros, is_durable);
+      meta.note_stored(lent, zeros, job.changed_, is_durable);
       // Also if a sync failed meanwhile: what is dirty of it still may be cut off before it is stored once more.
       if (!is_durable) meta.note_part_stored(job.covers_);
       job.for_each_range([&](ByteRange range, bool) {
