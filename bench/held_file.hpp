@@ -6,42 +6,21 @@
 //
 // Thread safety: as of DirtyFile.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <span>
-#include <string>
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
 
 #include "paired.hpp"
+#include "warm_buffer.hpp"
 
 namespace tarn_bench {
 
 using Traits = tarn::DefaultTraits;
-
-/// Page-aligned memory that has been written.
-class WarmBuffer {
- public:
-  explicit WarmBuffer(std::size_t size_bytes)
-      : bytes_{static_cast<std::byte*>(::operator new[](size_bytes, page))}, size_bytes_{size_bytes} {
-    std::memset(bytes_.get(), 0, size_bytes);
-  }
-  [[nodiscard]] std::byte* data() const { return bytes_.get(); }
-  [[nodiscard]] std::span<std::byte> first(std::size_t size_bytes) const { return {bytes_.get(), size_bytes}; }
-  [[nodiscard]] std::size_t size() const { return size_bytes_; }
-
- private:
-  static constexpr std::align_val_t page{4096};
-  struct Free {
-    void operator()(std::byte* memory) const { ::operator delete[](memory, page); }
-  };
-  std::unique_ptr<std::byte[], Free> bytes_;
-  std::size_t size_bytes_;
-};
 
 /// The byte that a file has at an offset.
 [[nodiscard]] inline std::byte pattern_at(std::uint64_t offset) {
@@ -59,7 +38,7 @@ class WarmBuffer {
   return n && *n == size_bytes;
 }
 
-/// Is asked for nothing: all is held, and nobody flushes.
+/// Is asked for nothing till the end: all is held.
 struct IdleStore {
   tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>&) { return tarn::fail(std::errc::io_error); }
   tarn::FlushOutcome<Traits> flush(const tarn::FlushRequest<Traits>&) { return tarn::FlushOutcome<Traits>::stored(); }
@@ -71,8 +50,7 @@ class HeldFile {
   using File = tarn::DirtyFile<Traits, IdleStore>;
 
   HeldFile(std::uint64_t size_bytes, std::uint64_t chunk_bytes = tarn::PoolOptions{}.chunk_bytes)
-      : size_bytes_{size_bytes},
-        pool_{{.budget_bytes = 4 * size_bytes + size_bytes / chunk_bytes * tarn::KiB + 64 * tarn::MiB,
+      : pool_{{.budget_bytes = 4 * size_bytes + size_bytes / chunk_bytes * tarn::KiB + 64 * tarn::MiB,
                .chunk_bytes = chunk_bytes}},
         file_{pool_, tarn::DirtyFileMetadata::created(1, {.part_bytes = tarn::GiB}), store_} {
     std::vector<std::byte> chunk(chunk_bytes);
@@ -91,7 +69,6 @@ class HeldFile {
   File& operator*() { return file_; }
   File* operator->() { return &file_; }
   [[nodiscard]] tarn::ChunkPool<Traits>& pool() { return pool_; }
-  [[nodiscard]] std::uint64_t size() const { return size_bytes_; }
   /// The memory of an offset. Of the bytes up to the end of its chunk, as long as nothing is written or evicted.
   [[nodiscard]] const std::byte* memory(std::uint64_t offset) const {
     const auto chunk_bytes = pool_.chunk_bytes();
@@ -109,7 +86,6 @@ class HeldFile {
   }
 
  private:
-  const std::uint64_t size_bytes_;
   tarn::ChunkPool<Traits> pool_;
   IdleStore store_;
   File file_;

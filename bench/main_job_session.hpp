@@ -33,6 +33,8 @@
 #include <utility>
 #include <vector>
 
+#include "warm_buffer.hpp"
+
 namespace main_job {
 
 constexpr std::size_t block_bytes_max = std::size_t{4} << 20;
@@ -72,26 +74,7 @@ inline std::uint64_t mix(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// Pages that are faulted in once and kept, in huge pages where the system gives them.
-class WarmBuffer {
- public:
-  explicit WarmBuffer(std::size_t size_bytes) : size_bytes_(size_bytes) {
-    void* const memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) fail("mmap");
-    madvise(memory, size_bytes, MADV_HUGEPAGE);
-    data_ = static_cast<std::byte*>(memory);
-    std::memset(data_, 0x5A, size_bytes);
-  }
-  WarmBuffer(const WarmBuffer&) = delete;
-  WarmBuffer& operator=(const WarmBuffer&) = delete;
-  ~WarmBuffer() { munmap(data_, size_bytes_); }
-
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_;
-  std::size_t size_bytes_;
-};
+using tarn_bench::WarmBuffer;
 
 /// What a block that is written holds depends on its offset and the seed alone: the same commands on two files make
 /// them equal.

@@ -32,8 +32,8 @@ namespace {
 using tarn::KiB, tarn::MiB;
 using Order = Offsets::Order;
 
-constexpr std::uint64_t file_bytes =
-    4 * MiB;  // with what is read into: more than a second-level cache, less than a third
+// With what is read into: more than a second-level cache, less than a third.
+constexpr std::uint64_t file_bytes = 4 * MiB;
 
 std::string size_said(std::size_t bytes) {
   if (bytes >= MiB) return std::to_string(bytes / MiB) + "MiB";
@@ -103,8 +103,12 @@ void reads_of_one_chunk(const Suite& suite) {
     if (!is_all(file->read(offsets[i], buffers[thread].first(size)), size)) fail(name);
     used(buffers[thread].data());
   };
-  reads(0, 1);
-  expect(has_pattern(buffers[0].first(size), offsets[1]), name);
+  for (const int thread : {0, 1}) {
+    reads(thread, 1);
+    expect(has_pattern(buffers[thread].first(size), offsets[1]), name);
+    copies(thread, 2);
+    expect(has_pattern(buffers[thread].first(size), offsets[2]), name + ", memcpy");
+  }
   suite.compare(name, "two memcpys at once", two_threads(copies), two_threads(reads));
 }
 
@@ -115,8 +119,7 @@ void views(const Suite& suite) {
   const auto chunk_bytes = file.pool().chunk_bytes();
   std::vector<std::shared_ptr<const std::byte>> held;  // as a map from chunks to shared pointers gives them
   for (std::uint64_t at = 0; at < file_bytes; at += chunk_bytes) {
-    held.emplace_back(std::shared_ptr<const std::byte>{}, file.memory(at));
-    held.back() = std::shared_ptr<const std::byte>{file.memory(at), [](const std::byte*) {}};
+    held.emplace_back(file.memory(at), [](const std::byte*) {});
   }
   const auto shares = [&](std::uint64_t i) {
     const auto first = i % 4 * (MiB / chunk_bytes);
@@ -135,6 +138,13 @@ void views(const Suite& suite) {
     });
     if (!n || *n != MiB) fail(name);
   };
+  bool right = true;
+  const auto compared = file->view(MiB, MiB, [&](tarn::ConstBuffers bytes) {
+    std::vector<std::byte> shown(bytes.size_bytes());
+    bytes.copy_to(shown);
+    right = has_pattern(shown, MiB);
+  });
+  expect(compared && right && has_pattern({held[MiB / chunk_bytes].get(), chunk_bytes}, MiB), name);
   suite.compare(name, "a vector of shared_ptr and one of iovec", each(shares), each(shows));
 }
 
@@ -184,6 +194,10 @@ void plan_after(const Suite& suite, const std::string& name) {
     if (!is_all(file->read(offsets[i], into.first(size)), size)) fail(name);
     used(into.data());
   };
+  const auto bytes = tarnfs::read_after(file.pool(), named, *file, offsets[1], size);
+  expect(bytes && has_pattern(*bytes, offsets[1]), "plan/after");
+  reads(2);
+  expect(has_pattern(into.first(size), offsets[2]), name);
   suite.compare(name, "plan/after", each(before), each(reads));
 }
 
@@ -194,7 +208,7 @@ void refills(const Suite& suite) {
   if (!suite.wants(name)) return;
   HeldFile file{file_bytes};
   const WarmBuffer from{MiB};
-  std::memcpy(from.data(), file.memory(0), 1000);
+  file.copy(0, from.first(MiB));
   const auto maps = [&](std::uint64_t) {
     void* const fresh = ::mmap(nullptr, MiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (fresh == MAP_FAILED) fail(name);
@@ -206,6 +220,8 @@ void refills(const Suite& suite) {
     if (!file->truncate(0) || !is_all(file->write(0, from.first(MiB)), MiB)) fail(name);
   };
   suite.compare(name, "filling a fresh mapping", each(maps), each(refills));
+  const WarmBuffer into{MiB};
+  expect(is_all(file->read(0, into.first(MiB)), MiB) && has_pattern(into.first(MiB), 0), name);
 }
 
 std::uint64_t minor_faults() {

@@ -11,13 +11,13 @@
 
 #include <time.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace tarn_bench {
@@ -58,7 +58,10 @@ class Suite {
   /// Pairs a figure, and how long an arm runs at least each time. `only`: figures whose name begins so; empty: all.
   Suite(std::size_t pairs, double run_ns, std::string only) : pairs_{pairs}, run_ns_{run_ns}, only_{std::move(only)} {}
 
-  [[nodiscard]] bool wants(const std::string& name) const { return name.starts_with(only_); }
+  /// Of a figure, or of a group of them, which ends in a slash.
+  [[nodiscard]] bool wants(const std::string& name) const {
+    return name.starts_with(only_) || (name.ends_with('/') && only_.starts_with(name));
+  }
 
   void compare(const std::string& name, const std::string& reference_name, const Arm& reference,
                const Arm& ours) const {

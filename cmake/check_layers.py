@@ -58,7 +58,7 @@ SYNC = re.compile(r"\bstd::(atomic\w*|(?:recursive_|timed_|shared_)*mutex|condit
 # A field of that type. Named in another type, as in std::unique_lock<Mutex>, it does no harm.
 UNCHECKED = re.compile(r"^\s*(?:mutable )?(?:tarn::)?(?:detail::)?Mutex \w+;")
 
-# It may wake nobody: see detail/sync.hpp.
+# Of a condition variable.
 NOTIFIES_ONE = re.compile(r"\bnotify_one\b")
 
 # What starts a thread of its own; nothing below it does.
@@ -167,7 +167,7 @@ def check(root):
                 problems.append(f"{header}:{number}: has {len(line)} columns, more than {MAX_COLUMNS}")
             code = line.partition("//")[0]
             if NOTIFIES_ONE.search(code):
-                problems.append(f"{header}:{number}: notifies one")
+                problems.append(f"{header}:{number}: notifies one, which may wake nobody: see detail/sync.hpp")
             named = SYNC.search(code)
             if named and header not in BY_MACRO and header not in THIRD_PARTY and header not in STARTS_THREADS and \
                     not header.startswith(TESTING):

@@ -145,8 +145,9 @@ class BasicDirtyFileMetadata {
   /// needs a sync any more. Errors: throws bad_alloc, and changes nothing.
   void note_stored(const ExtentSet& extents, const ExtentSet& zeros, const ExtentSet& changed, bool durable) {
     auto unsynced = unsynced_;
-    auto at_risk = at_risk_.zeros_after(durable ? extents : changed, zeros, durable);
-    auto since_sync = at_risk_since_sync_.zeros_after(durable ? extents : changed, zeros, durable);
+    auto at_risk = durable ? at_risk_.zeros_after(extents, {}) : at_risk_.zeros_after(changed, zeros);
+    auto since_sync =
+        durable ? at_risk_since_sync_.zeros_after(extents, {}) : at_risk_since_sync_.zeros_after(changed, zeros);
     if (durable) {
       unsynced.subtract(extents);
     } else {
@@ -174,6 +175,7 @@ class BasicDirtyFileMetadata {
     stored_.subtract(range);
     for (auto* const other : others) other->subtract(range);
   }
+  /// The same of each. Errors: throws bad_alloc, and changes nothing.
   void note_not_stored(const ExtentSet& extents) {
     auto stored = stored_, unsynced = unsynced_, at_risk = at_risk_.zeros, since_sync = at_risk_since_sync_.zeros;
     for (auto* const rest : {&stored, &unsynced, &at_risk, &since_sync}) rest->subtract(extents);
@@ -200,7 +202,8 @@ class BasicDirtyFileMetadata {
       size_set_ = size_set_ || at_risk_.size_set;
     }
     needs_sync_ = needs_data_sync_ = true;
-    for (const auto& extent : asked != nullptr ? asked->extents() : std::span<const ByteRange>{}) {
+    if (asked == nullptr) return;
+    for (const auto& extent : asked->extents()) {
       stored_.for_each_in(extent, [&](ByteRange part) { unsynced_.add(part); });
     }
   }
@@ -265,10 +268,10 @@ class BasicDirtyFileMetadata {
     bool size_set = false;
     ExtentSet zeros = {};
     // The zeros once `others` are none of them any more, and `more` are: past the bound there was nothing but zeros.
-    [[nodiscard]] ExtentSet zeros_after(const ExtentSet& others, const ExtentSet& more, bool durable) const {
+    [[nodiscard]] ExtentSet zeros_after(const ExtentSet& others, const ExtentSet& more) const {
       auto after = zeros;
       after.subtract(others);
-      if (!durable) after.add(more.intersect(ByteRange::between(0, bound_bytes)));
+      after.add(more.intersect(ByteRange::between(0, bound_bytes)));
       return after;
     }
     friend bool operator==(const AtRisk&, const AtRisk&) = default;
