@@ -137,7 +137,7 @@ TEMPLATE_TEST_CASE("a read, a view and a try of held bytes allocate nothing up t
 
 TEST_CASE("a flush allocates a few times, however many chunks it takes", "[allocation]") {
   constexpr std::uint64_t chunks = 2'000;
-  OneFile<Heap> file{{.chunk_bytes = 64, .chunks_per_part = 4'096}};
+  OneFile<Usual> file{{.chunk_bytes = 64, .chunks_per_part = 4'096}};
   REQUIRE(file.write(0, pattern(0, static_cast<std::size_t>(chunks * file.C))));
   const auto before = allocations.load();
   auto job = tarn::begin_flush(file.pool, file.meta);
@@ -145,5 +145,5 @@ TEST_CASE("a flush allocates a few times, however many chunks it takes", "[alloc
   REQUIRE(job);
   CHECK(job->request().data.size() > 100);
   CHECK(allocated < 100);
-  REQUIRE(tarn::finish_flush(file.pool, file.meta, std::move(*job), tarn::FlushOutcome<Heap>::stored()));
+  REQUIRE(tarn::finish_flush(file.pool, file.meta, std::move(*job), tarn::FlushOutcome<Usual>::stored()));
 }

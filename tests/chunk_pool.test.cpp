@@ -47,7 +47,7 @@ struct CollidingArena : Arena {
   using ContentId = Colliding;
 };
 /// File ids and content ids of one type.
-struct SameIds : Heap {
+struct SameIds : Usual {
   using ContentId = std::uint64_t;
 };
 
@@ -229,7 +229,7 @@ TEST_CASE("content keys and file keys never meet, also if they are the same numb
 }
 
 TEST_CASE("membership asked from many threads is right at every moment", "[chunk_pool]") {
-  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 4}};
   const auto steady = file.meta;
   REQUIRE(file.write(0, "always here"));
   std::atomic<bool> stop{false};
@@ -247,7 +247,7 @@ TEST_CASE("membership asked from many threads is right at every moment", "[chunk
         }
       });
     }
-    auto other = OneFile<Heap>::Metadata::created(8, {.part_bytes = file.P});
+    auto other = OneFile<Usual>::Metadata::created(8, {.part_bytes = file.P});
     for (std::uint64_t i = 0; i < 2000 || asked < 100; ++i) {
       if (!file.write((1 + i % 50) * 16, "comes and goes")) ++wrong;
       if (!tarn::write_range(file.pool, other, i % 50 * 16, bytes_of("other"))) ++wrong;
@@ -418,15 +418,15 @@ TEMPLATE_TEST_CASE("dirty bytes that go with their pool are told to the observer
   CHECK(losses == LossObserver::Losses{{7, 105}, {8, 3}});
 }
 
-TEST_CASE("a size that goes with its pool is told to the observer, with no byte", "[chunk_pool]") {
+TEMPLATE_TEST_CASE("a size that goes with its pool is told to the observer, with no byte", "[chunk_pool]",
+                   EACH_STORAGE(TellingHeap, TellingArena)) {
   LossObserver::Losses losses;
-  MemoryStore<TellingHeap> store;
+  MemoryStore<TestType> store;
   store.put_pattern(7, 64);
   store.put_pattern(8, 64);
   {
-    tarn::ChunkPool<TellingHeap> pool{pool_options<TellingHeap>(16, 1 * MiB), LossObserver{&losses}};
-    auto cut = tarn::MetadataFor<TellingHeap>::from_store(7, 64),
-         read = tarn::MetadataFor<TellingHeap>::from_store(8, 64);
+    tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB), LossObserver{&losses}};
+    auto cut = tarn::MetadataFor<TestType>::from_store(7, 64), read = tarn::MetadataFor<TestType>::from_store(8, 64);
     std::string into(64, '?');
     REQUIRE(tarn::read_range(pool, cut, 0, writable(into), store));
     REQUIRE(tarn::read_range(pool, read, 0, writable(into), store));
@@ -436,7 +436,7 @@ TEST_CASE("a size that goes with its pool is told to the observer, with no byte"
 }
 
 TEST_CASE("a deadline is so long from now, and one for ever does not wrap", "[chunk_pool]") {
-  struct Frozen : Heap {
+  struct Frozen : Usual {
     struct TimeSource : tarn::SteadyTime {
       [[nodiscard]] std::int64_t now_ns() const noexcept { return 1000; }
     };
@@ -686,8 +686,8 @@ TEMPLATE_TEST_CASE("a budget below the least is refused at construction, and the
 }
 
 TEST_CASE("marks that cannot work are refused at construction; a budget may be lowered below them", "[chunk_pool]") {
-  using Pool = tarn::ChunkPool<Heap>;
-  constexpr std::uint64_t C = 4096, budget = 4 * MiB;
+  using Pool = tarn::ChunkPool<Usual>;
+  constexpr std::uint64_t C = 4096, budget = 16 * MiB;
   const auto made = [](tarn::PoolOptions with) -> std::string {
     with.budget_bytes = budget;
     with.chunk_bytes = C;
@@ -713,15 +713,15 @@ TEST_CASE("marks that cannot work are refused at construction; a budget may be l
 
   Pool pool{{.budget_bytes = budget, .chunk_bytes = C, .dirty_throttle_bytes = budget, .dirty_limit_bytes = budget}};
   CHECK(pool.set_budget_bytes(budget / 2));
-  MemoryStore<Heap> store;
-  auto meta = tarn::MetadataFor<Heap>::created(1);
+  MemoryStore<Usual> store;
+  auto meta = tarn::MetadataFor<Usual>::created(1);
   REQUIRE(tarn::write_range(pool, meta, 0, bytes_of("x")));
   CHECK(tarn::flush(pool, meta, store));
 }
 
 TEST_CASE("a window is whole chunks, one at least", "[chunk_pool]") {
   const auto window = [](std::uint64_t window_bytes) {
-    return tarn::ChunkPool<Heap>{{.budget_bytes = 4 * MiB, .chunk_bytes = 4096, .window_bytes = window_bytes}}
+    return tarn::ChunkPool<Usual>{{.budget_bytes = 16 * MiB, .chunk_bytes = 4096, .window_bytes = window_bytes}}
         .window_bytes();
   };
   CHECK(window(100) == 4096);
@@ -900,16 +900,16 @@ TEMPLATE_TEST_CASE("the counters return to zero after any history of failures", 
 }
 
 TEST_CASE("a budget past the largest offset is refused, and nothing changes", "[chunk_pool]") {
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(16, MiB)};
   const auto before = pool.budget_bytes();
   CHECK(pool.set_budget_bytes(tarn::max_offset + 1).error() == std::errc::invalid_argument);
-  CHECK(pool.set_budget_bytes(tarn::ChunkPool<Heap>::min_budget_bytes({.chunk_bytes = 16}) - 1).error() ==
+  CHECK(pool.set_budget_bytes(tarn::ChunkPool<Usual>::min_budget_bytes({.chunk_bytes = 16}) - 1).error() ==
         std::errc::invalid_argument);
   CHECK(pool.budget_bytes() == before);
 }
 
 TEST_CASE("content for whose name there is no room is not loaded", "[chunk_pool]") {
-  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   const tarn::Digest<16> id{.bytes = {std::byte{1}}};
   file.store.put_content(id, "sixteen of bytes");
   {
@@ -922,7 +922,7 @@ TEST_CASE("content for whose name there is no room is not loaded", "[chunk_pool]
 
 TEST_CASE("who asks for content that somebody loads waits for that load, and has a pin of the same chunk",
           "[chunk_pool]") {
-  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   const tarn::Digest<16> id{.bytes = {std::byte{1}}};
   file.store.put_content(id, "sixteen of bytes");
   file.store.load_gate.close();

@@ -1088,34 +1088,34 @@ TEMPLATE_TEST_CASE("arguments that no file can have are refused, and nothing has
 
 TEST_CASE("a file for whose record there is no room is not made, and what there was of its id is as it was",
           "[dirty_file]") {
-  SharedFile<WatchedFiles> file{{16, 1}};
+  SharedFile<WatchedUsual> file{{16, 1}};
   REQUIRE(file.write(0, "hello"));
-  using File = SharedFile<WatchedFiles>::File;
-  file.store.fail_next(Call<WatchedFiles>::flush, SIZE_MAX, std::errc::no_space_on_device);
+  using File = SharedFile<WatchedUsual>::File;
+  file.store.fail_next(Call<WatchedUsual>::flush, SIZE_MAX, std::errc::no_space_on_device);
   {
     const Brim full{file.pool};
     for (const std::uint64_t id : {7u, 8u}) {  // it has an owner, it is unknown
       std::error_code why;
       try {
-        File other{file.pool, SharedFile<WatchedFiles>::Metadata::created(id), file.store};
+        File other{file.pool, SharedFile<WatchedUsual>::Metadata::created(id), file.store};
       } catch (const std::system_error& e) {
         why = e.code();
       }
       CHECK(why == std::errc::no_buffer_space);
     }
   }
-  file.store.fail_next(Call<WatchedFiles>::flush, 0, {});
+  file.store.fail_next(Call<WatchedUsual>::flush, 0, {});
   CHECK(file.write(5, "!"));
   CHECK(file.read_all() == "hello!");
   CHECK(file->flush());
 }
 
 TEST_CASE("a file waits for room for its record while somebody may make some", "[dirty_file]") {
-  LaterFile<Heap> file{{4096, 1}};
+  LaterFile<Usual> file{{4096, 1}};
   REQUIRE(file->write(0, bytes_of("hello")));
   REQUIRE(file->flush({.deadline_ns = 0}).error() == std::errc::timed_out);  // and stays in flight
-  std::optional<Brim<Heap>> full{std::in_place, file.pool};
-  std::optional<LaterFile<Heap>::File> other;
+  std::optional<Brim<Usual>> full{std::in_place, file.pool};
+  std::optional<LaterFile<Usual>::File> other;
   BlockedThread waiter;
   {
     Worker maker{[&] {
@@ -1132,7 +1132,7 @@ TEST_CASE("a file waits for room for its record while somebody may make some", "
 }
 
 TEST_CASE("what was changed later than a time is not flushed for its age, and what was earlier is", "[dirty_file]") {
-  SharedFile<WatchedFiles> file{{16, 1}};
+  SharedFile<WatchedUsual> file{{16, 1}};
   REQUIRE(file->flush());
   auto& core = file.pool.core();
   const auto before_ns = core.time.now_ns();

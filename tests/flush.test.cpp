@@ -400,7 +400,7 @@ TEST_CASE("a byte of which no list of extents can say that it is clean is flushe
 
 TEST_CASE("a chunk cannot be marked flushed while a flush of its file is in flight, or with no pin to be had",
           "[flush]") {
-  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
   REQUIRE(file.write(0, "hello"));
   {
     auto job = tarn::begin_flush(file.pool, file.meta);

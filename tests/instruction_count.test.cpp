@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: LABELS slow
 #include <tarn/dirty_file.hpp>
 

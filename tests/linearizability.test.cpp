@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 #include <tarn/dirty_file.hpp>
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: TIMEOUT 600 LABELS slow
 #include <tarn/tarn.hpp>
 

@@ -270,7 +270,7 @@ TEMPLATE_TEST_CASE("a deleted file is neither written nor truncated nor punched"
 }
 
 TEST_CASE("a hole whose last chunk has all the pins it can have is not made, not even in the first", "[truncate]") {
-  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 2}};
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 2}};
   REQUIRE(file.write(0, pattern(0, 32)));
   {
     const auto pins = take_all_pins(file.pool, file.meta, 1);
@@ -285,7 +285,7 @@ TEST_CASE("a hole whose last chunk has all the pins it can have is not made, not
 }
 
 TEST_CASE("a hole that the budget has no room to note is refused, and nothing has changed", "[truncate]") {
-  OneFile<Heap> file{{.chunk_bytes = 64, .chunks_per_part = 1}};
+  OneFile<Usual> file{{.chunk_bytes = 64, .chunks_per_part = 1}};
   REQUIRE(file.write(0, "aaaaa"));
   REQUIRE(file.write(10, "bbbbb"));
   const auto before = file.read_all();
@@ -300,11 +300,11 @@ TEST_CASE("a hole that the budget has no room to note is refused, and nothing ha
 }
 
 TEST_CASE("a hole of a file waits for room to note it while somebody may make some", "[truncate]") {
-  LaterFile<Heap> file{{64, 1}};
+  LaterFile<Usual> file{{64, 1}};
   REQUIRE(file->write(0, bytes_of("aaaaa")));
   REQUIRE(file->write(10, bytes_of("bbbbb")));
   REQUIRE(file->flush({.deadline_ns = 0}).error() == std::errc::timed_out);  // and stays in flight
-  std::optional<Brim<Heap>> full{std::in_place, file.pool};
+  std::optional<Brim<Usual>> full{std::in_place, file.pool};
   CHECK(file->punch_hole(range(2, 3), {}, {.when_full = tarn::WhenFull::fail}).error() == std::errc::no_buffer_space);
   CHECK(file->punch_hole(range(2, 3), {}, {.deadline_ns = 0}).error() == std::errc::timed_out);
   tarn::Result<> punched = tarn::fail(std::errc::io_error);

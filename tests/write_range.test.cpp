@@ -340,9 +340,9 @@ TEMPLATE_TEST_CASE("bytes written one by one at every second place are charged, 
 namespace {
 
 /// Counts how often it is asked whether a write may be taken in.
-struct AskedStore : MemoryStore<Heap> {
+struct AskedStore : MemoryStore<Usual> {
   int asked = 0;
-  tarn::Result<> reserve(const tarn::ReserveRequest<Heap>&) {
+  tarn::Result<> reserve(const tarn::ReserveRequest<Usual>&) {
     ++asked;
     return {};
   }
@@ -351,7 +351,7 @@ struct AskedStore : MemoryStore<Heap> {
 }  // namespace
 
 TEST_CASE("an append past the largest offset is EFBIG, and the store is not even asked", "[write_range]") {
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(16, MiB)};
   AskedStore store;
   tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(7), store};
   REQUIRE(file.truncate(max_offset - 1));

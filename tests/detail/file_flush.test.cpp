@@ -120,7 +120,7 @@ class MomentStore {
 };
 
 /// The same, answering when told.
-class LaterMomentStore : public LaterStore<Heap> {
+class LaterMomentStore : public LaterStore<Usual> {
  public:
   static constexpr auto flush_unit = tarn::FlushUnit::file;
 };
@@ -237,10 +237,10 @@ TEMPLATE_TEST_CASE("a file of one moment never has half of a write", "[file_flus
 
 TEST_CASE("a flush of one moment waits for the write that is under way, and holds back the next", "[file_flush]") {
   constexpr std::uint64_t C = 4096;
-  using Store = MomentStore<Heap>;
+  using Store = MomentStore<Usual>;
   Store store;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
-  tarn::DirtyFile<Heap, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
+  tarn::DirtyFile<Usual, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
   REQUIRE(file.write(0, bytes_of("old")));
   const auto set_under_way = [&](std::uint32_t count) {
     auto& body = *file.body();
@@ -278,11 +278,11 @@ TEST_CASE("a flush of one moment that finds a write between two windows stores n
           "[file_flush]") {
   // Past the throttle mark a write flushes a step before each window, with nothing held: that is where it is caught.
   constexpr std::uint64_t C = 4096;
-  auto options = pool_options<Heap>(C, 16 * MiB);
+  auto options = pool_options<Usual>(C, 16 * MiB);
   options.dirty_throttle_bytes = 3 * C;
-  tarn::ChunkPool<Heap> pool{options};
-  MemoryStore<Heap> throttling;
-  MomentStore<Heap> store;
+  tarn::ChunkPool<Usual> pool{options};
+  MemoryStore<Usual> throttling;
+  MomentStore<Usual> store;
   tarn::DirtyFile other{pool, tarn::DirtyFileMetadata::created(8, {.part_bytes = C}), throttling};  // first in turn
   tarn::DirtyFile file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
   REQUIRE(other.write(0, bytes_of("x")));
@@ -311,13 +311,13 @@ TEST_CASE("a flush of one moment that finds a write between two windows stores n
 TEST_CASE("a write that needs the flush of its own file finishes while a flush of one moment waits for it",
           "[file_flush]") {
   constexpr std::uint64_t C = 4096;
-  using Store = MomentStore<Heap>;
+  using Store = MomentStore<Usual>;
   Store store;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 6 * C)};
-  tarn::DirtyFile<Heap, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 6 * C)};
+  tarn::DirtyFile<Usual, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
   Gate gate;
   gate.close();
-  const auto size = 64 * C;
+  const auto size = 2 * pool.budget_bytes() / C * C;
   std::size_t windows = 0;
   std::optional<tarn::Result<std::size_t>> written;
   std::optional<tarn::Result<>> flushed;
@@ -343,10 +343,10 @@ TEST_CASE("a write that needs the flush of its own file finishes while a flush o
 
 TEST_CASE("a flush that makes room is of one moment, too, if no write is under way", "[file_flush]") {
   constexpr std::uint64_t C = 4096;
-  using Store = MomentStore<Heap>;
+  using Store = MomentStore<Usual>;
   Store store;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
-  tarn::DirtyFile<Heap, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
+  tarn::DirtyFile<Usual, Store> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store};
   REQUIRE(file.write(0, bytes_of("x")));
   CHECK(pool.core().pressure.flush_one() == tarn::detail::Flushed::some);
   CHECK(store.consistent == 1);
@@ -355,8 +355,8 @@ TEST_CASE("a flush that makes room is of one moment, too, if no write is under w
 
 TEST_CASE("flushes of one moment that wait for one in flight do not wake each other for ever", "[file_flush]") {
   LaterMomentStore store;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(4096, 16 * MiB)};
-  tarn::DirtyFile<Heap, LaterMomentStore> file{pool, tarn::DirtyFileMetadata::created(id), store};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(4096, 16 * MiB)};
+  tarn::DirtyFile<Usual, LaterMomentStore> file{pool, tarn::DirtyFileMetadata::created(id), store};
   REQUIRE(file.write(0, bytes_of("x")));
   int ended = 0;
   const auto count = [&](const tarn::Result<std::uint64_t>& flushed) { ended += flushed ? 1 : 100; };
@@ -371,7 +371,7 @@ TEST_CASE("flushes of one moment that wait for one in flight do not wake each ot
 
 namespace {
 
-struct TimedHeap : Heap {
+struct TimedHeap : Usual {
   using TimeSource = ManualTime;
 };
 
@@ -434,15 +434,15 @@ class SparseStore {
 
   explicit SparseStore(std::uint64_t part_bytes) : part_bytes_{part_bytes} {}
 
-  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
     if (request.range.end() > size_bytes) return tarn::fail(std::errc::io_error);
     return request.into.copy_from(bytes_of(text_of_part(request.range)));
   }
-  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+  tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
     ++flushes;
-    if (fails) return tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::io_error));
+    if (fails) return tarn::FlushOutcome<Usual>::failed(std::make_error_code(std::errc::io_error));
     size_bytes = request.size_bytes;
-    if (request.covers.empty()) return tarn::FlushOutcome<Heap>::durable();
+    if (request.covers.empty()) return tarn::FlushOutcome<Usual>::durable();
     std::string scratch(64, '?');
     std::string object;
     const auto built = request.for_each_piece_of_part(
@@ -452,9 +452,9 @@ class SparseStore {
           return tarn::MutableBuffers{std::span{&piece, 1}}.copy_from(bytes_of(text_of_part(kept)));
         },
         [&](std::uint64_t, std::span<const std::byte> bytes, bool) { object += text_of(bytes); });
-    if (!built) return tarn::FlushOutcome<Heap>::failed(built.error());
+    if (!built) return tarn::FlushOutcome<Usual>::failed(built.error());
     parts[request.covers.offset() / part_bytes_] = object;
-    return tarn::FlushOutcome<Heap>::durable();
+    return tarn::FlushOutcome<Usual>::durable();
   }
   tarn::Result<> remove(const std::uint64_t&) { return {}; }
 
@@ -479,8 +479,8 @@ class SparseStore {
 TEST_CASE("a huge hole is no job a part: what is past all that the store has is zero by its size", "[file_flush]") {
   constexpr std::uint64_t C = 16, P = 2 * C, far = 8192 * P;
   SparseStore store{P};
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
-  tarn::DirtyFile<Heap, SparseStore> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
+  tarn::DirtyFile<Usual, SparseStore> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
   const auto read = [&](std::uint64_t offset, std::size_t size_bytes) {
     std::string into(size_bytes, '?');
     return file.read(offset, writable(into)) ? into : "error";
@@ -523,7 +523,7 @@ TEST_CASE("a huge hole is no job a part: what is past all that the store has is 
 
 TEST_CASE("a hole that is zero by the size is no more so once a write or a cut has met it", "[file_flush]") {
   constexpr std::uint64_t C = 16, P = 2 * C;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
   SparseStore store{P};
   auto meta = tarn::DirtyFileMetadata::created(id, {.part_bytes = P});
   REQUIRE(tarn::truncate(pool, meta, 8 * P));
@@ -535,7 +535,7 @@ TEST_CASE("a hole that is zero by the size is no more so once a write or a cut h
   REQUIRE(tarn::truncate(pool, meta, 6 * P));
   REQUIRE(tarn::truncate(pool, meta, 8 * P));
   REQUIRE(store.flush(job->request()).ok());
-  REQUIRE(tarn::finish_flush(pool, meta, std::move(*job), tarn::FlushOutcome<Heap>::durable()));
+  REQUIRE(tarn::finish_flush(pool, meta, std::move(*job), tarn::FlushOutcome<Usual>::durable()));
   CHECK(extents_of(meta.stored()) == Extents{{0, 5 * P}, {5 * P + 3, 6 * P}});
   REQUIRE(tarn::flush(pool, meta, store));
   CHECK(store.parts.size() == 3);  // the one that was written, and two below the size that the store had
@@ -546,7 +546,7 @@ TEST_CASE("a hole that is zero by the size is no more so once a write or a cut h
 namespace {
 
 /// Stores files of one moment, and answers when told; its pool is watched.
-class WatchedMomentStore : public LaterStore<WatchedFiles> {
+class WatchedMomentStore : public LaterStore<WatchedUsual> {
  public:
   static constexpr auto flush_unit = tarn::FlushUnit::file;
 };
@@ -558,9 +558,9 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
   // The flush settles the first chunk and waits for the second, whose bytes somebody looks at, with the file's lock held.
   constexpr std::uint64_t C = 4096;
   Events events;
-  tarn::ChunkPool<WatchedFiles> pool{pool_options<WatchedFiles>(C, 16 * MiB), WatchingObserver{&events}};
+  tarn::ChunkPool<WatchedUsual> pool{pool_options<WatchedUsual>(C, 16 * MiB), WatchingObserver{&events}};
   WatchedMomentStore store;
-  std::optional<tarn::DirtyFile<WatchedFiles, WatchedMomentStore>> file;
+  std::optional<tarn::DirtyFile<WatchedUsual, WatchedMomentStore>> file;
   file.emplace(pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = C}), store);
   const auto text = pattern(0, 2 * C);
   REQUIRE(file->write(0, bytes_of(text)));
@@ -623,11 +623,11 @@ TEST_CASE("a file that goes while a flush of all of it is being settled waits fo
 TEST_CASE("a flush of one moment that comes while the store removes the file waits for what becomes of that",
           "[file_flush]") {
   const bool stays = GENERATE(true, false);
-  MomentStore<Heap> store;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, 16 * MiB)};
-  tarn::DirtyFile file{pool, tarn::MetadataFor<Heap>::created(id), store};
+  MomentStore<Usual> store;
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(16, 16 * MiB)};
+  tarn::DirtyFile file{pool, tarn::MetadataFor<Usual>::created(id), store};
   REQUIRE(file.write(0, bytes_of("hello")));
-  if (stays) store.memory.fail_next(MemoryStore<Heap>::Call::remove, 1, std::errc::permission_denied);
+  if (stays) store.memory.fail_next(MemoryStore<Usual>::Call::remove, 1, std::errc::permission_denied);
   store.memory.remove_gate.close();
   tarn::Result<> removed = tarn::fail(std::errc::io_error), flushed = removed;
   BlockedThread waiter;
@@ -650,14 +650,14 @@ TEST_CASE("a flush of one moment that comes while the store removes the file wai
 
 TEST_CASE("a flush that has failed by the time that nobody waits for it is told to who has the file open",
           "[file_flush]") {
-  LaterFile<Heap> file{{16, 1}};
+  LaterFile<Usual> file{{16, 1}};
   auto opener = file->open();
   REQUIRE(file->write(0, bytes_of("hello")));
   {
     tarn::detail::FileFlush flush{file->body(), file.store, tarn::whole_file, SIZE_MAX, true};
     REQUIRE(flush.step() == Progress::waiting);
     file.store.take_flush().complete(
-        tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+        tarn::FlushOutcome<Usual>::failed(std::make_error_code(std::errc::no_space_on_device)));
     CHECK(opener.take_error());  // he who waits would be told
   }
   CHECK(opener.take_error().error() == std::errc::no_space_on_device);
@@ -670,7 +670,7 @@ TEST_CASE("a flush that has failed by the time that nobody waits for it is told 
 namespace {
 
 /// Takes three flushes of a file at a time.
-struct ThreeStore : LaterStore<Heap> {
+struct ThreeStore : LaterStore<Usual> {
   ThreeStore() { memory.take_flushes_in_any_order(); }
   [[nodiscard]] std::size_t flushes_at_once() const noexcept { return 3; }
 };
@@ -679,10 +679,10 @@ struct ThreeStore : LaterStore<Heap> {
 
 TEST_CASE("a flush that passes over others' does so when it begins, and waits for them once it has one of its own",
           "[file_flush]") {
-  LaterFile<Heap, ThreeStore> file{{16, 1}, 64};
+  LaterFile<Usual, ThreeStore> file{{16, 1}, 64};
   for (const std::uint64_t at : {0u, 16u, 32u}) REQUIRE(file->write(at, bytes_of("new")));
   const auto flush_of = [&](std::size_t jobs, bool waits) {
-    return std::make_unique<tarn::detail::FileFlush<tarn::detail::FileBody<Heap>, ThreeStore>>(
+    return std::make_unique<tarn::detail::FileFlush<tarn::detail::FileBody<Usual>, ThreeStore>>(
         file->body(), file.store, tarn::whole_file, jobs, waits);
   };
   auto first = flush_of(1, true), second = flush_of(SIZE_MAX, false);
@@ -706,9 +706,9 @@ TEST_CASE("a flush that passes over others' does so when it begins, and waits fo
 TEST_CASE("a flush says how many bytes the store has now and had not, also of parts that the size alone stored",
           "[file_flush]") {
   constexpr std::uint64_t C = 4096, P = 4 * C;
-  ObjectStore<Heap> store{P};
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
-  tarn::DirtyFile<Heap, ObjectStore<Heap>> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
+  ObjectStore<Usual> store{P};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
+  tarn::DirtyFile<Usual, ObjectStore<Usual>> file{pool, tarn::DirtyFileMetadata::created(id, {.part_bytes = P}), store};
   std::optional<tarn::Result<std::uint64_t>> flushed;
   const auto flush = [&] {
     tarn::start_flush(file, [&](tarn::Result<std::uint64_t> result) { flushed.emplace(std::move(result)); });
@@ -725,9 +725,9 @@ TEST_CASE("a flush says how many bytes the store has now and had not, also of pa
 }
 
 TEST_CASE("a flush of a file that has gone says nothing of the next file of its id", "[file_flush]") {
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(16, MiB)};
-  LaterStore<Heap> store;
-  using File = tarn::DirtyFile<Heap, LaterStore<Heap>>;
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(16, MiB)};
+  LaterStore<Usual> store;
+  using File = tarn::DirtyFile<Usual, LaterStore<Usual>>;
   const auto flush_one = [&] {
     const tarn::detail::Resumer resumer;
     return pool.core().pressure.flush_one();
@@ -738,7 +738,7 @@ TEST_CASE("a flush of a file that has gone says nothing of the next file of its 
   REQUIRE(flush_one() == tarn::detail::Flushed::started);
   const bool goes_first = GENERATE(true, false);
   const auto answer = [&] {
-    store.take_flush().complete(tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device)));
+    store.take_flush().complete(tarn::FlushOutcome<Usual>::failed(std::make_error_code(std::errc::no_space_on_device)));
   };
   if (!goes_first) answer();
   file.reset();

@@ -446,24 +446,24 @@ namespace {
 
 /// A store that answers when told; what it has stored is not durable before a sync.
 struct LaterSyncStore {
-  MemoryStore<Heap> memory;
+  MemoryStore<Usual> memory;
   bool at_once = true;
-  std::deque<tarn::FlushToken<Heap>> flushes;
-  std::deque<tarn::SyncToken<Heap>> syncs;
+  std::deque<tarn::FlushToken<Usual>> flushes;
+  std::deque<tarn::SyncToken<Usual>> syncs;
 
-  tarn::Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) { return memory.load(request); }
-  void flush(const tarn::FlushRequest<Heap>&, tarn::FlushToken<Heap> token) {
+  tarn::Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) { return memory.load(request); }
+  void flush(const tarn::FlushRequest<Usual>&, tarn::FlushToken<Usual> token) {
     flushes.push_back(std::move(token));
     if (at_once) finish_flush();
   }
-  void sync(const tarn::SyncRequest<Heap>&, tarn::SyncToken<Heap> token) { syncs.push_back(std::move(token)); }
+  void sync(const tarn::SyncRequest<Usual>&, tarn::SyncToken<Usual> token) { syncs.push_back(std::move(token)); }
   tarn::Result<> remove(const std::uint64_t& id) { return memory.remove(id); }
 
   void finish_flush() {
     auto token = std::move(flushes.front());
     flushes.pop_front();
     (void)memory.flush(token.request());
-    token.complete(tarn::FlushOutcome<Heap>::stored());
+    token.complete(tarn::FlushOutcome<Usual>::stored());
   }
   void finish_sync(const tarn::Result<>& answer) {
     auto token = std::move(syncs.front());
@@ -477,9 +477,9 @@ struct LaterSyncStore {
 TEST_CASE("a sync whose flush was under way when another sync failed stores anew what that one was asked for",
           "[sync]") {
   constexpr std::uint64_t C = 4096;
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  tarn::ChunkPool<Usual> pool{pool_options<Usual>(C, 16 * MiB)};
   LaterSyncStore store;
-  tarn::DirtyFile<Heap, LaterSyncStore> file{pool, tarn::DirtyFileMetadata::created(7), store};
+  tarn::DirtyFile<Usual, LaterSyncStore> file{pool, tarn::DirtyFileMetadata::created(7), store};
   REQUIRE(file.write(0, bytes_of("a")));
   REQUIRE(file.flush());
   store.at_once = false;

@@ -520,7 +520,7 @@ TEMPLATE_TEST_CASE("an opener that reads out of order, or one that tries, loads 
 TEST_CASE("many threads read one open file ahead, and write it, over a store that errs: no byte is wrong",
           "[load_ahead]") {
   static constexpr std::uint64_t C = 256, chunks = 200;
-  struct Tight : Heap {};
+  struct Tight : Usual {};
   ChaosStore<Tight> store{1, {.fails = 16, .hangs_after_ns_max = 50'000'000, .hangs_for_ns_max = 20'000'000}};
   store.put(0, pattern(0, chunks * C));
   std::atomic<std::uint64_t> wrong{0}, read_bytes{0}, asked_bytes{0};

@@ -172,7 +172,7 @@ struct Noting : Clock {
     Clock::insert(hook, name);
   }
 };
-struct ByNoting : Heap {
+struct ByNoting : Usual {
   using Eviction = Noting;
 };
 
@@ -194,7 +194,7 @@ TEST_CASE("a policy is told one name of one chunk, whenever that comes, and is c
     }
     return charged;
   };
-  const auto by_clock = charged_bytes(Heap{});
+  const auto by_clock = charged_bytes(Usual{});
   CHECK(Noting::names.empty());
   CHECK(charged_bytes(ByNoting{}) == by_clock + chunks * Noting::extra_bytes);
   const auto second = Noting::names.begin() + chunks;

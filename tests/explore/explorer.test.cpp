@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: LABELS slow
 
 // The explorer itself: that it finds what it should, in as many orders as there are, and no more.

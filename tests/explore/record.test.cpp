@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: LABELS slow
 #define TARN_SYNC_HEADER "explore/explored_sync.hpp"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: LABELS slow
 #include "fault/sweep_table.hpp"
 

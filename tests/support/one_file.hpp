@@ -51,6 +51,13 @@ struct Arena : TestTraits {
 #define EACH_STORAGE(heap, arena) heap
 #endif
 
+/// The traits of a test that runs once, on whichever of them: what else its program is made for.
+#if TARN_TESTS_ON_HEAP
+using Usual = Heap;
+#else
+using Usual = Arena;
+#endif
+
 struct Sizes {
   std::uint64_t chunk_bytes, chunks_per_part;
   friend std::ostream& operator<<(std::ostream& out, const Sizes& sizes) {

@@ -48,6 +48,11 @@ struct WatchedFiles : Heap {
 struct WatchedFilesInArena : Arena {
   using Observer = WatchingObserver;
 };
+#if TARN_TESTS_ON_HEAP
+using WatchedUsual = WatchedFiles;
+#else
+using WatchedUsual = WatchedFilesInArena;
+#endif
 
 template <class Traits>
 struct SharedFile {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: -O1
 // CTest: TIMEOUT 300 COST 7 LABELS slow
 #include <tarn/testing/check_store.hpp>
 
@@ -37,6 +38,7 @@ using tarn::testing::MemoryStore;
 using tarn::testing::Worker;
 using tarn_test::Arena;
 using tarn_test::Heap;
+using tarn_test::Usual;
 
 namespace {
 
@@ -83,10 +85,10 @@ struct PartStore {
   static constexpr std::uint64_t part_bytes = 64;
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::string> parts;
   bool names_content = false;
-  std::map<Heap::ContentId, std::string> content;
+  std::map<Usual::ContentId, std::string> content;
   std::size_t loads_by_name = 0;
 
-  Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
     if (request.offset_in_part != 0) return tarn::fail(std::errc::invalid_argument);
     std::string part(part_bytes, '\0');
     if (request.content != nullptr) {
@@ -98,7 +100,7 @@ struct PartStore {
     return request.into.copy_from(tarn::testing::bytes_of(part).first(
         std::min<std::size_t>(part_bytes, static_cast<std::size_t>(request.range.size_bytes()))));
   }
-  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+  tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
     auto after = parts.lower_bound({*request.file, request.size_bytes / part_bytes});
     if (request.size_bytes % part_bytes != 0 && after != parts.end() && after->first.first == *request.file &&
         after->first.second == request.size_bytes / part_bytes) {
@@ -107,7 +109,7 @@ struct PartStore {
       ++after;
     }
     while (after != parts.end() && after->first.first == *request.file) after = parts.erase(after);
-    if (request.covers.empty()) return tarn::FlushOutcome<Heap>::stored();
+    if (request.covers.empty()) return tarn::FlushOutcome<Usual>::stored();
     const auto number = request.covers.offset() / part_bytes;
     auto before = parts[{*request.file, number}];
     before.resize(part_bytes);
@@ -125,13 +127,13 @@ struct PartStore {
             if (at / part_bytes == number) made[at % part_bytes] = static_cast<char>(bytes[i]);
           }
         });
-    if (!brought) return tarn::FlushOutcome<Heap>::failed(brought.error());
+    if (!brought) return tarn::FlushOutcome<Usual>::failed(brought.error());
     parts[{*request.file, number}] = made;
-    if (!names_content) return tarn::FlushOutcome<Heap>::durable();
-    const Heap::ContentId name{
+    if (!names_content) return tarn::FlushOutcome<Usual>::durable();
+    const Usual::ContentId name{
         {static_cast<std::byte>(content.size() % 256), static_cast<std::byte>(content.size() / 256)}};
     content.emplace(name, made);
-    return tarn::FlushOutcome<Heap>::durable().with_content(number, name);
+    return tarn::FlushOutcome<Usual>::durable().with_content(number, name);
   }
   Result<> remove(std::uint64_t id) {
     parts.erase(parts.lower_bound({id, 0}), parts.lower_bound({id + 1, 0}));
@@ -140,7 +142,7 @@ struct PartStore {
 };
 
 // Files of one moment, of versions, made durable by a sync; it refuses some of everything.
-struct WholeFileStore : MapStore<Heap> {
+struct WholeFileStore : MapStore<Usual> {
   static constexpr auto flush_unit = tarn::FlushUnit::file;
   std::map<std::uint64_t, std::uint64_t> versions;
   std::size_t syncs = 0, refusals = 0, asked = 0;
@@ -151,24 +153,24 @@ struct WholeFileStore : MapStore<Heap> {
     refusals += now ? 1 : 0;
     return now;
   }
-  Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
     if (refuse()) throw std::system_error{std::make_error_code(std::errc::host_unreachable)};
     if (request.version != versions[*request.file]) return tarn::fail(static_cast<std::errc>(ESTALE));
     return MapStore::load(request);
   }
-  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+  tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
     const auto why = std::make_error_code(std::errc::no_space_on_device);
-    if (refuse()) return tarn::FlushOutcome<Heap>::failed(why);
+    if (refuse()) return tarn::FlushOutcome<Usual>::failed(why);
     MapStore::apply(request);
     ++flushes;
-    if (refuse()) return tarn::FlushOutcome<Heap>::unknown(why);
-    return tarn::FlushOutcome<Heap>::stored().with_version(++versions[*request.file]);
+    if (refuse()) return tarn::FlushOutcome<Usual>::unknown(why);
+    return tarn::FlushOutcome<Usual>::stored().with_version(++versions[*request.file]);
   }
-  Result<> sync(const tarn::SyncRequest<Heap>&) {
+  Result<> sync(const tarn::SyncRequest<Usual>&) {
     ++syncs;
     return refuse() ? Result<>{tarn::fail(std::errc::io_error)} : Result<>{};
   }
-  Result<> reserve(const tarn::ReserveRequest<Heap>&) {
+  Result<> reserve(const tarn::ReserveRequest<Usual>&) {
     return refuse() ? Result<>{tarn::fail(std::errc::no_space_on_device)} : Result<>{};
   }
   Result<> remove(std::uint64_t id) {
@@ -254,7 +256,7 @@ struct BrokenStore {
   }
   std::uint64_t name_of(std::uint64_t id) const { return mistake == Mistake::mixes_up_ids ? id % 16 : id; }
 
-  Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
     auto bytes = files[name_of(*request.file)];
     if (mistake == Mistake::mixes_up_ids) bytes.resize(std::max<std::size_t>(bytes.size(), request.range.end()));
     if (bytes.size() < request.range.end()) return tarn::fail(std::errc::io_error);
@@ -263,13 +265,13 @@ struct BrokenStore {
     if (errs(Mistake::leaves_bytes_out)) return request.into.copy_from(wanted.first(wanted.size() / 2)), wanted.size();
     return request.into.copy_from(wanted);
   }
-  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+  tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
     if (mistake == Mistake::never_stores) {
-      return tarn::FlushOutcome<Heap>::failed(std::make_error_code(std::errc::no_space_on_device));
+      return tarn::FlushOutcome<Usual>::failed(std::make_error_code(std::errc::no_space_on_device));
     }
     if (errs(Mistake::loses_the_last_flush)) {
       files[name_of(*request.file)].resize(request.size_bytes);
-      return tarn::FlushOutcome<Heap>::stored();
+      return tarn::FlushOutcome<Usual>::stored();
     }
     auto& file = files[name_of(*request.file)];
     if (request.size_bytes > file.size() || !errs(Mistake::does_not_cut)) file.resize(request.size_bytes);
@@ -293,7 +295,7 @@ struct BrokenStore {
         }
       }
     }
-    return tarn::FlushOutcome<Heap>::stored();
+    return tarn::FlushOutcome<Usual>::stored();
   }
   Result<> remove(std::uint64_t id) {
     if (!errs(Mistake::keeps_what_is_removed)) files.erase(name_of(id));
@@ -303,7 +305,7 @@ struct BrokenStore {
 
 // Fails some of what it is asked, in every way that a MemoryStore can without a lie, and is never without a version.
 struct MoodyStore {
-  using Memory = MemoryStore<Heap>;
+  using Memory = MemoryStore<Usual>;
   Memory memory;
   std::uint64_t asked = 0;
 
@@ -327,11 +329,11 @@ struct MoodyStore {
         return;
     }
   }
-  Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
     get_moody();
     return memory.load(request);
   }
-  tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+  tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
     get_moody();
     return memory.flush(request);
   }
@@ -360,7 +362,7 @@ TEMPLATE_TEST_CASE("a store that keeps what it is given is found to", "[check_st
 
 TEST_CASE("what tarn promises its store holds under the check", "[check_store]") {
   const auto seed = GENERATE(as<std::uint64_t>{}, 1, 2, 3, 4);
-  MemoryStore<Heap> store;
+  MemoryStore<Usual> store;
   store.expect_parts_of(64);
   const auto how = GENERATE(as<std::string>{}, "as good as may be", "naive", "with versions");
   CAPTURE(how);
@@ -368,7 +370,7 @@ TEST_CASE("what tarn promises its store holds under the check", "[check_store]")
   if (how == "with versions") store.keep_versions();
   auto options = small;
   options.seed = seed;
-  CHECK(check_store<Heap>(store, 7, options) == "");
+  CHECK(check_store<Usual>(store, 7, options) == "");
   CHECK(store.complaints() == "");
   CHECK_FALSE(store.has(7));
   CHECK(store.counts().loads > 200);
@@ -380,31 +382,31 @@ TEST_CASE("a store that fails and comes round is as good as another", "[check_st
   options.seed = GENERATE(as<std::uint64_t>{}, 1, 2, 3, 4);
   SECTION("in every way that a flush may end") {
     MoodyStore store;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.memory.complaints() == "");
     CHECK(store.asked > 500);
   }
   SECTION("with files of one moment, versions, syncs and a quota") {
     WholeFileStore store;
     store.refuses = true;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.refusals > 100);
     CHECK(store.syncs > 20);
     CHECK(store.files.empty());
   }
   SECTION("from threads of its own, late, and in any order") {
     options.steps = 1'000;
-    tarn_test::ChaosStore<Heap> store{2,
-                                      {.seed = options.seed,
-                                       .fails = 8,
-                                       .is_unsure = 0,
-                                       .drops = 40,
-                                       .answers_inline = 8,
-                                       .hangs_after_ns_max = 50'000'000,
-                                       .hangs_for_ns_min = 1'000'000,
-                                       .hangs_for_ns_max = 2'000'000}};
+    tarn_test::ChaosStore<Usual> store{2,
+                                       {.seed = options.seed,
+                                        .fails = 8,
+                                        .is_unsure = 0,
+                                        .drops = 40,
+                                        .answers_inline = 8,
+                                        .hangs_after_ns_max = 50'000'000,
+                                        .hangs_for_ns_min = 1'000'000,
+                                        .hangs_for_ns_max = 2'000'000}};
     const std::array<std::uint64_t, 2> ids{0, 1};
-    CHECK(check_store_files<Heap>(store, ids, options) == "");
+    CHECK(check_store_files<Usual>(store, ids, options) == "");
     CHECK(store.complaints() == "");
     CHECK(store.troubles() > 20);
     CHECK(store.counts().syncs > 5);
@@ -416,20 +418,20 @@ TEST_CASE("a store may want whole parts, or files of one moment", "[check_store]
   options.seed = GENERATE(as<std::uint64_t>{}, 1, 2, 3, 4);
   SECTION("parts") {
     PartStore store;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.parts.empty());
     CHECK(store.loads_by_name == 0);
   }
   SECTION("parts that it names by their content") {
     PartStore store;
     store.names_content = true;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.parts.empty());
     CHECK(store.loads_by_name > 100);
   }
   SECTION("files") {
     WholeFileStore store;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.refusals == 0);
     CHECK(store.syncs > 20);
   }
@@ -439,7 +441,7 @@ TEST_CASE("a store may answer later", "[check_store]") {
   auto options = small;
   options.steps = 1'000;
   SECTION("when it is told") {
-    LaterStore<Heap> store;
+    LaterStore<Usual> store;
     std::atomic<bool> over{false};
     std::string wrong = "not run";
     {
@@ -450,7 +452,7 @@ TEST_CASE("a store may answer later", "[check_store]") {
           std::this_thread::yield();
         }
       }};
-      wrong = check_store<Heap>(store, 7, options);
+      wrong = check_store<Usual>(store, 7, options);
       over = true;
     }
     CHECK(wrong == "");
@@ -459,8 +461,8 @@ TEST_CASE("a store may answer later", "[check_store]") {
     CHECK(store.memory.counts().flushes > 50);
   }
   SECTION("each time from another thread, with several flushes at a time, and syncs") {
-    ThreadStore<Heap> store;
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    ThreadStore<Usual> store;
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.syncs > 5);
     CHECK(store.map.files.empty());
   }
@@ -476,13 +478,13 @@ TEST_CASE("what a store does wrong is found, and told", "[check_store]") {
   options.seed = seed;
   options.steps = 20'000;
   const std::array<std::uint64_t, 2> ids{3, 19};
-  const auto wrong = check_store_files<Heap>(store, ids, options);
+  const auto wrong = check_store_files<Usual>(store, ids, options);
   CHECK(wrong != "");
   CHECK(wrong.find("seed " + std::to_string(seed)) != std::string::npos);
   CHECK(wrong.find("the last calls") != std::string::npos);
 
   BrokenStore again{mistake, every};  // the same choices, the same calls, the same words
-  CHECK(check_store_files<Heap>(again, ids, options) == wrong);
+  CHECK(check_store_files<Usual>(again, ids, options) == wrong);
 }
 
 TEST_CASE("a store that makes no mistake passes where the broken ones do not", "[check_store]") {
@@ -490,13 +492,13 @@ TEST_CASE("a store that makes no mistake passes where the broken ones do not", "
   auto options = small;
   options.steps = 20'000;
   const std::array<std::uint64_t, 2> ids{3, 19};
-  CHECK(check_store_files<Heap>(store, ids, options) == "");
+  CHECK(check_store_files<Usual>(store, ids, options) == "");
   CHECK(store.files.empty());
 }
 
 TEST_CASE("what is wrong is told with the place, the bytes and the calls", "[check_store]") {
   BrokenStore store{Mistake::stores_elsewhere, 5};
-  const auto wrong = check_store<Heap>(store, 3, small);
+  const auto wrong = check_store<Usual>(store, 3, small);
   CAPTURE(wrong);
   CHECK(wrong.find("shows other bytes, at offset ") != std::string::npos);
   CHECK(wrong.find("\n  expected: ") != std::string::npos);
@@ -508,15 +510,15 @@ TEST_CASE("what is wrong is told with the place, the bytes and the calls", "[che
 }
 
 TEST_CASE("of several files it is told which one the store was asked for", "[check_store]") {
-  struct ShortOfOne : MapStore<Heap> {
-    Result<std::size_t> load(const tarn::LoadRequest<Heap>& request) {
+  struct ShortOfOne : MapStore<Usual> {
+    Result<std::size_t> load(const tarn::LoadRequest<Usual>& request) {
       const auto filled = MapStore::load(request);
       return filled && *request.file == 19 ? *filled - 1 : filled;
     }
   };
   ShortOfOne store;
   const std::array<std::uint64_t, 2> ids{3, 19};
-  const auto wrong = check_store_files<Heap>(store, ids, small);
+  const auto wrong = check_store_files<Usual>(store, ids, small);
   CAPTURE(wrong);
   CHECK(wrong.find("a load of ") == 0);
   CHECK(wrong.find("\n  file #1, ") != std::string::npos);
@@ -524,16 +526,16 @@ TEST_CASE("of several files it is told which one the store was asked for", "[che
 }
 
 TEST_CASE("a store that says sizes is asked for them", "[check_store]") {
-  struct SizedStore : MapStore<Heap> {
+  struct SizedStore : MapStore<Usual> {
     bool cuts = true, removes_all = true;
     std::size_t sizes = 0;
 
-    tarn::FlushOutcome<Heap> flush(const tarn::FlushRequest<Heap>& request) {
+    tarn::FlushOutcome<Usual> flush(const tarn::FlushRequest<Usual>& request) {
       const auto before = files[*request.file];
       apply(request);
       auto& file = files[*request.file];
       if (!cuts && before.size() > file.size()) file += before.substr(file.size());
-      return tarn::FlushOutcome<Heap>::stored();
+      return tarn::FlushOutcome<Usual>::stored();
     }
     Result<> remove(std::uint64_t id) {
       if (!removes_all) return {};
@@ -546,42 +548,42 @@ TEST_CASE("a store that says sizes is asked for them", "[check_store]") {
   };
   SizedStore store;
   SECTION("right") {
-    CHECK(check_store<Heap>(store, 7, small) == "");
+    CHECK(check_store<Usual>(store, 7, small) == "");
     CHECK(store.sizes > 20);
   }
   SECTION("one that does not cut, and writes every zero") {
     store.cuts = false;
-    CHECK(check_store<Heap>(store, 7, small).find(" bytes, and should have ") != std::string::npos);
+    CHECK(check_store<Usual>(store, 7, small).find(" bytes, and should have ") != std::string::npos);
   }
   SECTION("one that removes nothing, and overwrites all") {
     store.removes_all = false;
-    CHECK(check_store<Heap>(store, 7, small).find(" bytes, and should have no such file") != std::string::npos);
+    CHECK(check_store<Usual>(store, 7, small).find(" bytes, and should have no such file") != std::string::npos);
   }
 }
 
 TEST_CASE("a store that takes in nothing is no good store", "[check_store]") {
-  struct FullStore : MapStore<Heap> {
-    Result<> reserve(const tarn::ReserveRequest<Heap>&) { return tarn::fail(std::errc::no_space_on_device); }
+  struct FullStore : MapStore<Usual> {
+    Result<> reserve(const tarn::ReserveRequest<Usual>&) { return tarn::fail(std::errc::no_space_on_device); }
   };
   FullStore store;
-  CHECK(check_store<Heap>(store, 7, small).find("no write was ever taken in: No space left") == 0);
+  CHECK(check_store<Usual>(store, 7, small).find("no write was ever taken in: No space left") == 0);
 }
 
 TEST_CASE("a store that never removes a file is no good store", "[check_store]") {
-  using Memory = MemoryStore<Heap>;
+  using Memory = MemoryStore<Usual>;
   auto options = small;
   options.errors_max = 3;
   Memory store;
   store.fail_next(Memory::Call::remove, SIZE_MAX, std::errc::permission_denied);
-  CHECK(check_store<Heap>(store, 7, options).find("a remove failed 3 times on end: Permission denied") == 0);
+  CHECK(check_store<Usual>(store, 7, options).find("a remove failed 3 times on end: Permission denied") == 0);
   CHECK(store.has(7));
 }
 
 TEST_CASE("a check keeps to the sizes that it is given, and chooses what it is not", "[check_store]") {
-  MemoryStore<Heap> store;
+  MemoryStore<Usual> store;
   const auto largest_file_of = [&](const CheckStoreOptions& options) {
     store.expect_parts_of(options.part_bytes != 0 ? options.part_bytes : options.chunk_bytes);
-    CHECK(check_store<Heap>(store, 7, options) == "");
+    CHECK(check_store<Usual>(store, 7, options) == "");
     CHECK(store.complaints() == "");
     std::uint64_t largest = 0;
     for (const auto& flushed : store.flushed()) largest = std::max(largest, flushed.size_bytes);
@@ -611,6 +613,6 @@ TEST_CASE("a check runs in as much memory as it is given", "[check_store]") {
 }
 
 TEST_CASE("a part that is not whole chunks is no part to check with", "[check_store]") {
-  MapStore<Heap> store;
-  CHECK_THROWS_AS(check_store<Heap>(store, 7, {.chunk_bytes = 16, .part_bytes = 24}), std::system_error);
+  MapStore<Usual> store;
+  CHECK_THROWS_AS(check_store<Usual>(store, 7, {.chunk_bytes = 16, .part_bytes = 24}), std::system_error);
 }
