@@ -115,6 +115,18 @@ class CopyRead {
   std::optional<ReadLoop<File, Store>> window_;
 };
 
+/// Calls a visitor.
+template <class F>
+[[nodiscard]] Result<std::invoke_result_t<F&, ConstBuffers>> show(F& f, ConstBuffers bytes) {
+  const UnderLatches latched;
+  if constexpr (std::is_void_v<std::invoke_result_t<F&, ConstBuffers>>) {
+    f(bytes);
+    return {};
+  } else {
+    return f(bytes);
+  }
+}
+
 /// A read by view, in steps.
 template <class File, class Store, class F>
 class ViewRead {
@@ -137,13 +149,13 @@ class ViewRead {
   /// Errors: throws bad_alloc, and what f throws.
   [[nodiscard]] Progress step() {
     if (result_) return Progress::done;
-    const auto use = [&](ConstBuffers bytes) { show(bytes); };
+    const auto use = [&](ConstBuffers bytes) { result_.emplace(show(f_, bytes)); };
     if (const auto progress = window_->step(use); progress != Progress::done) return progress;
     const auto& n = window_->result();
     if (!n) {
       result_.emplace(fail(n.error()));
     } else if (*n == 0) {
-      show(ConstBuffers{});
+      result_.emplace(show(f_, ConstBuffers{}));
     } else {
       file_.core.counters.view_bytes.add(&*file_.record, *n);
     }
@@ -154,16 +166,6 @@ class ViewRead {
   [[nodiscard]] Result<Answer> take_result() { return std::move(*result_); }
 
  private:
-  void show(ConstBuffers bytes) {
-    const UnderLatches latched;
-    if constexpr (std::is_void_v<Answer>) {
-      f_(bytes);
-      result_.emplace();
-    } else {
-      result_.emplace(f_(bytes));
-    }
-  }
-
   File& file_;
   Room<Traits> room_;
   F& f_;

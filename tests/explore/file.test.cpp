@@ -209,6 +209,24 @@ TEST_CASE("a window is read as of one moment", "[explore]") {
   }
 }
 
+TEST_CASE("of a change of two chunks, reads of one chunk each see all, once one of them has seen any", "[explore]") {
+  const auto reads_beside = [](const Call& change, const std::string& after) {
+    const auto first_after = after.substr(0, 16), second_after = after.substr(first_after.size());
+    const Call reads = [=](World& world) {
+      const auto first = world.read(0, 16), second = world.read(16, 16);
+      if (first != sixteen && first != first_after) Explorer::fail("the first chunk reads " + first);
+      if (second != sixteen && second != second_after) Explorer::fail("the second chunk reads " + second);
+      if (first != sixteen && second == sixteen)
+        Explorer::fail("a change is seen in one chunk, and then not in another");
+    };
+    return race(two_chunks, true, {reads, change}, {after});
+  };
+  // The second chunk goes, after the first was cut; both are cut, the first one first; or both are written.
+  explore("a punch of one and a half", reads_beside(punch(8, 24), with(two_chunks, 8, zeros(24))));
+  explore("a truncate", reads_beside(truncate(8), sixteen.substr(0, 8)));
+  explore("a write", reads_beside(write(8, std::string(16, 'b')), with(two_chunks, 8, std::string(16, 'b'))));
+}
+
 TEST_CASE("two readers of what is missing load it once", "[explore]") {
   explore(race(sixteen, false, {read(0, 16, {sixteen}), read(0, 16, {sixteen})}, {sixteen}, 1), 2);
 }

@@ -81,7 +81,18 @@ class ChunkState {
     return true;
   }
   void unlatch_shared(ParkingLot& lot) {
-    leave(lot, [](std::uint64_t w) { return w - shared_one; });
+    (void)leave(lot, [](std::uint64_t w) { return w - shared_one; });
+  }
+  /// A pin and the shared latch in one. Returns: false if one is not to be had at once; then neither is.
+  [[nodiscard]] bool try_pin_shared() {
+    return change([](std::uint64_t w) {
+      const auto both = w + pin_one + shared_one;
+      return refuses_shared(w) || (both & pin_guard) != 0 ? refused : both;
+    });
+  }
+  /// Gives back both. Returns: as unpin.
+  [[nodiscard]] std::uint64_t unpin_shared(ParkingLot& lot) {
+    return leave(lot, [](std::uint64_t w) { return w - pin_one - shared_one; });
   }
 
   [[nodiscard]] bool try_latch_exclusive() {
@@ -96,7 +107,7 @@ class ChunkState {
     return true;
   }
   void unlatch_exclusive(ParkingLot& lot) {
-    leave(lot, [](std::uint64_t w) { return w & ~exclusive; });
+    (void)leave(lot, [](std::uint64_t w) { return w & ~exclusive; });
   }
 
   void set(std::uint64_t flag) { word_.fetch_or(flag); }
@@ -135,17 +146,19 @@ class ChunkState {
     return change([&](std::uint64_t w) { return blocked(w) ? w | parked | more : refused; });
   }
 
+  // Returns: the word after it. If that has no pin, this may be another chunk's word by now, and is only its address.
   template <class Next>
-  void leave(ParkingLot& lot, Next next) {
+  [[nodiscard]] std::uint64_t leave(ParkingLot& lot, Next next) {
     auto w = word_.load(std::memory_order_relaxed);
     for (;;) {
       assert(((w & shared_mask) != 0 || (w & exclusive) != 0) && "a latch given back twice");
       const auto left = next(w);
       // Whoever waits for the exclusive latch needs the last sharer to go; everybody else needs any room at all.
       const bool wakes = (left & parked) != 0 && ((left & shared_mask) == 0 || (left & pending) == 0);
-      if (word_.compare_exchange_weak(w, wakes ? left & ~parked : left)) {
+      const auto to = wakes ? left & ~parked : left;
+      if (word_.compare_exchange_weak(w, to)) {
         if (wakes) lot.wake(this);
-        return;
+        return to;
       }
     }
   }

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include <tarn/detail/flush_job.hpp>
+#include <tarn/detail/held_read.hpp>
 #include <tarn/detail/read_loop.hpp>
 #include <tarn/detail/waiting.hpp>
 
@@ -24,7 +25,11 @@ struct FileBody {
   using Access = FileAccess<Traits, Metadata, CheckedFileLock>;
 
   FileBody(PoolCore<Traits>& pool, Metadata metadata, const ChunkLayout& chunks, RecordRef<Traits> kept)
-      : core{pool}, layout{chunks}, record{std::move(kept)}, meta{std::move(metadata)} {}
+      : core{pool},
+        layout{chunks},
+        record{std::move(kept)},
+        meta{std::move(metadata)},
+        holds_past_size{holds_from(layout.chunk_of(meta.size()))} {}
 
   PoolCore<Traits>& core;
   const ChunkLayout layout;
@@ -34,6 +39,9 @@ struct FileBody {
 
   mutable CheckedFileLock lock;
   Metadata meta TARN_GUARDED_BY(lock);
+  // Building blocks may have left bytes past the size that this file was made with: only a read that looks at the size
+  // leaves them out.
+  const bool holds_past_size;
   LongWrites long_writes TARN_GUARDED_BY(lock);
   bool removing TARN_GUARDED_BY(lock) = false;                              // the store is being asked to remove it
   bool removed TARN_GUARDED_BY(lock) = meta.state() == FileState::deleted;  // the store has it no more
@@ -93,6 +101,12 @@ struct FileBody {
     return {};
   }
 
+  /// See detail/held_read.hpp. Requires: a Resumer.
+  template <class Use>
+  [[nodiscard]] bool use_held(std::uint64_t offset, std::uint64_t size_bytes, Use use) {
+    return !holds_past_size && detail::use_held(core, *record, offset, size_bytes, use);
+  }
+
   void note_error(std::error_code why) noexcept {
     {
       MutexLock guard{errors_mutex};
@@ -101,6 +115,12 @@ struct FileBody {
       error_seen = false;
     }
     core.observer.on_flush_failed(id(), why);
+  }
+
+ private:
+  [[nodiscard]] bool holds_from(std::uint64_t chunk) const {
+    MutexLock table{record->table_mutex};
+    return record->table.next(chunk).second != nullptr;
   }
 };
 

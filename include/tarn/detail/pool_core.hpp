@@ -264,15 +264,9 @@ class PoolCore {
     counters.dirty_bytes.fetch_add(more_bytes - less_bytes);
   }
   /// Gives back a pin, and frees the chunk if that was the last of a detached one.
-  void unpin(PoolChunk& chunk) noexcept {
-    const auto word = chunk.state.unpin();
-    if ((word & ChunkState::pin_mask) != 0) return;
-    if ((word & ChunkState::detached) != 0) {
-      free_chunk(&chunk);
-    } else {
-      room_queue.note();  // evictable now, perhaps; `chunk` may be gone already
-    }
-  }
+  void unpin(PoolChunk& chunk) noexcept { settle_unpinned(chunk, chunk.state.unpin()); }
+  /// The same with the shared latch.
+  void unpin_shared(PoolChunk& chunk) noexcept { settle_unpinned(chunk, chunk.state.unpin_shared(parking)); }
   /// Forgets every chunk of the file and everything in flight. Returns: the dirty bytes that went with it.
   std::uint64_t drop(Record& record) noexcept {
     std::uint64_t lost_bytes = 0;
@@ -391,6 +385,15 @@ class PoolCore {
     }
   }
 
+  // A pin was given back, and `word` is what that left.
+  void settle_unpinned(PoolChunk& chunk, std::uint64_t word) noexcept {
+    if ((word & ChunkState::pin_mask) != 0) return;
+    if ((word & ChunkState::detached) != 0) {
+      free_chunk(&chunk);
+    } else {
+      room_queue.note();  // evictable now, perhaps; `chunk` may be gone already
+    }
+  }
   // Requires: the record has a chunk, which cannot leave it now.
   [[nodiscard]] RecordHandle use(Record& record) {
     record.users.fetch_add(1);

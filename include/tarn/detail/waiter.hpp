@@ -69,7 +69,7 @@ class Resumer {
   Resumer(const Resumer&) = delete;
   Resumer& operator=(const Resumer&) = delete;
   ~Resumer() {
-    if (mine().depth == 1) run();
+    if (mine().depth == 1 && mine().first != nullptr) run();
     --mine().depth;
   }
 

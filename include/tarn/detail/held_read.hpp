@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The shortest read: of bytes that one chunk holds. It takes that chunk's latch and nothing else that lasts: no lock of
+// the file, no window, no list.
+//
+// Why it may do without the lock. A change of a file (a window of a write, a cut, a punch, a new version) does all that
+// it does with the lock held exclusively, and in this order: it latches every chunk whose bytes it changes, exclusively;
+// it changes them, and takes chunks that are to go out of the table; it lets go of the latches. So from its first change
+// to its last, a chunk that it has changed cannot be latched, and one that it has taken out cannot be found; whoever
+// meets either goes the long way, and waits for the lock. Bytes that such a change has yet to come to can be read
+// meanwhile: as nobody has seen any other byte of it, that read is of the moment before it. Bytes that a load brings are
+// those that were stored all along.
+//
+// What is valid in a chunk is the file's, whatever is stored, and below its size; but see FileBody::holds_past_size.
+//
+// Thread safety: any thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include <tarn/detail/pool_core.hpp>
+
+namespace tarn::detail {
+
+/// Calls use(bytes) under the latch, if the bytes [offset, offset + size_bytes) are held in one chunk, and its latch is
+/// to be had at once.
+///
+/// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
+/// Errors:   throws what `use` throws.
+/// Requires: a Resumer. Nothing is held past the file's size.
+/// Blocks:   never.
+/// Cost:     O(height of the table) under the table mutex, two atomic changes of the chunk's word; no allocation.
+template <class Traits, class Use>
+[[nodiscard]] bool use_held(PoolCore<Traits>& core, FileRecord<Traits>& record, std::uint64_t offset,
+                            std::uint64_t size_bytes, Use use) {
+  const auto from = core.layout.offset_in_chunk(offset);
+  if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) return false;
+  struct Held {
+    ~Held() {
+      if (chunk != nullptr) core.unpin_shared(*chunk);
+    }
+    PoolCore<Traits>& core;
+    Chunk<Traits>* chunk;
+  } held{core, nullptr};
+  {
+    MutexLock table{record.table_mutex};
+    auto* const chunk = record.table.find(core.layout.chunk_of(offset));
+    if (chunk == nullptr || !chunk->state.try_pin_shared()) return false;
+    held.chunk = chunk;
+  }
+  auto& chunk = *held.chunk;
+  if (!chunk.valid.contains(ByteRange::between(from, from + size_bytes))) return false;
+  PoolCore<Traits>::touch(chunk);
+  use(std::span<const std::byte>{chunk.memory + from, static_cast<std::size_t>(size_bytes)});
+  return true;
+}
+
+}  // namespace tarn::detail

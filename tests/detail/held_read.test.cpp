@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+#include <tarn/detail/held_read.hpp>
+
+#include <tarn/dirty_file.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "support/catch.hpp"
+#include "support/shared_file.hpp"
+
+using namespace tarn_test;
+using tarn::detail::ChunkState;
+
+namespace {
+
+constexpr std::uint64_t chunk_bytes = 16;
+
+/// A file of 40 bytes: a chunk that is held, one of which [0, 4) is held, and one that is not.
+struct World : SharedFile<WatchedUsual> {
+  World() : SharedFile<WatchedUsual>{{chunk_bytes, 4}, 40} {
+    REQUIRE(read(0, chunk_bytes) == pattern(0, chunk_bytes));
+    REQUIRE(pool.evict_clean() != 0);
+    REQUIRE(write(0, pattern(0, chunk_bytes)));
+    REQUIRE(write(chunk_bytes, pattern(chunk_bytes, 4)));
+  }
+  /// What use_held shows; "not" if it does not.
+  std::string held(std::uint64_t offset, std::uint64_t size_bytes) {
+    const tarn::detail::Resumer resumer;
+    std::string seen = "not";
+    const bool used = (*this)->body()->use_held(offset, size_bytes, [&](std::span<const std::byte> bytes) {
+      seen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    });
+    CHECK(used == (seen != "not"));
+    return seen;
+  }
+  ChunkState& state(std::uint64_t chunk) {
+    auto& record = *(*this)->body()->record;
+    tarn::detail::MutexLock table{record.table_mutex};
+    return record.table.find(chunk)->state;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("bytes that one chunk holds are shown, and no pin and no latch stays", "[held_read]") {
+  World file;
+  const auto before = file.state(0).word();
+  CHECK(file.held(0, chunk_bytes) == pattern(0, chunk_bytes));
+  CHECK(file.held(3, 5) == pattern(3, 5));
+  CHECK(file.held(chunk_bytes, 4) == pattern(chunk_bytes, 4));
+  CHECK(file.held(chunk_bytes - 1, 1) == pattern(chunk_bytes - 1, 1));
+  CHECK(file.state(0).word() == before);
+}
+
+TEST_CASE("what is not all in one chunk is left to a longer read", "[held_read]") {
+  World file;
+  const auto before = file.state(1).word();
+  CHECK(file.held(chunk_bytes - 1, 2) == "not");  // in two chunks
+  CHECK(file.held(chunk_bytes, 5) == "not");      // not all of it
+  CHECK(file.held(chunk_bytes + 4, 1) == "not");  // none of it
+  CHECK(file.held(2 * chunk_bytes, 1) == "not");  // no chunk
+  CHECK(file.held(0, 0) == "not");
+  constexpr auto last = std::numeric_limits<std::uint64_t>::max();
+  CHECK(file.held(last, 1) == "not");
+  CHECK(file.held(0, last) == "not");
+  CHECK(file.held(5, last) == "not");
+  CHECK(file.state(1).word() == before);
+  std::string none;
+  CHECK(file->read(last, writable(none)).error() == std::errc::value_too_large);
+  CHECK(file->read(0, std::span<std::byte>{static_cast<std::byte*>(nullptr), 4}).error() ==
+        std::errc::invalid_argument);
+}
+
+TEST_CASE("while a chunk is being changed, nothing is shown, and nobody waits", "[held_read]") {
+  World file;
+  auto& body = *file->body();
+  auto& state = file.state(0);
+  REQUIRE(state.try_pin());
+  REQUIRE(state.try_latch_exclusive());
+  const auto before = state.word();
+  CHECK(file.held(0, chunk_bytes) == "not");
+  CHECK(state.word() == before);
+  state.unlatch_exclusive(file.pool.core().parking);
+  file.pool.core().unpin(*[&] {
+    tarn::detail::MutexLock table{body.record->table_mutex};
+    return body.record->table.find(0);
+  }());
+  CHECK(file.held(0, chunk_bytes) == pattern(0, chunk_bytes));
+}
+
+TEST_CASE("a chunk with all the pins that it can have is left alone", "[held_read]") {
+  World file;
+  auto& state = file.state(0);
+  const auto before = state.word();
+  std::uint64_t pins = 0;
+  while (state.try_pin()) ++pins;
+  CHECK(pins == ChunkState::pin_guard - 1);
+  CHECK(file.held(0, 1) == "not");
+  (void)state.unpin();
+  CHECK(file.held(0, 1) == pattern(0, 1));
+  while (--pins != 0) (void)state.unpin();
+  CHECK(state.word() == before);
+}
+
+TEST_CASE("a visitor of one chunk that throws leaves nothing behind, and what it returns is returned", "[held_read]") {
+  World file;
+  const auto before = file.state(0).word();
+  CHECK_THROWS_AS(file->view(0, 4, [](tarn::ConstBuffers) { throw std::domain_error{"no"}; }), std::domain_error);
+  CHECK(file.state(0).word() == before);
+  const auto views = file.pool.stats().view_bytes;
+  const auto shown = file->view(2, 4, [](tarn::ConstBuffers bytes) {
+    std::string text(bytes.size_bytes(), '?');
+    bytes.copy_to(writable(text));
+    return text;
+  });
+  REQUIRE(shown);
+  CHECK(*shown == pattern(2, 4));
+  CHECK(file->view(2, 4, [](tarn::ConstBuffers) {}));
+  CHECK(file.pool.stats().view_bytes == views + 8);
+}
+
+TEST_CASE("what building blocks have left past the size of a file is no part of it", "[held_read]") {
+  OneFile<Usual> blocks{{chunk_bytes, 4}};
+  blocks.become_stored(40);
+  REQUIRE(blocks.read_all() == pattern(0, 40));
+  {
+    const auto read_text = [](auto& from, std::uint64_t offset, std::size_t size_bytes) {
+      std::string into(size_bytes, '?');
+      const auto n = from.read(offset, writable(into));
+      return n ? into.substr(0, *n) : "error: " + n.error().message();
+    };
+    tarn::DirtyFile file{blocks.pool, OneFile<Usual>::Metadata::from_store(blocks.id, 20, {.part_bytes = blocks.P}),
+                         blocks.store};
+    CHECK(read_text(file, 16, 16) == pattern(16, 4));
+    CHECK(read_text(file, 0, 16) == pattern(0, 16));
+    CHECK(read_text(file, 32, 8).empty());
+  }
+}
