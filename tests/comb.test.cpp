@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
+// Compile: -O2
 // CTest: TIMEOUT 600 COST 5 LABELS slow
 #include <tarn/write_range.hpp>
 

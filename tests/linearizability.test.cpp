@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
 #include <tarn/dirty_file.hpp>
 
 #include <algorithm>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
 // CTest: TIMEOUT 600 COST 9
 #include <tarn/tarn.hpp>
 

@@ -55,7 +55,7 @@ class DirtyFile final : private detail::Flushable {
 
   /// Takes over what building blocks have put into the pool under the id. A DirtyFile of the same id that still lives
   /// is abandoned (see abandon).
-  /// Requires: `pool` and `store` outlive the file.
+  /// Requires: `pool` and `store` outlive the file. No call of a building block on the id from here on.
   /// Errors:   throws system_error: EINVAL if the file's part is not a multiple of the pool's chunk, ENOBUFS if the
   ///           pool has no room for its record; EDEADLK inside the flush of a file of the id; bad_alloc.
   /// Blocks:   on a flush in flight of the last file of the id, and for room: with no bound.
@@ -122,7 +122,7 @@ class DirtyFile final : private detail::Flushable {
       return detail::run_to_end(core_, options, read);
     });
   }
-  /// As try_read_range; busy also while a change of the file is under way.
+  /// As try_read_range; busy, perhaps, also while a change of the file is under way.
   [[nodiscard]] ReadOutcome<std::size_t> try_read(std::uint64_t offset, std::span<std::byte> into) {
     const detail::Resumer resumer;
     if (copy_held(offset, into)) return ReadOutcome<std::size_t>::of(into.size());

@@ -124,20 +124,31 @@ TEST_CASE("a visitor of one chunk that throws leaves nothing behind, and what it
   CHECK(file.pool.stats().view_bytes == views + 8);
 }
 
-TEST_CASE("what building blocks have left past the size of a file is no part of it", "[held_read]") {
+TEST_CASE("what building blocks have left past the size of a file, or load there, is no part of it", "[held_read]") {
   OneFile<Usual> blocks{{chunk_bytes, 4}};
   blocks.become_stored(40);
-  REQUIRE(blocks.read_all() == pattern(0, 40));
-  {
-    const auto read_text = [](auto& from, std::uint64_t offset, std::size_t size_bytes) {
-      std::string into(size_bytes, '?');
-      const auto n = from.read(offset, writable(into));
-      return n ? into.substr(0, *n) : "error: " + n.error().message();
-    };
-    tarn::DirtyFile file{blocks.pool, OneFile<Usual>::Metadata::from_store(blocks.id, 20, {.part_bytes = blocks.P}),
-                         blocks.store};
-    CHECK(read_text(file, 16, 16) == pattern(16, 4));
-    CHECK(read_text(file, 0, 16) == pattern(0, 16));
-    CHECK(read_text(file, 32, 8).empty());
+  const auto text_of = [](auto& file, std::uint64_t offset, std::size_t size_bytes) {
+    std::string into(size_bytes, '?');
+    const auto n = file.read(offset, writable(into));
+    return n ? into.substr(0, *n) : "error: " + n.error().message();
+  };
+  const auto shorter = OneFile<Usual>::Metadata::from_store(blocks.id, 20, {.part_bytes = blocks.P});
+  SECTION("left") {
+    REQUIRE(blocks.read_all() == pattern(0, 40));
+    tarn::DirtyFile file{blocks.pool, shorter, blocks.store};
+    CHECK(text_of(file, 16, 16) == pattern(16, 4));
+    CHECK(text_of(file, 0, 16) == pattern(0, 16));
+    CHECK(text_of(file, 32, 8).empty());
+  }
+  SECTION("in flight") {
+    auto& gate = blocks.store.load_gate;
+    gate.close();
+    Worker loads{gate, [&] { (void)blocks.read(32, 8); }};
+    REQUIRE(gate.wait_for_arrivals());
+    tarn::DirtyFile file{blocks.pool, shorter, blocks.store};
+    gate.open();
+    loads.join();
+    REQUIRE(blocks.pool.contains(shorter, 2));
+    CHECK(text_of(file, 32, 8).empty());
   }
 }

@@ -221,10 +221,34 @@ TEST_CASE("of a change of two chunks, reads of one chunk each see all, once one 
     };
     return race(two_chunks, true, {reads, change}, {after});
   };
-  // The second chunk goes, after the first was cut; both are cut, the first one first; or both are written.
+  explore("a write", reads_beside(write(8, std::string(16, 'b')), with(two_chunks, 8, std::string(16, 'b'))));
   explore("a punch of one and a half", reads_beside(punch(8, 24), with(two_chunks, 8, zeros(24))));
   explore("a truncate", reads_beside(truncate(8), sixteen.substr(0, 8)));
-  explore("a write", reads_beside(write(8, std::string(16, 'b')), with(two_chunks, 8, std::string(16, 'b'))));
+}
+
+TEST_CASE("of what is given up in two chunks, reads of one chunk each see none, once one has seen what is stored",
+          "[explore]") {
+  const std::string dirty(16, 'b');
+  const auto make = [=] {
+    auto world = std::make_shared<World>(two_chunks, false);
+    world->write(0, dirty + dirty);
+    Scenario scenario;
+    scenario.threads.emplace_back([=] {
+      const auto given_up = world->file->discard_dirty(two_chunks.size(), 2);
+      Explorer::expect(given_up && *given_up == two_chunks.size(), "not all is given up");
+    });
+    scenario.threads.emplace_back([=] {
+      for (const std::uint64_t first : {0, 16}) {
+        const auto one = world->read(first, 16), other = world->read(16 - first, 16);
+        if (one != sixteen && one != dirty) Explorer::fail("a chunk reads " + one);
+        if (other != sixteen && other != dirty) Explorer::fail("the other chunk reads " + other);
+        if (one == sixteen && other == dirty) Explorer::fail("what was given up is read");
+      }
+    });
+    scenario.at_end = [=] { Explorer::expect(world->read(0, 32) == two_chunks, "the store's bytes are not read"); };
+    return scenario;
+  };
+  explore(make, 2);
 }
 
 TEST_CASE("two readers of what is missing load it once", "[explore]") {

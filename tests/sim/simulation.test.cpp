@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
 // CTest: TIMEOUT 600 COST 8
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flusher.hpp>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
 // CTest: TIMEOUT 300 COST 7 LABELS slow
 #include <tarn/testing/check_store.hpp>
 

@@ -16,10 +16,10 @@
 // is not dirty.
 //
 // Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), and given back by
-// anybody. Latches are taken by whoever has a pin. dirty and detached change under the owner's table mutex; dirty is
-// set only by a thread with the exclusive latch. in_flush is set under a shared latch and cleared under the exclusive
-// one. try_retire is the one way out for a chunk that nobody dropped: it succeeds only from a word without pin, latch,
-// waiter, dirty and in_flush, so what is used or needed cannot be evicted.
+// anybody. Latches are taken by whoever has a pin, or with one. dirty and detached change under the owner's table
+// mutex; dirty is set only by a thread with the exclusive latch. in_flush is set under a shared latch and cleared
+// under the exclusive one. try_retire is the one way out for a chunk that nobody dropped: it succeeds only from a word
+// without pin, latch, waiter, dirty and in_flush, so what is used or needed cannot be evicted.
 //
 // Waiting: a thread that is refused sets `parked` and sleeps in the parking lot at the word's address; whoever gives
 // back the latch that stood in the way clears `parked` and wakes all. A latch is held for the length of a call that

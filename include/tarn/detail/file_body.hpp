@@ -39,8 +39,8 @@ struct FileBody {
 
   mutable CheckedFileLock lock;
   Metadata meta TARN_GUARDED_BY(lock);
-  // Building blocks may have left bytes past the size that this file was made with: only a read that looks at the size
-  // leaves them out.
+  // Building blocks may have left bytes past the size that this file was made with, or a load of some in flight: only a
+  // read that looks at the size leaves them out.
   const bool holds_past_size;
   LongWrites long_writes TARN_GUARDED_BY(lock);
   bool removing TARN_GUARDED_BY(lock) = false;                              // the store is being asked to remove it
@@ -120,7 +120,7 @@ struct FileBody {
  private:
   [[nodiscard]] bool holds_from(std::uint64_t chunk) const {
     MutexLock table{record->table_mutex};
-    return record->table.next(chunk).second != nullptr;
+    return record->loads != nullptr || record->table.next(chunk).second != nullptr;
   }
 };
 

@@ -4,15 +4,20 @@
 // The shortest read: of bytes that one chunk holds. It takes that chunk's latch and nothing else that lasts: no lock of
 // the file, no window, no list.
 //
-// Why it may do without the lock. A change of a file (a window of a write, a cut, a punch, a new version) does all
-// that it does with the lock held exclusively, and in this order: it latches every chunk whose bytes it changes,
-// exclusively; it changes them, and takes chunks that are to go out of the table; it lets go of the latches. So from
-// its first change to its last, a chunk that it has changed cannot be latched, and one that it has taken out cannot
-// be found; whoever meets either goes the long way, and waits for the lock. Bytes that such a change has yet to come
-// to can be read meanwhile: as nobody has seen any other byte of it, that read is of the moment before it. Bytes that
-// a load brings are those that were stored all along.
+// Why it may do without the lock, which every other read of a DirtyFile has, shared, when it takes its latches, and
+// every change exclusively:
 //
-// What is valid in a chunk is the file's, whatever is stored, and below its size; but see FileBody::holds_past_size.
+// - A change that makes new bytes valid, which is a window of a write, keeps the exclusive latches of all its chunks
+//   until all of it is committed, the size too. So nobody sees a byte of it in one chunk and then not in another:
+//   that one cannot be latched, and the long way waits for the lock.
+// - A change that takes bytes away (a cut, a punch, a new version, what is discarded or removed) leaves them not
+//   valid, or their chunk not in the table. There this read has nothing to say, and the long way waits for the lock;
+//   nor do they become valid again meanwhile, for they have left every load first, and none begins without the lock.
+//   Bytes that such a change has yet to come to may be read while it goes on: that read is of the moment before it.
+// - What a load brings are bytes that were stored all along.
+//
+// What is valid in a chunk is the file's, whatever is stored, and, whenever the lock is free, below its size; but see
+// FileBody::holds_past_size.
 //
 // Thread safety: any thread.
 

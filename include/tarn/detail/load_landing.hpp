@@ -72,7 +72,8 @@ class LoadLanding {
       if (chunk->state.is(ChunkState::detached)) continue;  // dropped meanwhile: look again
       const auto fill = load_.loading.intersect(whole);
       table.unlock();
-      // From here on the latch keeps everybody from changing these bytes, and so from taking them out of `loading`.
+      // From here on the latch keeps everybody from changing these bytes. Who takes them out of `loading` all the same
+      // is about to detach the chunk, or waits for this latch to cut them.
       const auto why = copy_in(*chunk, place, fill, whole.offset());
       if (!why && chunk->state.try_pin()) kept_.hold(*chunk);
       return why;

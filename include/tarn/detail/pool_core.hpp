@@ -12,8 +12,8 @@
 //   freed      by the last pin, or by detach if there is none
 //
 // Lock order: file lock, latches (ascending in a file, the file's own before a content chunk's), registry shard, table,
-// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Eviction takes table mutexes
-// by try, against that order, and takes another victim where it fails.
+// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Two take by try, against that
+// order, and do something else where they fail: eviction the table mutexes, a short read (held_read.hpp) a latch.
 //
 // Room: a call that found no memory queues, and is woken by whoever may have made some: see room_queue.hpp.
 

@@ -2,7 +2,7 @@
 #pragma once
 
 // A count that readers of many files raise at once. In one word it would be the one line of memory that all of them
-// write; so it is several, and a file's readers, who share that file's lock anyway, share one of them.
+// write; so it is several, and a file's readers, who share that file's table mutex anyway, share one of them.
 //
 // Thread safety: any thread; lock-free.
 
