@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 
 #include <tarn/dirty_file.hpp>
 
@@ -48,11 +49,7 @@ struct WatchedFiles : Heap {
 struct WatchedFilesInArena : Arena {
   using Observer = WatchingObserver;
 };
-#if TARN_TESTS_ON_HEAP
-using WatchedUsual = WatchedFiles;
-#else
-using WatchedUsual = WatchedFilesInArena;
-#endif
+using WatchedUsual = std::conditional_t<std::is_same_v<Usual, Heap>, WatchedFiles, WatchedFilesInArena>;
 
 template <class Traits>
 struct SharedFile {
