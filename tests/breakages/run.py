@@ -219,7 +219,11 @@ class Compiler:
         if source not in self._commands:
             raise Problem(f"{source} is not in {self._build}/compile_commands.json: configure it anew")
         command = self._commands[source]
-        flags = [flag for flag in command[:command.index("-o")] if not re.match(r"-(O|g|W)", flag)]
+        flags = command[:command.index("-o")]
+        while "-include" in flags:  # what is compiled once has whole headers in it
+            at = flags.index("-include")
+            del flags[at:at + 2]
+        flags = [flag for flag in flags if not re.match(r"-(O|g|W|DTARN_TESTS_INSTANTIATED)", flag)]
         flags = [f"-I{include}" if flag == f"-I{ROOT / 'include'}" else flag for flag in flags]
         if f"-I{include}" not in flags:
             raise Problem("the compile command does not name include/")
@@ -229,7 +233,8 @@ class Compiler:
         listed = subprocess.run(["ninja", "-C", str(self._build), "-t", "commands", f"{program}.test"],
                                 capture_output=True, text=True, check=True).stdout.splitlines()
         link = shlex.split(listed[-1].partition(" && ")[2].partition(" && ")[0])
-        return link[link.index("-o") + 2:]
+        # Without what is made once of whole headers.
+        return [library for library in link[link.index("-o") + 2:] if not library.startswith("tests/")]
 
     @staticmethod
     def _run(command):

@@ -77,9 +77,6 @@ class Compiler(breakages.Compiler):
 
     def _flags(self, program, include):
         flags = super()._flags(program, include)
-        while "-include" in flags:
-            at = flags.index("-include")
-            del flags[at:at + 2]
         return [*flags, "-Wno-narrowing", *(["-O1"] if program in OPTIMISED else [])]
 
 
