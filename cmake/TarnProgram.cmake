@@ -17,20 +17,27 @@ if(TARN_DEV_WARNINGS)
 endif()
 target_link_libraries(tarn_dev INTERFACE tarn_dev_warnings)
 
-# Adds the program `target` made of `source`, linked to tarn and the edges there are, and sets `added_var` to whether it
-# did: a source that includes the header of an edge that is switched off is left out.
-function(tarn_add_program target source added_var)
-  set(${added_var} OFF PARENT_SCOPE)
+# Sets `can_var` to whether `source` can be built here: not if it includes the header of an edge that is switched off.
+function(tarn_can_build name source can_var)
+  set(${can_var} ON PARENT_SCOPE)
   foreach(edge format fuse)
     file(STRINGS ${source} uses_edge REGEX "^#include <tarn/${edge}(_async)?\\.hpp>")
     if(uses_edge AND NOT TARGET tarn::${edge})
-      message(STATUS "${target} is left out: tarn::${edge} is off")
-      return()
+      message(STATUS "${name} is left out: tarn::${edge} is off")
+      set(${can_var} OFF PARENT_SCOPE)
     endif()
   endforeach()
-  add_executable(${target} ${source})
-  target_link_libraries(${target} PRIVATE tarn_dev)
-  set(${added_var} ON PARENT_SCOPE)
+endfunction()
+
+# Adds the program `target` made of `source`, linked to tarn and the edges there are, and sets `added_var` to whether it
+# did.
+function(tarn_add_program target source added_var)
+  tarn_can_build(${target} ${source} can)
+  set(${added_var} ${can} PARENT_SCOPE)
+  if(can)
+    add_executable(${target} ${source})
+    target_link_libraries(${target} PRIVATE tarn_dev)
+  endif()
 endfunction()
 
 # The properties that a source states for its CTest test in one line, as in `// CTest: TIMEOUT 600 LABELS slow`.

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   cmake ninja-build g++ pkg-config python3 git
   libfmt-dev catch2 libbenchmark-dev libfuse3-dev fuse3
-  clang libclang-rt-dev              # the preset asan: the second compiler, and the runtime of its sanitizers
+  clang libclang-rt-dev lld          # the preset asan: the second compiler, the runtime of its sanitizers, a fast linker
   clang-tidy                         # of the headers, and of tarnfs
   libboost-dev                       # Asio, of one example; headers alone
   fio sqlite3 attr acl tar           # programs that the mounted tests run on a mounted tarnfs
@@ -16,7 +16,7 @@ packages=(
 # A program may have come from elsewhere than its package.
 declare -A program_of=(
   [cmake]=cmake [ninja-build]=ninja [g++]=g++ [pkg-config]=pkg-config [python3]=python3 [git]=git [fuse3]=fusermount3
-  [clang]=clang++ [clang-tidy]=clang-tidy [fio]=fio [sqlite3]=sqlite3 [attr]=setfattr [acl]=setfacl [tar]=tar
+  [clang]=clang++ [lld]=ld.lld [clang-tidy]=clang-tidy [fio]=fio [sqlite3]=sqlite3 [attr]=setfattr [acl]=setfacl [tar]=tar
 )
 
 is_installed() {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/flush.hpp>
 #include <tarn/read_range.hpp>
 

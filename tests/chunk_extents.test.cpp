@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/detail/chunk_extents.hpp>
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/chunk_pool.hpp>
 
 #include <algorithm>

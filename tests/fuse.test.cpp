@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/fuse.hpp>
 
 #include <unistd.h>

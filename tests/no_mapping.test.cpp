@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/storage/arena.hpp>
 
 #include <sys/mman.h>

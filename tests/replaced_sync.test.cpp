@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #define TARN_SYNC_HEADER "support/counting_sync.hpp"
 #include <tarn/tarn.hpp>
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/detail/load_ahead.hpp>
 
 #include <atomic>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 // CTest: TIMEOUT 600 COST 8
 #include <tarn/dirty_file_async.hpp>
 #include <tarn/flusher.hpp>

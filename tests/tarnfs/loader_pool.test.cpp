@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 // The threads of tarnfs that wait for SOURCE.
 #include "examples/tarnfs/loader_pool.hpp"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 // What tarnfs does to a file of SOURCE, without a mount.
 #include "examples/tarnfs/source_file.hpp"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 // CTest: TIMEOUT 300 COST 7 LABELS slow
 #include <tarn/testing/check_store.hpp>
 

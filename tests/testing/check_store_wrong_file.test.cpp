@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 // What is wrong with a file itself, and not with its store, is found as well: here a DirtyFile that makes mistakes is
 // in the place of the one that check_store drives.
 #include <tarn/testing/check_store.hpp>
