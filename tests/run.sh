@@ -12,7 +12,7 @@
 #   tests/run.sh mounted [OPERATIONS]  random operations on a mounted tarnfs: a million, or so many
 #   tests/run.sh mutants [N] [SEED]    small changes of the headers, drawn by the seed: 200, or so many; goes on where it was
 #   tests/run.sh soak [SECONDS]        the simulation, from one seed after another, on every processor: an hour, or so long
-#   tests/run.sh valgrind [PROGRAM...] the unit tests under valgrind
+#   tests/run.sh valgrind [TEST...]    the unit tests under valgrind
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # The unit tests of the preset dev under valgrind's memcheck: an invalid or uninitialised use or a leak is a failure.
 # Writes build/report/valgrind.md. What takes minutes without valgrind is left out; models run as long as they can here.
-#   tests/valgrind.sh [PROGRAM...]      or those named alone, as chunk_pool
+#   tests/valgrind.sh [TEST...]      or those named alone, as chunk_pool
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,11 +21,11 @@ mkdir -p "$log"
 rm -f "$log"/*
 
 run() {
-  local program=$1 name
-  name=$(basename "$program" .test)
+  local name=$1
+  shift
   # Some programs have an operator new of their own, which is to be called.
   if (cd "$log" && timeout 900 valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite \
-    --soname-synonyms=somalloc=nouserintercepts --num-callers=30 "$program" --order decl >"$log/$name.log" 2>&1); then
+    --soname-synonyms=somalloc=nouserintercepts --num-callers=30 "$@" >"$log/$name.log" 2>&1); then
     printf 'passed %s\n' "$name" | tee "$log/$name.passed"
   else
     printf 'FAILED %s: build/report/valgrind/%s.log\n' "$name" "$name"
@@ -34,22 +34,27 @@ run() {
 }
 export -f run
 
-programs=()
-for program in "$PWD"/build/dev/tests/*.test; do
-  name=$(basename "$program" .test)
+# Of each test that is a program of ours: its name, and its command, quoted for a shell.
+list='
+import json, shlex, sys
+for test in json.load(sys.stdin)["tests"]:
+    if test["command"][0].endswith(".test"):
+        print(shlex.join([test["name"], *test["command"]]))'
+commands=()
+while read -r name command; do
   if [[ $# -gt 0 ]]; then
-    [[ " $* " == *" $name "* ]] && programs+=("$program")
+    [[ " $* " == *" $name "* ]] && commands+=("$name $command")
   elif [[ ! $name =~ $left_out ]]; then
-    programs+=("$program")
+    commands+=("$name $command")
   fi
-done
+done < <(ctest --preset dev --show-only=json-v1 | python3 -c "$list")
 failed=0
-printf '%s\n' "${programs[@]}" | xargs -P "$(nproc)" -I{} bash -c 'run {}' || failed=1
+printf '%s\0' "${commands[@]}" | xargs -0 -P "$(nproc)" -I{} bash -c 'run {}' || failed=1
 passed=$(find "$log" -name '*.passed' | wc -l)
 {
   tests/report.py "Valgrind" "TARN_MODEL_STEPS=$TARN_MODEL_STEPS tests/run.sh valgrind${*:+ $*}" "$(valgrind --version); $SECONDS s" \
-    "**$passed of ${#programs[@]} programs: no invalid use of memory, no leak**"
+    "**$passed of ${#commands[@]} tests: no invalid use of memory, no leak**"
   printf 'Left out, since they take minutes or count instructions: `%s`.\n' "$left_out"
 } >build/report/valgrind.md
-printf '%d of %d programs passed; see build/report/valgrind.md\n' "$passed" "${#programs[@]}"
+printf '%d of %d tests passed; see build/report/valgrind.md\n' "$passed" "${#commands[@]}"
 exit $failed
