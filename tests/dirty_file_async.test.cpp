@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Compile: alone
 #include <tarn/dirty_file_async.hpp>
 
 #include <sys/resource.h>

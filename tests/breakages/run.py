@@ -70,7 +70,7 @@ PROMISES = {
     34: "a store that gives whole parts is asked for each once, for all that it has, and the rest of it takes nobody's place",
 }
 
-ALONE = "no_memory"  # a test that is a program by itself
+ALONE = "no_memory"  # a test that is a program by itself: its command is taken for that of all
 COMPILE_SECONDS = 900
 UNBROKEN_SECONDS = 900
 MEMORY_BYTES = 4 << 30
@@ -216,7 +216,7 @@ class Compiler:
         return executable
 
     def _flags(self, program, include):
-        """Tests differ in nothing that is left here, so one test's command, of a program by itself, is that of all."""
+        """Those of ALONE, since tests differ in nothing that is left here, but for those of tarnfs, which test no header."""
         source = str(ROOT / "tests" / f"{ALONE}.test.cpp")
         if source not in self._commands:
             raise Problem(f"{source} is not in {self._build}/compile_commands.json: configure it anew")

@@ -51,8 +51,9 @@ SPARE = 8  # one in so many is drawn beyond the count, for those that do not com
 SECONDS_LEAST, PATIENCE = 20, 6  # how long a program may take with a mutant: so long, or so many times its own time
 SEED_OF_MODELS = "1"
 
-# Of these nothing is asked: they count instructions, or try the tests' own tools.
-NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim.shrink"}
+# Of these nothing is asked: they count instructions, or try tarnfs and the tests' own tools.
+NOT_RUN = {"instruction_count", "explore.explorer", "support.linearizable", "sim.shrink", "tarnfs.loader_pool",
+           "tarnfs.source_file"}
 # Come last, for they take long; in this order.
 LAST = ["write_range", "chunk_extents", "read_range", "model", "sim.simulation", "linearizability", "fault.same_id",
         "fault.sweep_units", "fault.sweep_later", "fault.sweep_content", "fault.sweep_table", "fault.sweep", "torture",

@@ -182,7 +182,8 @@ struct OneFile {
 
 }  // namespace tarn_test
 
-// Most of what there is to compile is what every program would make of the same templates: one_file.cpp has it.
+// Most of what there is to compile is what every program would make of the same templates: one_file.cpp makes it of
+// these traits.
 #ifdef TARN_TESTS_INSTANTIATED
 #define TARN_TEST_ONE_FILE(template_class, Traits)                      \
   template_class tarn::detail::ChunkTable<tarn::detail::Chunk<Traits>>; \
