@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
 #include "support/later_file.hpp"
 
-TARN_TEST_LATER_FILE(template class, tarn_test::Heap)
-TARN_TEST_LATER_FILE(template class, tarn_test::Arena)
+TARN_TEST_LATER_FILE(template, tarn_test::Heap)
+TARN_TEST_LATER_FILE(template, tarn_test::Arena)

@@ -70,10 +70,10 @@ struct LaterFile {
 }  // namespace tarn_test
 
 #ifdef TARN_TESTS_INSTANTIATED  // as in one_file.hpp
-#define TARN_TEST_LATER_FILE(template_class, Traits)                         \
-  template_class tarn::testing::LaterStore<Traits>;                          \
-  template_class tarn::DirtyFile<Traits, tarn::testing::LaterStore<Traits>>; \
-  template_class tarn_test::LaterFile<Traits>;
-TARN_TEST_LATER_FILE(extern template class, tarn_test::Heap)
-TARN_TEST_LATER_FILE(extern template class, tarn_test::Arena)
+#define TARN_TEST_LATER_FILE(instantiate, Traits)                               \
+  instantiate class tarn::testing::LaterStore<Traits>;                          \
+  instantiate class tarn::DirtyFile<Traits, tarn::testing::LaterStore<Traits>>; \
+  instantiate struct tarn_test::LaterFile<Traits>;
+TARN_TEST_LATER_FILE(extern template, tarn_test::Heap)
+TARN_TEST_LATER_FILE(extern template, tarn_test::Arena)
 #endif

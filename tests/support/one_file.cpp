@@ -2,5 +2,5 @@
 #include "support/one_file.hpp"
 
 template class tarn::BasicDirtyFileMetadata<std::uint64_t, tarn::Digest<16>, std::monostate>;
-TARN_TEST_ONE_FILE(template class, tarn_test::Heap)
-TARN_TEST_ONE_FILE(template class, tarn_test::Arena)
+TARN_TEST_ONE_FILE(template, tarn_test::Heap)
+TARN_TEST_ONE_FILE(template, tarn_test::Arena)

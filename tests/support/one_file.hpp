@@ -185,24 +185,24 @@ struct OneFile {
 // Most of what there is to compile is what every program would make of the same templates: one_file.cpp makes it of
 // these traits.
 #ifdef TARN_TESTS_INSTANTIATED
-#define TARN_TEST_ONE_FILE(template_class, Traits)                      \
-  template_class tarn::detail::ChunkTable<tarn::detail::Chunk<Traits>>; \
-  template_class tarn::detail::Registry<Traits>;                        \
-  template_class tarn::detail::PoolCore<Traits>;                        \
-  template_class tarn::detail::ChunkReserve<Traits>;                    \
-  template_class tarn::detail::LatchedChunks<Traits>;                   \
-  template_class tarn::detail::ReadWindow<Traits>;                      \
-  template_class tarn::detail::WriteWindow<Traits>;                     \
-  template_class tarn::detail::WindowLoads<Traits>;                     \
-  template_class tarn::detail::LoadRequests<Traits>;                    \
-  template_class tarn::detail::LoadLanding<Traits>;                     \
-  template_class tarn::detail::Load<Traits>;                            \
-  template_class tarn::detail::Room<Traits>;                            \
-  template_class tarn::FlushJob<Traits>;                                \
-  template_class tarn::ChunkPool<Traits>;                               \
-  template_class tarn::testing::MemoryStore<Traits>;                    \
-  template_class tarn_test::OneFile<Traits>;
+#define TARN_TEST_ONE_FILE(instantiate, Traits)                            \
+  instantiate class tarn::detail::ChunkTable<tarn::detail::Chunk<Traits>>; \
+  instantiate class tarn::detail::Registry<Traits>;                        \
+  instantiate class tarn::detail::PoolCore<Traits>;                        \
+  instantiate class tarn::detail::ChunkReserve<Traits>;                    \
+  instantiate class tarn::detail::LatchedChunks<Traits>;                   \
+  instantiate class tarn::detail::ReadWindow<Traits>;                      \
+  instantiate class tarn::detail::WriteWindow<Traits>;                     \
+  instantiate class tarn::detail::WindowLoads<Traits>;                     \
+  instantiate class tarn::detail::LoadRequests<Traits>;                    \
+  instantiate class tarn::detail::LoadLanding<Traits>;                     \
+  instantiate class tarn::detail::Load<Traits>;                            \
+  instantiate class tarn::detail::Room<Traits>;                            \
+  instantiate class tarn::FlushJob<Traits>;                                \
+  instantiate class tarn::ChunkPool<Traits>;                               \
+  instantiate class tarn::testing::MemoryStore<Traits>;                    \
+  instantiate struct tarn_test::OneFile<Traits>;
 extern template class tarn::BasicDirtyFileMetadata<std::uint64_t, tarn::Digest<16>, std::monostate>;
-TARN_TEST_ONE_FILE(extern template class, tarn_test::Heap)
-TARN_TEST_ONE_FILE(extern template class, tarn_test::Arena)
+TARN_TEST_ONE_FILE(extern template, tarn_test::Heap)
+TARN_TEST_ONE_FILE(extern template, tarn_test::Arena)
 #endif

@@ -109,11 +109,11 @@ struct SharedFile {
 }  // namespace tarn_test
 
 #ifdef TARN_TESTS_INSTANTIATED  // as in one_file.hpp
-#define TARN_TEST_SHARED_FILE(template_class, Traits) \
-  TARN_TEST_ONE_FILE(template_class, Traits)          \
-  template_class tarn::DirtyFile<Traits, tarn::testing::MemoryStore<Traits>>;
-TARN_TEST_SHARED_FILE(extern template class, tarn_test::WatchedFiles)
-TARN_TEST_SHARED_FILE(extern template class, tarn_test::WatchedFilesInArena)
-extern template class tarn_test::SharedFile<tarn_test::WatchedFiles>;
-extern template class tarn_test::SharedFile<tarn_test::WatchedFilesInArena>;
+#define TARN_TEST_SHARED_FILE(instantiate, Traits) \
+  TARN_TEST_ONE_FILE(instantiate, Traits)          \
+  instantiate class tarn::DirtyFile<Traits, tarn::testing::MemoryStore<Traits>>;
+TARN_TEST_SHARED_FILE(extern template, tarn_test::WatchedFiles)
+TARN_TEST_SHARED_FILE(extern template, tarn_test::WatchedFilesInArena)
+extern template struct tarn_test::SharedFile<tarn_test::WatchedFiles>;
+extern template struct tarn_test::SharedFile<tarn_test::WatchedFilesInArena>;
 #endif
