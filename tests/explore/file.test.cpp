@@ -238,7 +238,7 @@ TEST_CASE("of what is given up in two chunks, reads of one chunk each see none, 
       Explorer::expect(given_up && *given_up == two_chunks.size(), "not all is given up");
     });
     scenario.threads.emplace_back([=] {
-      for (const std::uint64_t first : {0, 16}) {
+      for (const auto first : {std::uint64_t{0}, std::uint64_t{16}}) {
         const auto one = world->read(first, 16), other = world->read(16 - first, 16);
         if (one != sixteen && one != dirty) Explorer::fail("a chunk reads " + one);
         if (other != sixteen && other != dirty) Explorer::fail("the other chunk reads " + other);
