@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 #include <vector>
@@ -133,7 +134,7 @@ TEMPLATE_TEST_CASE("memory is in place before its first use with prefault, and o
   REQUIRE(looked == 0);
   if (prefault) {
     CHECK(count == C / page);
-  } else {
+  } else if (std::getenv("TARN_TESTS_UNDER_VALGRIND") == nullptr) {  // whose malloc writes to every page
     CHECK(count < std::ptrdiff_t{C / page / 8});  // a page that malloc writes to brings a huge one with it, at most
   }
 }

@@ -15,8 +15,8 @@ cmake/dependencies.sh
 cmake --preset dev >/dev/null
 cmake --build --preset dev
 
-left_out='^(comb|explore\..*|instruction_count|stress|torture|sim\.shrink|linearizability|fault\.sweep)$'
-export TARN_MODEL_STEPS=${TARN_MODEL_STEPS:-10000} log=$PWD/build/report/valgrind
+left_out='^(comb|explore\..*|instruction_count|stress|torture|sim\.shrink|linearizability|fault\.sweep|testing\.check_store)$'
+export TARN_TESTS_UNDER_VALGRIND=1 TARN_MODEL_STEPS=${TARN_MODEL_STEPS:-10000} log=$PWD/build/report/valgrind
 mkdir -p "$log"
 rm -f "$log"/*
 
