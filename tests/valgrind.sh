@@ -25,7 +25,8 @@ run() {
   shift
   # Some programs have an operator new of their own, which is to be called.
   if (cd "$log" && timeout 900 valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite \
-    --soname-synonyms=somalloc=nouserintercepts --num-callers=30 "$@" >"$log/$name.log" 2>&1) && ! grep -q '^No test cases matched' "$log/$name.log"; then
+    --soname-synonyms=somalloc=nouserintercepts --num-callers=30 "$@" >"$log/$name.log" 2>&1) &&
+    ! grep -q '^No test cases matched' "$log/$name.log"; then
     printf 'passed %s\n' "$name" | tee "$log/$name.passed"
   else
     printf 'FAILED %s: build/report/valgrind/%s.log\n' "$name" "$name"
