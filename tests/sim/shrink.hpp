@@ -182,7 +182,7 @@ class ModelTry {
 }
 
 /// As a text to keep: a line a step, the first of what comes before them.
-[[nodiscard]] inline std::string text_of(const ModelChoices& choices) {
+[[nodiscard]] inline std::string text_of_choices(const ModelChoices& choices) {
   std::ostringstream out;
   out << std::hex;
   for (const auto& step : choices) {

@@ -57,7 +57,7 @@ TEST_CASE("a long run that goes wrong is made as short as can be, and goes wrong
 
 TEST_CASE("choices that were kept as text are the same", "[shrink]") {
   const ModelChoices choices{{1, 0xFFFF'FFFF'FFFF'FFFFu}, {}, {7}};
-  std::istringstream in{tarn_test::text_of(choices)};
+  std::istringstream in{tarn_test::text_of_choices(choices)};
   const auto kept = tarn_test::choices_of(in);
   REQUIRE(kept);
   CHECK(*kept == choices);

@@ -1874,7 +1874,7 @@ std::string shrunk(const Config& config, std::uint64_t seed, std::uint64_t world
   if (wrong.empty()) return "it goes well in a process of its own\n";
   choices = tarn_test::shrink(runner, std::move(choices), wrong, std::chrono::seconds{60});
   const auto name = "simulation-" + std::to_string(seed) + ".replay";
-  std::ofstream{name} << config.name << '\n' << tarn_test::text_of(choices);
+  std::ofstream{name} << config.name << '\n' << tarn_test::text_of_choices(choices);
   return "made short: " + std::to_string(choices.size() - 1) +
          " steps; run them with TARN_MODEL_SEED=" + std::to_string(seed) + " TARN_MODEL_REPLAY=" + name + "\n" +
          tarn_test::ModelTry{}.run(runner, choices);
