@@ -28,7 +28,7 @@ LAYERS = [
                 "budget.hpp", "call_options.hpp", "pool_options.hpp", "pool_stats.hpp", "read_ahead.hpp"]),
     ("contracts", ["store_request.hpp", "token.hpp", "store.hpp", "policies.hpp"]),
     ("mechanisms", ["storage/*.hpp", "eviction/*.hpp", "dirty_file_metadata.hpp", "detail/chunk_state.hpp",
-                    "detail/chunk_extents.hpp", "detail/chunk_reserve.hpp", "detail/chunk_table.hpp",
+                    "detail/chunk_extents.hpp", "detail/stable_objects.hpp", "detail/chunk_reserve.hpp", "detail/chunk_table.hpp", "detail/record_table.hpp",
                     "detail/file_record.hpp", "detail/registry.hpp", "detail/pool_core.hpp"]),
     ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/held_read.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
                  "detail/read_loop.hpp", "detail/ahead_charge.hpp", "detail/load.hpp", "detail/load_landing.hpp", "detail/load_places.hpp", "detail/load_requests.hpp", "detail/window_loads.hpp", "detail/load_ahead.hpp", "detail/room.hpp", "detail/waiting.hpp", "detail/share_content.hpp", "detail/flush_search.hpp", "detail/flush_job.hpp", "detail/file_body.hpp", "detail/file_change.hpp", "detail/file_flush.hpp", "detail/file_removal.hpp", "detail/file_sync.hpp"]),

@@ -6,6 +6,7 @@
 """
 
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -55,3 +56,10 @@ if __name__ == "__main__":
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     print("\n".join(head(*sys.argv[1:])))
+
+
+def tests_of(build, prefix):
+    """The tests of CTest in `build` whose names begin so: {name: the command that runs it}."""
+    shown = subprocess.run(["ctest", "--test-dir", str(build), "--show-only=json-v1"], check=True, capture_output=True,
+                           text=True).stdout
+    return {test["name"]: test["command"] for test in json.loads(shown)["tests"] if test["name"].startswith(prefix)}

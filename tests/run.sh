@@ -27,17 +27,12 @@ build() {
 case ${1:-} in
   coverage) exec tests/coverage.sh "${@:2}" ;;
   faults)
-    sweeps=(tests/fault/sweep*.test.cpp)
-    sweeps=("${sweeps[@]##*/}")
-    sweeps=("${sweeps[@]/#/fault.}")
-    build "${sweeps[@]%.cpp}"
+    build sweeps.test
     exec tests/fault/sweep_report.py build/dev build/report/faults.md
     ;;
   fuzz) exec tests/fuzz/run.sh "${@:2}" ;;
   interleavings)
-    programs=(tests/explore/*.test.cpp)
-    programs=("${programs[@]/#tests\/explore\//explore.}")
-    build "${programs[@]/%.cpp/}"
+    build explorations.test explore.explorer.test
     exec tests/explore/explored_report.py "${2:-1000000}" build/dev build/report/interleavings.md
     ;;
   kills)

@@ -50,8 +50,8 @@ class PinnedChunk {
   }
   ~PinnedChunk() {
     if (chunk_ == nullptr) return;
-    const detail::Resumer resumer;
-    core_->user_pins.fetch_sub(1);
+    detail::UnderLatches::note(0);
+    core_->user_pins.note_end();
     core_->unpin(*chunk_);
   }
 
@@ -82,7 +82,7 @@ class PinnedChunk {
   template <PoolTraits>
   friend class ChunkPool;
   PinnedChunk(detail::PoolCore<Traits>& core, detail::Chunk<Traits>& chunk) : core_{&core}, chunk_{&chunk} {
-    core_->user_pins.fetch_add(1);
+    core_->user_pins.note_made();
   }
 
   template <class F>
@@ -99,7 +99,7 @@ class PinnedChunk {
       return fail(std::errc::no_message_available);
     }
     detail::PoolCore<Traits>::touch(*chunk_);
-    count.add(chunk_, in_chunk.size_bytes());
+    count.add(in_chunk.size_bytes());
     const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
                                            static_cast<std::size_t>(in_chunk.size_bytes())};
     const detail::UnderLatches latched;
@@ -178,9 +178,13 @@ class ChunkPool {
 
   // ---- what is held of a file
 
-  /// Errors: ENOENT if nothing of the chunk is held; EAGAIN if it has too many pins (2^17).
+  /// Errors: ENOENT if nothing of the chunk is held; EAGAIN if it has too many pins (2^17 - 1).
   [[nodiscard]] Result<Pin> pin(const Metadata& meta, std::uint64_t chunk) {
-    return pin_at(core_.registry.find(detail::PoolCore<Traits>::file_key(meta.id())), chunk);
+    using Core = detail::PoolCore<Traits>;
+    if (auto* const found = core_.template pin_unlocked<Core::Record::of_file>(meta.id(), chunk)) {
+      return Pin{core_, *found};
+    }
+    return pin_at(core_.registry.find(Core::file_key(meta.id())), chunk);
   }
   /// Whether anything of the chunk is held. True or false at that moment: pin it to rely on it.
   [[nodiscard]] bool contains(const Metadata& meta, std::uint64_t chunk) const {
@@ -236,7 +240,11 @@ class ChunkPool {
                                         Loader&& loader);
   /// Errors: ENOENT if the chunk is not held.
   [[nodiscard]] Result<Pin> try_get(const ContentId& content, std::uint64_t chunk_of_part) {
-    return pin_at(core_.registry.find(detail::PoolCore<Traits>::content_key(content)), chunk_of_part);
+    using Core = detail::PoolCore<Traits>;
+    if (auto* const found = core_.template pin_unlocked<Core::Record::of_content>(content, chunk_of_part)) {
+      return Pin{core_, *found};
+    }
+    return pin_at(core_.registry.find(Core::content_key(content)), chunk_of_part);
   }
   /// Forgets what is held of the content; a load in flight of it lands nowhere.
   /// Returns: whether anything was known.

@@ -95,8 +95,8 @@ class DirtyFile final : private detail::Flushable {
   /// later some file is flushed for room, and if that makes none, the load has memory of its own for the while.
   [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
                                          const CallOptions& options = {}) {
-    return guarded([&]() -> Result<std::size_t> {
-      if (copy_held(offset, into)) return into.size();
+    if (body_->copy_held(offset, into)) return into.size();
+    return guarded([&] {
       auto file = body_->access();
       detail::CopyRead read{file, offset, into, store_, room_for_read(options)};
       return detail::run_to_end(core_, options, read);
@@ -108,15 +108,8 @@ class DirtyFile final : private detail::Flushable {
   template <std::invocable<ConstBuffers> F>
   [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f, const CallOptions& options = {})
       -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-    using Shown = Result<std::invoke_result_t<F&, ConstBuffers>>;
-    return guarded([&]() -> Shown {
-      std::optional<Shown> shown;
-      const auto show = [&](std::span<const std::byte> bytes) {
-        ::iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};  // iovec has no const; ConstBuffers has
-        shown.emplace(detail::show(f, ConstBuffers{{&piece, 1}}));
-        core_.counters.view_bytes.add(&*body_->record, bytes.size());
-      };
-      if (body_->use_held(offset, size_bytes, show)) return std::move(*shown);
+    if (auto shown = body_->show_held(offset, size_bytes, f)) return std::move(*shown);
+    return guarded([&] {
       auto file = body_->access();
       detail::ViewRead read{file, offset, size_bytes, store_, detail::RoomRule::of(options), f};
       return detail::run_to_end(core_, options, read);
@@ -124,8 +117,8 @@ class DirtyFile final : private detail::Flushable {
   }
   /// As try_read_range; busy, perhaps, also while a change of the file is under way.
   [[nodiscard]] ReadOutcome<std::size_t> try_read(std::uint64_t offset, std::span<std::byte> into) {
+    if (body_->copy_held(offset, into)) return ReadOutcome<std::size_t>::of(into.size());
     const detail::Resumer resumer;
-    if (copy_held(offset, into)) return ReadOutcome<std::size_t>::of(into.size());
     auto file = body_->access();
     try {
       return detail::try_read(file, offset, into);
@@ -378,14 +371,6 @@ class DirtyFile final : private detail::Flushable {
   [[nodiscard]] static Result<std::size_t> size_of(const Result<Written>& written) {
     if (!written) return fail(written.error());
     return written->size_bytes;
-  }
-  // Returns: false, and nothing is done, if that takes more than a look. Requires: a Resumer.
-  [[nodiscard]] bool copy_held(std::uint64_t offset, std::span<std::byte> into) {
-    if (into.data() == nullptr) return false;
-    return body_->use_held(offset, into.size(), [&](std::span<const std::byte> bytes) {
-      detail::copy_bytes(into.data(), bytes.data(), bytes.size());
-      core_.counters.copy_bytes.add(&*body_->record, bytes.size());
-    });
   }
   [[nodiscard]] detail::RoomRule room_for_read(const CallOptions& options) {
     if constexpr (detail::AnswersLoadLater<Store, Traits>) return detail::RoomRule::of(options);

@@ -83,7 +83,7 @@ class CopyRead {
         window_.emplace(file_, ByteRange::between(from, from + size), store_, room_, into_.data() + done_);
       }
       const auto use = [&](ConstBuffers bytes) {
-        file_.core.counters.copy_bytes.add(&*file_.record, bytes.copy_to(into_.subspan(done_)));
+        file_.core.counters.copy_bytes.add(bytes.copy_to(into_.subspan(done_)));
       };
       if (const auto progress = window_->step(use); progress != Progress::done) return progress;
       const auto n = window_->result();
@@ -115,18 +115,6 @@ class CopyRead {
   std::optional<ReadLoop<File, Store>> window_;
 };
 
-/// Calls a visitor.
-template <class F>
-[[nodiscard]] Result<std::invoke_result_t<F&, ConstBuffers>> show(F& f, ConstBuffers bytes) {
-  const UnderLatches latched;
-  if constexpr (std::is_void_v<std::invoke_result_t<F&, ConstBuffers>>) {
-    f(bytes);
-    return {};
-  } else {
-    return f(bytes);
-  }
-}
-
 /// A read by view, in steps.
 template <class File, class Store, class F>
 class ViewRead {
@@ -157,7 +145,7 @@ class ViewRead {
     } else if (*n == 0) {
       result_.emplace(show(f_, ConstBuffers{}));
     } else {
-      file_.core.counters.view_bytes.add(&*file_.record, *n);
+      file_.core.counters.view_bytes.add(*n);
     }
     return Progress::done;
   }
@@ -198,7 +186,7 @@ template <class File>
     done += window.pieces().copy_to(into.subspan(done));
     if (size < wanted) break;  // what the file has grown by since is of another moment
   }
-  file.core.counters.copy_bytes.add(&*file.record, done);
+  file.core.counters.copy_bytes.add(done);
   return Outcome::of(done);
 }
 

@@ -46,12 +46,12 @@ class Twin {
     while (!reserved.empty()) unreserve(*reserved.begin());
   }
   [[nodiscard]] bool reserve(std::uint64_t index) {
-    if (!table.reserve(index, budget)) return false;
+    if (!table.reserve(index, nodes)) return false;
     reserved.insert(index);
     return true;
   }
   void unreserve(std::uint64_t index) {
-    table.unreserve(index, budget);
+    table.unreserve(index, nodes);
     reserved.erase(reserved.find(index));
   }
   void insert(std::uint64_t index) {  // takes over a reservation
@@ -60,12 +60,13 @@ class Twin {
     reserved.erase(reserved.find(index));
   }
   void erase(std::uint64_t index) {
-    table.erase(index, budget);
+    table.erase(index, nodes);
     held.erase(index);
   }
   [[nodiscard]] bool agrees_at(std::uint64_t index) const {
     const auto at = held.find(index);
-    if (table.find(index) != (at == held.end() ? nullptr : &at->second)) return false;
+    const auto* const expected = at == held.end() ? nullptr : &at->second;
+    if (table.find(index) != expected || table.find_unlocked(index) != expected) return false;
     const auto next = held.lower_bound(index);
     const auto [found, chunk] = table.next(index);
     if (next == held.end()) return chunk == nullptr;
@@ -83,6 +84,7 @@ class Twin {
   }
 
   Budget budget;
+  Table::Nodes nodes{budget};
   Table table;
   std::map<std::uint64_t, Chunk> held;
   std::multiset<std::uint64_t> reserved;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
+// Compile: -O1 in explorations
 // CTest: TIMEOUT 300 COST 5 LABELS slow
 #define TARN_SYNC_HEADER "explore/explored_sync.hpp"
 
@@ -52,15 +52,15 @@ struct World {
     auto* const chunk = core.make_chunk();
     std::memset(chunk->memory, letter_of(index), chunk_bytes);
     LatchedChunks<Traits> latched{core};
-    latched.hold(*chunk, LatchMode::exclusive);
     Explorer::expect(prepare_extents(core, *chunk, Lists::valid) == 0, "a chunk's lists are refused");
     chunk->valid.add(whole, chunk_bytes);
     core.counters.valid_bytes.fetch_add(chunk_bytes, std::memory_order_relaxed);
     const tarn::detail::MutexLock table{record->table_mutex};
-    if (record->table.find(index) == nullptr && record->table.reserve(index, core.budget)) {
+    if (record->table.find(index) == nullptr && record->table.reserve(index, core.nodes)) {
       core.attach(*chunk, *record, index);
+      latched.hold(*chunk, LatchMode::exclusive);
     } else {
-      (void)chunk->state.detach();  // with nobody else to see it, it goes with our pin
+      core.free_chunk(chunk);
     }
   }
   /// As a call does that looks for a window's chunk.

@@ -20,7 +20,7 @@ import time
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from report import head, table
+from report import head, table, tests_of
 
 PREEMPTIONS = 3
 SECONDS = int(os.environ.get("TARN_EXPLORE_SECONDS", "180"))
@@ -28,18 +28,18 @@ ALL_SECONDS = int(os.environ.get("TARN_EXPLORE_ALL_SECONDS", "60"))
 SEED = os.environ.get("TARN_EXPLORE_SEED", "1")
 
 # As write_row of explore.hpp has it.
-Row = collections.namedtuple("Row", "program name way preemptions threads orders steps seconds given_up failure")
+Row = collections.namedtuple("Row", "test name way preemptions threads orders steps seconds given_up failure")
 
 
-def run(program, rows_file, **settings):
-    """Returns the rows of one program, and what it says if something went wrong."""
+def run(test, command, rows_file, **settings):
+    """Returns the rows of one test, and what it says if something went wrong."""
     rows_file.unlink(missing_ok=True)
     environment = {**os.environ, "TARN_EXPLORE_ROWS": str(rows_file), **{f"TARN_EXPLORE_{key}": str(value)
                                                                          for key, value in settings.items()}}
-    done = subprocess.run([program, "--order", "decl"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = rows_file.read_text().splitlines() if rows_file.exists() else []
     cells = (line.split("\t") for line in lines)
-    name = program.name.removeprefix("explore.").removesuffix(".test")
+    name = test.removeprefix("explore.")
     rows = [Row(name, name_, way, int(preemptions), int(threads), int(orders), int(steps), float(seconds),
                 int(given_up), failure)
             for name_, way, preemptions, threads, orders, steps, seconds, given_up, failure in cells]
@@ -68,14 +68,14 @@ def report(rows, wrong, asked, seconds):
     scenarios = {}
     for row in rows:
         if row.way != "found":
-            scenarios.setdefault((row.program, row.name), []).append(row)
+            scenarios.setdefault((row.test, row.name), []).append(row)
     lines, sums = [], collections.Counter()
-    for (program, name), its in scenarios.items():
+    for (test, name), its in scenarios.items():
         if not any(row.way in ("all", "bounded") for row in its):
             continue
         last, cells = searched(its)
         drawn = next((row.orders for row in its if row.way == "drawn"), 0)
-        lines.append([f"{program}: {name}", *cells, max(row.steps for row in its), drawn or ""])
+        lines.append([f"{test}: {name}", *cells, max(row.steps for row in its), drawn or ""])
         sums["searched"] += sum(row.orders for row in its if row.way != "drawn")
         sums["drawn"] += drawn
         sums[last.threads, last.way, last.preemptions] += 1
@@ -85,7 +85,7 @@ def report(rows, wrong, asked, seconds):
                 for key in sorted(sums, key=str) if isinstance(key, tuple) and key[0] == threads]
         return f"of {threads} threads, searched to the end: {', '.join(ways)}"
 
-    failures = [f"{row.program}: {row.name}: {row.failure}" for row in rows if row.failure and row.way != "found"]
+    failures = [f"{row.test}: {row.name}: {row.failure}" for row in rows if row.failure and row.way != "found"]
     complete = sum(n for key, n in sums.items() if isinstance(key, tuple) and key[1] == "all")
     text = [
         *head(
@@ -126,12 +126,12 @@ def report(rows, wrong, asked, seconds):
 
 def main(asked, build, path):
     began = time.monotonic()
-    programs = sorted((build / "tests").glob("explore.*.test"))
+    tests = tests_of(build, "explore.")
     rows, wrong = [], []
 
-    def add(program, **settings):
-        print(f"{time.monotonic() - began:6.0f} s: {program.name} {settings}", flush=True)
-        more, said = run(program, rows_file, **settings)
+    def add(test, **settings):
+        print(f"{time.monotonic() - began:6.0f} s: {test} {settings}", flush=True)
+        more, said = run(test, tests[test], rows_file, **settings)
         rows.extend(more)
         if said:
             wrong.append(said)
@@ -139,14 +139,14 @@ def main(asked, build, path):
 
     with tempfile.TemporaryDirectory() as folder:
         rows_file = pathlib.Path(folder) / "rows"
-        for program in programs:
-            add(program, PREEMPTIONS=PREEMPTIONS, SECONDS=SECONDS, ALL_SECONDS=ALL_SECONDS, RANDOM=0)
-        scenarios = {(row.program, row.name) for row in rows if row.way == "bounded"}
-        bounded = {program for program, _ in scenarios}
+        for test in tests:
+            add(test, PREEMPTIONS=PREEMPTIONS, SECONDS=SECONDS, ALL_SECONDS=ALL_SECONDS, RANDOM=0)
+        scenarios = {(row.test, row.name) for row in rows if row.way == "bounded"}
+        bounded = {test for test, _ in scenarios}
         each = -(-asked // max(1, len(scenarios)))
-        for program in programs:
-            if program.name.removeprefix("explore.").removesuffix(".test") in bounded:
-                add(program, RANDOM=each, SEED=SEED, ONLY_RANDOM=1)
+        for test in tests:
+            if test.removeprefix("explore.") in bounded:
+                add(test, RANDOM=each, SEED=SEED, ONLY_RANDOM=1)
     rows = [row for row in rows if row.way != "drawn" or row.orders != 0]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report(rows, wrong, asked, time.monotonic() - began))

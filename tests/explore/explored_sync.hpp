@@ -41,6 +41,12 @@ class Explored {
 };
 
 template <class T>
+class Atomic;
+/// No step: it cannot differ by its place in the order.
+template <class T>
+[[nodiscard]] T load_owned(const Atomic<T>& from) noexcept;
+
+template <class T>
 class Atomic : Explored {
  public:
   constexpr Atomic() = default;
@@ -99,12 +105,24 @@ class Atomic : Explored {
   T operator-=(T value) { return static_cast<T>(fetch_sub(value) - value); }
 
  private:
+  friend T load_owned<T>(const Atomic& from) noexcept;
   void step(Use use) const { Explored::step({.object = this, .use = use}); }
   // A relaxed addition is a count: tarn looks at no sum that it gives.
   static Use use_of_sum(std::memory_order order) {
     return order == std::memory_order_relaxed ? Use::adds : Use::changes;
   }
   T value_{};
+};
+
+template <class T>
+T load_owned(const Atomic<T>& from) noexcept {
+  return from.value_;
+}
+
+/// No thread has one.
+struct ThreadNumber {
+  static constexpr unsigned most = 0;
+  [[nodiscard]] static unsigned mine() noexcept { return 0; }
 };
 
 class Mutex : Explored {

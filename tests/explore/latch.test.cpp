@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
+// Compile: -O1 in explorations
 // CTest: TIMEOUT 300 COST 5 LABELS slow
 #define TARN_SYNC_HEADER "explore/explored_sync.hpp"
 

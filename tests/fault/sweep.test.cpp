@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Compile: -O1
+// Compile: -O1 in sweeps
 // CTest: LABELS slow
 #include "fault/sweep_script.hpp"
 

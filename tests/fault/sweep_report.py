@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from report import head, table
+from report import head, table, tests_of
 
 
 class Row:
@@ -98,11 +98,11 @@ def main(build, target):
     swept.unlink(missing_ok=True)
     environment = {**os.environ, "TARN_FAULTS": "all", "TARN_FAULTS_REPORT": str(swept)}
     started, failed = time.monotonic(), []
-    for program in sorted(pathlib.Path(build, "tests").glob("fault.sweep*.test")):
-        print(f"{program.stem} ...", flush=True)
-        ended = subprocess.run([program.resolve(), "--order", "decl"], env=environment, capture_output=True, text=True)
+    for test, command in tests_of(build, "fault.sweep").items():
+        print(f"{test} ...", flush=True)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         if ended.returncode != 0:
-            failed.append((program.stem, (ended.stdout + ended.stderr)[-4000:]))
+            failed.append((test, (ended.stdout + ended.stderr)[-4000:]))
             print(failed[-1][1], flush=True)
     with open(swept) as lines:
         rows = [Row(line) for line in lines]

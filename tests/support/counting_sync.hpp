@@ -58,6 +58,16 @@ class Atomic {
   }
   std::atomic<T> value_;
 };
+template <class T>
+[[nodiscard]] T load_owned(const Atomic<T>& from) noexcept {
+  return from.load(std::memory_order_relaxed);
+}
+
+/// No thread has one.
+struct ThreadNumber {
+  static constexpr unsigned most = 0;
+  [[nodiscard]] static unsigned mine() noexcept { return 0; }
+};
 
 class Mutex {
  public:

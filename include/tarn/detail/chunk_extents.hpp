@@ -104,10 +104,10 @@ class ChunkExtents {
   /// Whether every byte of the range is in the set; of an empty range, it is.
   /// Cost: every read that hits asks this of a chunk with one extent, so that comes first: two compares, no call.
   [[nodiscard]] bool contains(ByteRange range) const {
-    if (count_ == 1) [[likely]] {
-      return (memory_.few[0].offset() <= range.offset() && range.end() <= memory_.few[0].end()) || range.empty();
+    if (count_ == 1 && memory_.few[0].offset() <= range.offset() && range.end() <= memory_.few[0].end()) [[likely]] {
+      return true;
     }
-    return form_ == Form::bitmap ? !next_run(range, false) : extents_contain(listed(), range);
+    return many_contain(range);
   }
 
   /// Whether any byte of the range is in the set.
@@ -169,6 +169,11 @@ class ChunkExtents {
 
   void change(ByteRange range, std::size_t chunk_bytes, bool to);
   void return_to_few() noexcept;
+
+  // Not inlined: a read that hits one extent is not to make room for this.
+  [[nodiscard, gnu::noinline]] bool many_contain(ByteRange range) const {
+    return form_ == Form::bitmap ? !next_run(range, false) : extents_contain(listed(), range);
+  }
 
   // Forms few and list.
   [[nodiscard]] std::span<const NarrowRange> listed() const {

@@ -15,11 +15,18 @@
 // Legal words (check): a latch is shared or exclusive, never both; a latch and in_flush imply a pin; a detached chunk
 // is not dirty.
 //
-// Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), and given back by
-// anybody. Latches are taken by whoever has a pin, or with one. dirty and detached change under the owner's table
-// mutex; dirty is set only by a thread with the exclusive latch. in_flush is set under a shared latch and cleared
-// under the exclusive one. try_retire is the one way out for a chunk that nobody dropped: it succeeds only from a word
-// without pin, latch, waiter, dirty and in_flush, so what is used or needed cannot be evicted.
+// Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), or with the shared
+// latch from a word that is not detached, and given back by anybody. Latches are taken by whoever has a pin, or with
+// one. dirty and detached change under the owner's table mutex; dirty is set only by a thread with the exclusive latch.
+// in_flush is set under a shared latch and cleared under the exclusive one. try_retire is the one way out for a chunk
+// that nobody dropped: it succeeds only from a word without pin, latch, waiter, dirty and in_flush, so what is used or
+// needed cannot be evicted.
+//
+// A pin with the shared latch (try_pin_shared) may be taken by whoever has read the chunk's address somewhere, however
+// long ago, and so may a pin alone (try_pin_made): descriptors stay what they are (stable_objects.hpp), one that is
+// kept for the next chunk has the word that it was given back with, which is detached or its maker's, and a new chunk's
+// is exclusively latched until its owner is set. So what is pinned this way is a chunk that a file had at that moment,
+// and its owner stays the same while it is: a chunk changes hands only exclusively latched, with one pin.
 //
 // Waiting: a thread that is refused sets `parked` and sleeps in the parking lot at the word's address; whoever gives
 // back the latch that stood in the way clears `parked` and wakes all. A latch is held for the length of a call that
@@ -44,6 +51,9 @@ class ChunkState {
 
   /// A new chunk: pinned once and exclusively latched by its maker, so nobody sees it half made.
   ChunkState() = default;
+  /// Another new chunk's from now on. Requires: the last one was detached, and has no pin; or it was nobody's but its
+  /// maker's.
+  void begin() { word_.store(pin_one | exclusive); }
 
   [[nodiscard]] static constexpr bool legal(std::uint64_t word) {
     const bool shared = (word & shared_mask) != 0, latched = shared || (word & exclusive) != 0;
@@ -61,6 +71,12 @@ class ChunkState {
   /// Returns: false if the pin count is full.
   [[nodiscard]] bool try_pin() {
     return change([](std::uint64_t w) { return ((w + pin_one) & pin_guard) != 0 ? refused : w + pin_one; });
+  }
+  /// The same by whoever does not know whose chunk it is: see above. Returns: false also if it is detached, or latched
+  /// exclusively.
+  [[nodiscard]] bool try_pin_made() {
+    constexpr auto refuses = exclusive | detached | pin_guard;
+    return change([](std::uint64_t w) { return ((w + pin_one) & refuses) != 0 ? refused : w + pin_one; });
   }
   /// Returns: the word after it. Whoever brings a detached chunk's pins to 0 frees it.
   [[nodiscard]] std::uint64_t unpin() {
@@ -81,19 +97,27 @@ class ChunkState {
     return true;
   }
   void unlatch_shared(ParkingLot& lot) {
-    (void)leave(lot, [](std::uint64_t w) { return w - shared_one; });
+    const auto before = word_.fetch_sub(shared_one);
+    assert((before & shared_mask) != 0 && "a latch given back twice");
+    wake_after(lot, before - shared_one);
   }
-  /// A pin and the shared latch in one. Returns: false if one is not to be had at once; then neither is.
+  /// A pin and the shared latch in one. Returns: false if one is not to be had at once, or no file has the chunk any
+  /// more; then neither is taken.
   [[nodiscard]] bool try_pin_shared() {
+    constexpr auto refuses = exclusive | pending | detached | pin_guard | shared_guard;
     return change([](std::uint64_t w) {
-      const auto both = w + pin_one + shared_one;
-      return refuses_shared(w) || (both & pin_guard) != 0 ? refused : both;
+      const auto both = w + pin_one + shared_one;  // the counts end in their guards, so nothing above these changes
+      return (both & refuses) != 0 ? refused : both;
     });
   }
-  /// Gives back both. Returns: as unpin.
-  [[nodiscard]] std::uint64_t unpin_shared(ParkingLot& lot) {
-    return leave(lot, [](std::uint64_t w) { return w - pin_one - shared_one; });
+  /// Gives back both. Returns: as unpin; unless that is quiet, the caller calls wake_after with it, and then asks
+  /// whether to free the chunk.
+  [[nodiscard]] std::uint64_t unpin_shared() {
+    const auto before = word_.fetch_sub(pin_one + shared_one);
+    assert((before & pin_mask) != 0 && (before & shared_mask) != 0 && "unpinned more often than pinned");
+    return before - pin_one - shared_one;
   }
+  [[nodiscard]] static constexpr bool quiet(std::uint64_t w) { return (w & (parked | detached)) == 0; }
 
   [[nodiscard]] bool try_latch_exclusive() {
     return change([](std::uint64_t w) { return refuses_exclusive(w) ? refused : (w & ~pending) | exclusive; });
@@ -107,7 +131,22 @@ class ChunkState {
     return true;
   }
   void unlatch_exclusive(ParkingLot& lot) {
-    (void)leave(lot, [](std::uint64_t w) { return w & ~exclusive; });
+    const auto before = word_.fetch_sub(exclusive);
+    assert((before & exclusive) != 0 && "a latch given back twice");
+    wake_after(lot, before - exclusive);
+  }
+
+  /// A latch was given back, and `left` is the word after it. Whoever waits for the exclusive latch needs the last
+  /// sharer to go; everybody else needs any room at all.
+  ///
+  /// If no pin was left this may be another chunk's word by now. Then no waiter of the old one is left either, since a
+  /// waiter has a pin, and the other one's look again for nothing: they are woken once their mark is off, and set it
+  /// anew.
+  void wake_after(ParkingLot& lot, std::uint64_t left) {
+    if ((left & parked) != 0 && ((left & shared_mask) == 0 || (left & pending) == 0)) {
+      word_.fetch_and(~parked);
+      lot.wake(this);
+    }
   }
 
   void set(std::uint64_t flag) { word_.fetch_or(flag); }
@@ -144,23 +183,6 @@ class ChunkState {
   template <class Blocked>
   bool mark_parked(Blocked blocked, std::uint64_t more = 0) {
     return change([&](std::uint64_t w) { return blocked(w) ? w | parked | more : refused; });
-  }
-
-  // Returns: the word after it. If that has no pin, this may be another chunk's word by now, and is only its address.
-  template <class Next>
-  [[nodiscard]] std::uint64_t leave(ParkingLot& lot, Next next) {
-    auto w = word_.load(std::memory_order_relaxed);
-    for (;;) {
-      assert(((w & shared_mask) != 0 || (w & exclusive) != 0) && "a latch given back twice");
-      const auto left = next(w);
-      // Whoever waits for the exclusive latch needs the last sharer to go; everybody else needs any room at all.
-      const bool wakes = (left & parked) != 0 && ((left & shared_mask) == 0 || (left & pending) == 0);
-      const auto to = wakes ? left & ~parked : left;
-      if (word_.compare_exchange_weak(w, to)) {
-        if (wakes) lot.wake(this);
-        return to;
-      }
-    }
   }
 
   Atomic<std::uint64_t> word_{pin_one | exclusive};

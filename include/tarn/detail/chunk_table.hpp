@@ -5,10 +5,15 @@
 //
 // A sparse file costs what it holds, "next chunk from here" costs its height, and dropping a file touches only its own
 // nodes. A place is reserved before it is filled, so that insert cannot fail: reserve makes the nodes (charged to the
-// budget) and counts as a user of its leaf; insert takes the reservation over; erase and unreserve free nodes that have
-// no user left.
+// budget) and counts as a user of its leaf; insert takes the reservation over; erase and unreserve give back the
+// nodes that have no user left.
 //
-// Thread safety: none; the owner's table mutex guards it.
+// A short read looks without the mutex (find_unlocked). The root with its height is one word, and so is each slot,
+// which says whether it is a chunk or a node; a node is empty when it is given back, and its memory stays a node's. So
+// who looks while a node goes and becomes another table's goes astray in that table, but in a table; what he finds is
+// a chunk, of which he has to see whether it is his.
+//
+// Thread safety: find_unlocked: any thread; all else: the owner's table mutex guards it.
 // Cost:          find, insert, erase, next O(height): 1 up to 32 chunks, 2 up to 1024, 6 for 2^30.
 
 #include <array>
@@ -18,81 +23,85 @@
 #include <new>
 #include <utility>
 
-#include <tarn/budget.hpp>
+#include <tarn/detail/stable_objects.hpp>
+#include <tarn/detail/sync.hpp>
 
 namespace tarn::detail {
 
 template <class Chunk>
 class ChunkTable {
+  struct Node;
+
  public:
+  /// Where nodes come from: one for all tables that a thread may stray into.
+  using Nodes = StableObjects<Node>;
+
   ChunkTable() = default;
   ChunkTable(const ChunkTable&) = delete;
   ChunkTable& operator=(const ChunkTable&) = delete;
-  ~ChunkTable() { assert(root_ == nullptr && "a table is emptied by its owner"); }
+  ~ChunkTable() { assert(empty() && "a table is emptied by its owner"); }
 
-  [[nodiscard]] bool empty() const { return root_ == nullptr; }
+  [[nodiscard]] bool empty() const { return root() == nullptr; }
 
   /// Returns: the chunk, or null.
   [[nodiscard]] Chunk* find(std::uint64_t index) const {
-    if (root_ == nullptr || !covers(index)) return nullptr;
-    auto* node = root_;
-    for (auto level = height_; level-- > 0;) {
-      node = static_cast<Node*>(node->slots[slot_of(index, level + 1)]);
-      if (node == nullptr) return nullptr;
-    }
-    return static_cast<Chunk*>(node->slots[slot_of(index, 0)]);
+    return find_by(index, [](const Slot& slot) { return load_owned(slot); });
+  }
+  /// Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
+  [[nodiscard]] Chunk* find_unlocked(std::uint64_t index) const {
+    return find_by(index, [](const Slot& slot) { return slot.load(std::memory_order_acquire); });
   }
 
   /// Makes room for one insert at `index`.
   /// Returns: false if the budget or the heap refuses; then nothing changed.
-  [[nodiscard]] bool reserve(std::uint64_t index, Budget& budget) noexcept {
-    if (root_ == nullptr) {
+  [[nodiscard]] bool reserve(std::uint64_t index, Nodes& nodes) noexcept {
+    if (empty()) {
       unsigned height = 0;
-      while (height < max_height && (index >> (bits * (height + 1))) != 0) ++height;
-      root_ = make(budget);
-      if (root_ == nullptr) return false;
-      height_ = height;
+      while (!covers(index, height)) ++height;
+      auto* const first = nodes.take(std::nothrow);
+      if (first == nullptr) return false;
+      set_root(first, height);
     }
-    const auto height_before = height_;
-    while (!covers(index)) {  // a level more on top
-      auto* const top = make(budget);
-      if (top == nullptr) return fail_reserve(index, height_before, budget);
-      top->slots[0] = root_;
+    const auto height_before = height();
+    while (!covers(index, height())) {  // a level more on top
+      auto* const top = nodes.take(std::nothrow);
+      if (top == nullptr) return fail_reserve(index, height_before, nodes);
+      put(top->slots[0], root());
       top->users = 1;
-      root_ = top;
-      ++height_;
+      set_root(top, height() + 1);
     }
-    auto* node = root_;
-    for (auto level = height_; level > 0; --level) {
-      auto*& slot = node->slots[slot_of(index, level)];
-      if (slot == nullptr) {
-        slot = make(budget);
-        if (slot == nullptr) return fail_reserve(index, height_before, budget);
+    auto* node = root();
+    for (auto level = height(); level > 0; --level) {
+      auto& slot = node->slots[slot_of(index, level)];
+      if (node_in(slot) == nullptr) {
+        auto* const child = nodes.take(std::nothrow);
+        if (child == nullptr) return fail_reserve(index, height_before, nodes);
+        put(slot, child);
         ++node->users;
       }
-      node = static_cast<Node*>(slot);
+      node = node_in(slot);
     }
     ++node->users;
     return true;
   }
-  void unreserve(std::uint64_t index, Budget& budget) noexcept { release(index, budget); }
+  void unreserve(std::uint64_t index, Nodes& nodes) noexcept { release(index, nodes); }
 
   /// Requires: reserved, and nothing is there.
   void insert(std::uint64_t index, Chunk* chunk) noexcept {
-    auto*& slot = leaf_of(index)->slots[slot_of(index, 0)];
-    assert(slot == nullptr && "two chunks at one index");
-    slot = chunk;
+    auto& slot = leaf_of(index)->slots[slot_of(index, 0)];
+    assert(load_owned(slot) == 0 && "two chunks at one index");
+    slot.store(reinterpret_cast<std::uintptr_t>(chunk) | is_chunk, std::memory_order_release);
   }
   /// Requires: a chunk is there.
-  void erase(std::uint64_t index, Budget& budget) noexcept {
-    leaf_of(index)->slots[slot_of(index, 0)] = nullptr;
-    release(index, budget);
+  void erase(std::uint64_t index, Nodes& nodes) noexcept {
+    leaf_of(index)->slots[slot_of(index, 0)].store(0, std::memory_order_release);
+    release(index, nodes);
   }
 
   /// The first chunk at or after `from`: {index, chunk}, or {0, null} if there is none.
   [[nodiscard]] std::pair<std::uint64_t, Chunk*> next(std::uint64_t from) const {
-    if (root_ == nullptr || !covers(from)) return {0, nullptr};
-    return next_in(root_, height_, 0, from);
+    if (empty() || !covers(from, height())) return {0, nullptr};
+    return next_in(root(), height(), 0, from);
   }
 
   [[nodiscard]] static constexpr std::size_t node_bytes() { return sizeof(Node); }
@@ -100,70 +109,101 @@ class ChunkTable {
  private:
   static constexpr unsigned bits = 5, fan_out = 1u << bits, max_height = 12;  // 65 bits: any index
 
-  struct Node {
-    std::array<void*, fan_out> slots{};
-    std::uint64_t users = 0;  // a leaf's chunks and reservations; an inner node's children
+  /// 0, or the address of a node, of which the root's has the height added, or that of a chunk with is_chunk added.
+  using Slot = Atomic<std::uintptr_t>;
+  static constexpr std::uintptr_t is_chunk = 1, height_mask = 15;
+  static_assert(max_height <= height_mask && alignof(Chunk) > is_chunk);
+
+  struct alignas(height_mask + 1) Node {
+    std::array<Slot, fan_out> slots{};  // all 0 while it is nobody's
+    std::uint64_t users = 0;            // a leaf's chunks and reservations; an inner node's children
+
+    [[nodiscard]] std::uint64_t& spare() { return users; }
   };
 
   [[nodiscard]] static std::size_t slot_of(std::uint64_t index, unsigned level) {
     return static_cast<std::size_t>(index >> (bits * level)) & (fan_out - 1);
   }
-  [[nodiscard]] bool covers(std::uint64_t index) const {
-    return height_ >= max_height || (index >> (bits * (height_ + 1))) == 0;
+  [[nodiscard]] static bool covers(std::uint64_t index, unsigned height) {
+    return height >= max_height || (index >> (bits * (height + 1))) == 0;
   }
-  [[nodiscard]] static Node* make(Budget& budget) noexcept {
-    if (!budget.try_charge(sizeof(Node))) return nullptr;
-    auto* const node = new (std::nothrow) Node;
-    if (node == nullptr) budget.release(sizeof(Node));
-    return node;
+
+  template <class Load>
+  [[nodiscard]] Chunk* find_by(std::uint64_t index, Load load) const {
+    const auto root = load(root_);
+    auto shift = bits * static_cast<unsigned>(root & height_mask);
+    const auto first = index >> shift;
+    if (root == 0 || first >= fan_out) return nullptr;
+    auto at = load(reinterpret_cast<const Node*>(root & ~height_mask)->slots[first]);
+    while (shift != 0) {
+      if (at == 0 || (at & is_chunk) != 0) return nullptr;  // a chunk: of another table
+      shift -= bits;
+      at = load(reinterpret_cast<const Node*>(at)->slots[(index >> shift) & (fan_out - 1)]);
+    }
+    return (at & is_chunk) == 0 ? nullptr : reinterpret_cast<Chunk*>(at - is_chunk);
   }
-  static void destroy(Node* node, Budget& budget) noexcept {
-    delete node;
-    budget.release(sizeof(Node));
+
+  // Of the owner.
+  [[nodiscard]] static Node* node_in(const Slot& slot) { return reinterpret_cast<Node*>(load_owned(slot)); }
+  static void put(Slot& slot, Node* node) {
+    slot.store(reinterpret_cast<std::uintptr_t>(node), std::memory_order_release);
+  }
+  [[nodiscard]] Node* root() const { return reinterpret_cast<Node*>(load_owned(root_) & ~height_mask); }
+  [[nodiscard]] unsigned height() const { return static_cast<unsigned>(load_owned(root_) & height_mask); }
+  void set_root(Node* node, unsigned height) {
+    root_.store(reinterpret_cast<std::uintptr_t>(node) + height, std::memory_order_release);
   }
   [[nodiscard]] Node* leaf_of(std::uint64_t index) const {
-    auto* node = root_;
-    for (auto level = height_; level > 0; --level) node = static_cast<Node*>(node->slots[slot_of(index, level)]);
+    auto* node = root();
+    for (auto level = height(); level > 0; --level) node = node_in(node->slots[slot_of(index, level)]);
     return node;
   }
 
-  bool fail_reserve(std::uint64_t index, unsigned height_before, Budget& budget) noexcept {
-    prune(root_, height_, index, budget);
-    for (; root_ != nullptr && height_ > height_before; --height_) {
-      destroy(std::exchange(root_, static_cast<Node*>(root_->slots[0])), budget);
+  bool fail_reserve(std::uint64_t index, unsigned height_before, Nodes& nodes) noexcept {
+    prune_all(index, nodes);
+    while (!empty() && height() > height_before) {
+      auto* const top = root();
+      set_root(node_in(top->slots[0]), height() - 1);
+      put(top->slots[0], nullptr);
+      nodes.give(*top);
     }
     return false;
   }
-  void release(std::uint64_t index, Budget& budget) noexcept {
+  void release(std::uint64_t index, Nodes& nodes) noexcept {
     auto* const leaf = leaf_of(index);
     assert(leaf->users != 0);
-    if (--leaf->users == 0) prune(root_, height_, index, budget);
+    if (--leaf->users == 0) prune_all(index, nodes);
   }
-  // Frees the nodes on the way to `index` that have no user.
-  template <class Slot>
-  void prune(Slot*& slot, unsigned level, std::uint64_t index, Budget& budget) noexcept {
-    auto* const node = static_cast<Node*>(slot);
-    if (level > 0 && covers(index)) {
-      auto*& child = node->slots[slot_of(index, level)];
-      if (child != nullptr) {
-        prune(child, level - 1, index, budget);
-        if (child == nullptr) --node->users;
+  // Gives back the nodes on the way to `index` that have no user.
+  void prune_all(std::uint64_t index, Nodes& nodes) noexcept {
+    auto* const top = root();
+    if (!(covers(index, height()) ? prune(*top, height(), index, nodes) : top->users == 0)) return;
+    set_root(nullptr, 0);
+    nodes.give(*top);
+  }
+  // The same below `node`. Returns: whether it has no user.
+  [[nodiscard]] static bool prune(Node& node, unsigned level, std::uint64_t index, Nodes& nodes) noexcept {
+    if (level > 0) {
+      auto& slot = node.slots[slot_of(index, level)];
+      auto* const child = node_in(slot);
+      if (child != nullptr && prune(*child, level - 1, index, nodes)) {
+        put(slot, nullptr);
+        nodes.give(*child);
+        --node.users;
       }
     }
-    if (node->users == 0) {
-      destroy(node, budget);
-      slot = nullptr;
-    }
+    return node.users == 0;
   }
 
-  [[nodiscard]] std::pair<std::uint64_t, Chunk*> next_in(Node* node, unsigned level, std::uint64_t base,
+  [[nodiscard]] std::pair<std::uint64_t, Chunk*> next_in(const Node* node, unsigned level, std::uint64_t base,
                                                          std::uint64_t from) const {
     const auto width_bits = bits * level;  // what one slot spans
     for (auto slot = from > base ? slot_of(from, level) : 0; slot < fan_out; ++slot) {
-      if (node->slots[slot] == nullptr) continue;
+      const auto value = load_owned(node->slots[slot]);
+      if (value == 0) continue;
       const auto at = base + (std::uint64_t{slot} << width_bits);
-      if (level == 0) return {at, static_cast<Chunk*>(node->slots[slot])};
-      if (const auto found = next_in(static_cast<Node*>(node->slots[slot]), level - 1, at, from > at ? from : at);
+      if (level == 0) return {at, reinterpret_cast<Chunk*>(value - is_chunk)};
+      if (const auto found = next_in(reinterpret_cast<Node*>(value), level - 1, at, from > at ? from : at);
           found.second != nullptr) {
         return found;
       }
@@ -171,8 +211,7 @@ class ChunkTable {
     return {0, nullptr};
   }
 
-  Node* root_ = nullptr;
-  unsigned height_ = 0;
+  Slot root_{0};
 };
 
 }  // namespace tarn::detail

@@ -6,11 +6,19 @@
 //
 // Thread safety: what `lock` and `errors_mutex` guard is marked.
 
+#include <sys/uio.h>
+
+#include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
+#include <span>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
+#include <tarn/buffers.hpp>
+#include <tarn/detail/copy_bytes.hpp>
 #include <tarn/detail/flush_job.hpp>
 #include <tarn/detail/held_read.hpp>
 #include <tarn/detail/read_loop.hpp>
@@ -101,10 +109,33 @@ struct FileBody {
     return {};
   }
 
-  /// See detail/held_read.hpp. Requires: a Resumer.
+  /// See detail/held_read.hpp.
   template <class Use>
   [[nodiscard]] bool use_held(std::uint64_t offset, std::uint64_t size_bytes, Use use) {
     return !holds_past_size && detail::use_held(core, *record, offset, size_bytes, use);
+  }
+  /// A read or a view by that. Returns: false, or nothing, if it takes more than a look; then nothing is done.
+  [[nodiscard]] bool copy_held(std::uint64_t offset, std::span<std::byte> into) {
+    if (into.data() == nullptr) return false;
+    return use_held(offset, into.size(), [&](std::span<const std::byte> bytes) {
+      copy_bytes(into.data(), bytes.data(), bytes.size());
+      core.counters.copy_bytes.add(bytes.size());
+    });
+  }
+  template <class F>
+  [[nodiscard]] auto show_held(std::uint64_t offset, std::uint64_t size_bytes, F& f)
+      -> std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> {
+    std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> shown;
+    try {
+      (void)use_held(offset, size_bytes, [&](std::span<const std::byte> bytes) {
+        ::iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};  // iovec has no const; ConstBuffers has
+        shown.emplace(show(f, ConstBuffers{{&piece, 1}}));
+        core.counters.view_bytes.add(bytes.size());
+      });
+    } catch (const std::bad_alloc&) {
+      shown.emplace(fail(std::errc::not_enough_memory));
+    }
+    return shown;
   }
 
   void note_error(std::error_code why) noexcept {

@@ -42,12 +42,27 @@ struct FileRecord;
 
 /// A chunk: its memory and what the bytes in it are. Found through its file's table while it is not detached.
 ///
-/// memory, valid and dirty change under the exclusive latch and are read under a latch. record and index are set when
-/// it is attached. Invariant: dirty is inside valid; the eviction policy has it <=> attached, and the state's dirty bit
-/// is clear.
+/// memory, valid, dirty, record and index change under the exclusive latch and are read under a latch, record and index
+/// also with a pin alone: while there is one, they change no more once the chunk was attached. Invariant: dirty is
+/// inside valid; the eviction policy has it <=> attached, and the state's dirty bit is clear.
+///
+/// No two share a line of memory: each is written to by all who read its bytes.
 template <class Traits>
-struct Chunk : Traits::Eviction::Hook {
-  explicit Chunk(std::byte* bytes) : memory{bytes} {}
+struct alignas(64) Chunk : Traits::Eviction::Hook {
+  /// One that was given back, or new, is a new chunk's from now on.
+  void begin(std::byte* bytes) noexcept {
+    this->reset();
+    record = nullptr;
+    index = 0;
+    memory = bytes;
+    state.begin();
+  }
+  /// It is no chunk's any more. Requires: nobody has a pin.
+  void end() noexcept {
+    valid.clear();
+    dirty.clear();
+  }
+  [[nodiscard]] std::uint64_t& spare() { return index; }
 
   ChunkState state;
   FileRecord<Traits>* record = nullptr;
@@ -113,16 +128,39 @@ struct FlushTally {
 template <class Traits>
 struct FileRecord {
   using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
+  static constexpr std::size_t of_file = 0, of_content = 1;
   struct HashOfKey {
     std::size_t operator()(const Key& of) const {
       return std::visit([](const auto& id) { return std::hash<std::remove_cvref_t<decltype(id)>>{}(id); }, of);
     }
   };
 
-  explicit FileRecord(Key k) : key{std::move(k)}, hash{HashOfKey{}(key)} {}
+  /// One that was given back, or new, is that key's from now on. May throw bad_alloc, and is then nobody's.
+  void begin(const Key& k) {
+    assert(dirty_bytes == 0 && users == 0 && waits_for_none == 0 && "a record was given back with something left");
+    key = k;
+    hash = HashOfKey{}(key);
+    abandoned = replaced = flush_failed = false;
+    changed_since_ns = 0;
+    member = nullptr;
+    owned = retired = false;
+    flush_tally.settled = flush_tally.failed = 0;
+    flush_tally.flying = flush_tally.hopeful = 0;
+  }
+  /// It is no key's any more. Requires: it is idle, and has no user.
+  void end() noexcept {
+    if constexpr (std::is_nothrow_default_constructible_v<typename Traits::FileId>) key.template emplace<of_file>();
+  }
+  [[nodiscard]] std::size_t& spare() { return hash; }
 
-  const Key key;           // file ids and content ids are different alternatives: they never meet
-  const std::size_t hash;  // of the key: its shard is found by it, and the eviction policy knows its chunks by it
+  // Set by begin, and the same as long as the record has a user or a chunk, also a detached one that is pinned.
+  template <std::size_t alternative, class Id>
+  [[nodiscard]] bool has_key(const Id& id) const {
+    const auto* const mine = std::get_if<alternative>(&key);
+    return mine != nullptr && *mine == id;
+  }
+  Key key;               // file ids and content ids are different alternatives: they never meet
+  std::size_t hash = 0;  // of the key: its shard is found by it, and the eviction policy knows its chunks by it
   Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more
   Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
   Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
@@ -144,6 +182,11 @@ struct FileRecord {
 
   [[nodiscard]] bool idle() const TARN_REQUIRES(table_mutex) {
     return table.empty() && loads == nullptr && flushes == nullptr;
+  }
+
+  /// See ChunkTable. Any thread; the record is kept alive.
+  [[nodiscard]] Chunk<Traits>* find_unlocked(std::uint64_t index) const TARN_NO_THREAD_SAFETY_ANALYSIS {
+    return table.find_unlocked(index);
   }
 
   /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,

@@ -16,6 +16,9 @@
 //   Bytes that such a change has yet to come to may be read while it goes on: that read is of the moment before it.
 // - What a load brings are bytes that were stored all along.
 //
+// Nor does it take the table mutex, under which all others find a chunk and pin it: what it finds, it latches, and then
+// looks whose it is. See chunk_state.hpp for why it may, and chunk_table.hpp.
+//
 // What is valid in a chunk is the file's, whatever is stored, and, whenever the lock is free, below its size; but see
 // FileBody::holds_past_size.
 //
@@ -34,12 +37,13 @@ namespace tarn::detail {
 ///
 /// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
 /// Errors:   throws what `use` throws.
-/// Requires: a Resumer. Nothing is held past the file's size.
+/// Requires: the caller holds nothing. Nothing is held past the file's size.
 /// Blocks:   never.
-/// Cost:     O(height of the table) under the table mutex, two atomic changes of the chunk's word; no allocation.
+/// Cost:     O(height of the table), two atomic changes of the chunk's word; no allocation.
 template <class Traits, class Use>
 [[nodiscard]] bool use_held(PoolCore<Traits>& core, FileRecord<Traits>& record, std::uint64_t offset,
                             std::uint64_t size_bytes, Use use) {
+  UnderLatches::note(0);
   const auto from = core.layout.offset_in_chunk(offset);
   if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) return false;
   struct Held {
@@ -49,13 +53,12 @@ template <class Traits, class Use>
     PoolCore<Traits>& core;
     Chunk<Traits>* chunk;
   } held{core, nullptr};
-  {
-    MutexLock table{record.table_mutex};
-    auto* const chunk = record.table.find(core.layout.chunk_of(offset));
-    if (chunk == nullptr || !chunk->state.try_pin_shared()) return false;
-    held.chunk = chunk;
-  }
-  auto& chunk = *held.chunk;
+  const auto index = core.layout.chunk_of(offset);
+  auto* const found = record.find_unlocked(index);
+  if (found == nullptr || !found->state.try_pin_shared()) return false;
+  held.chunk = found;
+  auto& chunk = *found;
+  if (chunk.record != &record || chunk.index != index) return false;  // another one's by now
   if (!chunk.valid.contains(ByteRange::between(from, from + size_bytes))) return false;
   PoolCore<Traits>::touch(chunk);
   use(std::span<const std::byte>{chunk.memory + from, static_cast<std::size_t>(size_bytes)});

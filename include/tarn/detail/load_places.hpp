@@ -89,7 +89,7 @@ class LoadPlaces {
   void unreserve() noexcept {
     record_.table_mutex.is_held();  // by the load that has us, which names it by another way
     for (auto& place : places_) {
-      if (std::exchange(place.reserved, false)) record_.table.unreserve(place.index, core_.budget);
+      if (std::exchange(place.reserved, false)) record_.table.unreserve(place.index, core_.nodes);
     }
   }
   void free_fresh() noexcept {
@@ -101,7 +101,7 @@ class LoadPlaces {
  private:
   [[nodiscard]] bool fill(Place& place, ChunkReserve<Traits>& reserve) {
     record_.table_mutex.is_held();  // as in unreserve
-    if (!record_.table.reserve(place.index, core_.budget)) return false;
+    if (!record_.table.reserve(place.index, core_.nodes)) return false;
     place.reserved = true;
     place.fresh = &reserve.take();
     return true;

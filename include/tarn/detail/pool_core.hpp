@@ -12,8 +12,9 @@
 //   freed      by the last pin, or by detach if there is none
 //
 // Lock order: file lock, latches (ascending in a file, the file's own before a content chunk's), registry shard, table,
-// eviction, storage, parking bucket. No thread waits for a latch with a later lock held. Two take by try, against that
-// order, and do something else where they fail: eviction the table mutexes, a short read (held_read.hpp) a latch.
+// eviction, storage, stable objects, parking bucket. No thread waits for a latch with a later lock held. Two take by
+// try, against that order, and do something else where they fail: eviction the table mutexes, a short read
+// (held_read.hpp) a latch.
 //
 // Room: a call that found no memory queues, and is woken by whoever may have made some: see room_queue.hpp.
 
@@ -60,7 +61,7 @@ class PoolCore {
         syncs{0}, sync_failures{0}, evictions{0}, eviction_probes{0}, refusals{0}, throttled{0}, room_waits{0},
         latch_waits{0};
     Atomic<std::uint64_t> valid_bytes{0};  // of every chunk, attached or not: what is dirty is among them
-    StripedCount view_bytes, copy_bytes;   // by the record, or the chunk, that is read
+    StripedCount view_bytes, copy_bytes;
   };
 
   /// Errors: throws system_error(EINVAL) for a chunk that is no power of two or a budget below the minimum.
@@ -105,21 +106,21 @@ class PoolCore {
   Atomic<std::uint64_t> flush_generation{0};
 
   [[nodiscard]] std::size_t chunk_bytes() const { return static_cast<std::size_t>(layout.chunk_bytes()); }
-  [[nodiscard]] static Key file_key(const FileId& id) { return Key{std::in_place_index<0>, id}; }
-  [[nodiscard]] static Key content_key(const ContentId& id) { return Key{std::in_place_index<1>, id}; }
+  [[nodiscard]] static Key file_key(const FileId& id) { return Key{std::in_place_index<Record::of_file>, id}; }
+  [[nodiscard]] static Key content_key(const ContentId& id) { return Key{std::in_place_index<Record::of_content>, id}; }
 
   // ---- memory
 
   /// A reserved chunk, pinned and exclusively latched by the caller, if that needs no eviction.
   [[nodiscard]] PoolChunk* make_chunk() noexcept {
-    if (!budget.try_charge(chunk_own_bytes)) return nullptr;  // before the memory: see fill in chunk_reserve.hpp
+    auto* const chunk = chunks_.take(std::nothrow);  // before the memory: see fill in chunk_reserve.hpp
+    if (chunk == nullptr) return nullptr;
     auto* const memory = storage.allocate(budget);
-    auto* const chunk = memory == nullptr ? nullptr : new (std::nothrow) PoolChunk{memory};
-    if (chunk == nullptr) {
-      if (memory != nullptr) storage.deallocate(memory, budget);
-      budget.release(chunk_own_bytes);
+    if (memory == nullptr) {
+      chunks_.give(*chunk);
       return nullptr;
     }
+    chunk->begin(memory);
     counters.chunks_reserved.fetch_add(1, std::memory_order_relaxed);
     return chunk;
   }
@@ -135,9 +136,10 @@ class PoolCore {
   void free_quietly(PoolChunk* chunk) noexcept {
     if (chunk->record == nullptr) counters.chunks_reserved.fetch_sub(1, std::memory_order_relaxed);
     counters.valid_bytes.fetch_sub(chunk->valid.size_bytes(), std::memory_order_relaxed);
-    budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes() + chunk_own_bytes);
+    budget.release(chunk->valid.memory_bytes() + chunk->dirty.memory_bytes());
     auto* const memory = chunk->memory;
-    delete chunk;
+    chunk->end();
+    chunks_.give(*chunk);
     if (memory != nullptr) storage.deallocate(memory, budget);
   }
   /// `chunk`, whose memory a flush reads, goes on with the memory of `fresh`, which holds all its valid bytes; the old
@@ -177,7 +179,7 @@ class PoolCore {
             return false;
           }
           owner = use(record);
-          record.table.erase(chunk.index, budget);
+          record.table.erase(chunk.index, nodes);
           eviction_.remove(hook);
           victim = &chunk;
           return true;
@@ -213,7 +215,7 @@ class PoolCore {
   /// attached to one record -> attached to another. Requires: the exclusive latch; clean; its place is reserved there.
   void move_chunk(PoolChunk& chunk, Record& from, Record& to, std::uint64_t index) noexcept
       TARN_REQUIRES(from.table_mutex, to.table_mutex) {
-    from.table.erase(chunk.index, budget);
+    from.table.erase(chunk.index, nodes);
     to.table.insert(index, &chunk);
     MutexLock lock{eviction_mutex_};  // an eviction reads whose it is
     eviction_.remove(chunk);
@@ -222,8 +224,9 @@ class PoolCore {
     insert_evictable(chunk);
   }
   /// attached to `record` -> detached, and freed if nobody has a pin. Its dirty bytes are gone: the caller means it.
+  /// Requires: the caller is a user of the record.
   void detach(PoolChunk& chunk, Record& record) noexcept TARN_REQUIRES(record.table_mutex) {
-    record.table.erase(chunk.index, budget);
+    record.table.erase(chunk.index, nodes);
     counters.chunks_held.fetch_sub(1, std::memory_order_relaxed);
     const bool was_dirty = chunk.state.is(ChunkState::dirty);
     if (was_dirty) {
@@ -234,7 +237,9 @@ class PoolCore {
       MutexLock lock{eviction_mutex_};
       eviction_.remove(chunk);
     }
+    record.users.fetch_add(1);  // the chunk's, while it is pinned: before it can be unpinned
     if ((chunk.state.detach() & ChunkState::pin_mask) == 0) {
+      record.users.fetch_sub(1);  // not the last: the caller's is one
       free_chunk(&chunk);
     } else if (was_dirty) {
       room_queue.note();  // under the limits of dirty bytes
@@ -264,9 +269,26 @@ class PoolCore {
     counters.dirty_bytes.fetch_add(more_bytes - less_bytes);
   }
   /// Gives back a pin, and frees the chunk if that was the last of a detached one.
-  void unpin(PoolChunk& chunk) noexcept { settle_unpinned(chunk, chunk.state.unpin()); }
+  /// Requires: the caller is a user of the chunk's record, which may go with this, or has no lock from registry's on.
+  void unpin(PoolChunk& chunk) noexcept {
+    const auto left = chunk.state.unpin();
+    if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unpinned(chunk, left);
+  }
   /// The same with the shared latch.
-  void unpin_shared(PoolChunk& chunk) noexcept { settle_unpinned(chunk, chunk.state.unpin_shared(parking)); }
+  void unpin_shared(PoolChunk& chunk) noexcept {
+    const auto left = chunk.state.unpin_shared();
+    if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unpinned_shared(chunk, left);
+  }
+  /// A pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
+  template <std::size_t alternative, class Id>
+  [[nodiscard]] PoolChunk* pin_unlocked(const Id& id, std::uint64_t index) noexcept {
+    const auto* const record = registry.find_unlocked(std::hash<Id>{}(id));
+    auto* const chunk = record == nullptr ? nullptr : record->find_unlocked(index);
+    if (chunk == nullptr || !chunk->state.try_pin_made()) return nullptr;
+    if (chunk->record == record && chunk->index == index && record->template has_key<alternative>(id)) return chunk;
+    unpin(*chunk);  // another one's by now
+    return nullptr;
+  }
   /// Forgets every chunk of the file and everything in flight. Returns: the dirty bytes that went with it.
   std::uint64_t drop(Record& record) noexcept {
     std::uint64_t lost_bytes = 0;
@@ -339,11 +361,12 @@ class PoolCore {
     ~Count() { counter.fetch_sub(1); }
     Atomic<std::uint32_t>& counter;
   };
-  Atomic<std::uint32_t> reserves{0};   ///< calls that were given reserved chunks: they will attach or free them
-  CheckedMutex fill_mutex;             ///< one call reserves at a time: two never hold half each. First in lock order
-  Atomic<std::uint32_t> user_pins{0};  ///< PinnedChunk objects: nobody knows when they end
+  Atomic<std::uint32_t> reserves{0};  ///< calls that were given reserved chunks: they will attach or free them
+  CheckedMutex fill_mutex;            ///< one call reserves at a time: two never hold half each. First in lock order
+  UserPins user_pins;                 ///< PinnedChunk objects: nobody knows when they end
 
   typename Traits::Storage storage;
+  typename ChunkTable<PoolChunk>::Nodes nodes{budget};
 
  private:
   // By the name of its file or content and of its place there, mixed as SplitMix64 does (Steele, Lea and Flood, "Fast
@@ -385,11 +408,19 @@ class PoolCore {
     }
   }
 
+  [[gnu::noinline]] void settle_unpinned_shared(PoolChunk& chunk, std::uint64_t word) noexcept {
+    const Resumer resumer;
+    chunk.state.wake_after(parking, word);
+    settle_unpinned(chunk, word);
+  }
   // A pin was given back, and `word` is what that left.
-  void settle_unpinned(PoolChunk& chunk, std::uint64_t word) noexcept {
+  [[gnu::noinline]] void settle_unpinned(PoolChunk& chunk, std::uint64_t word) noexcept {
     if ((word & ChunkState::pin_mask) != 0) return;
+    const Resumer resumer;
     if ((word & ChunkState::detached) != 0) {
+      auto& record = *chunk.record;
       free_chunk(&chunk);
+      registry.release(record);  // see detach
     } else {
       room_queue.note();  // evictable now, perhaps; `chunk` may be gone already
     }
@@ -400,6 +431,7 @@ class PoolCore {
     return {registry, record};
   }
 
+  StableObjects<PoolChunk> chunks_{budget, chunk_own_bytes};
   CheckedMutex eviction_mutex_;
   typename Traits::Eviction eviction_ TARN_GUARDED_BY(eviction_mutex_);
 };

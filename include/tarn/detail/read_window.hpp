@@ -17,14 +17,28 @@
 #include <cstdint>
 #include <memory>
 #include <system_error>
+#include <type_traits>
 
 #include <tarn/buffers.hpp>
 #include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/small_vector.hpp>
 #include <tarn/dirty_file_metadata.hpp>
+#include <tarn/result.hpp>
 
 namespace tarn::detail {
+
+/// Calls a visitor.
+template <class F>
+[[nodiscard]] Result<std::invoke_result_t<F&, ConstBuffers>> show(F& f, ConstBuffers bytes) {
+  const UnderLatches latched;
+  if constexpr (std::is_void_v<std::invoke_result_t<F&, ConstBuffers>>) {
+    f(bytes);
+    return {};
+  } else {
+    return f(bytes);
+  }
+}
 
 template <class Traits>
 class ReadWindow {

@@ -4,9 +4,11 @@
 // The file records by key, with a count of users.
 //
 // A record is found or made under its shard's mutex and stays while it has a user, a chunk, or anything in flight. The
-// count goes up under the shard's mutex, or by whoever holds the table mutex of a record that is not idle; the last
+// count goes up under the shard's mutex, or by whoever has a use of it, or a chunk of it that cannot go; the last
 // user gives up under the shard's mutex and then, under the table mutex too, looks whether the record is idle and still
-// without a user, and if so erases it. So nobody can find a record that is being erased.
+// without a user, and if so gives it back. So nobody can find a record that is being given back; but for who looks
+// without the mutex (find_unlocked), and uses what he finds to find a chunk (PoolCore::pin_unlocked). While he has that
+// pinned, its record stays, since a detached chunk that is pinned is a user: then he may look at the key.
 //
 // A record may have one owner (a DirtyFile). When an id is used again while the owner of its record still lives, the
 // old record retires: nobody finds it any more, it belongs to its users alone, and goes with the last of them. So two
@@ -18,13 +20,13 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include <tarn/budget.hpp>
 #include <tarn/detail/file_record.hpp>
+#include <tarn/detail/record_table.hpp>
+#include <tarn/detail/stable_objects.hpp>
 #include <tarn/detail/sync.hpp>
 
 namespace tarn::detail {
@@ -68,55 +70,50 @@ class Registry {
   using Record = FileRecord<Traits>;
   using Key = typename Record::Key;
 
-  explicit Registry(Budget& budget) : budget_{budget} {}
+  explicit Registry(Budget& budget) : records_{budget, record_bytes} {}
 
   /// Returns: the record, or nothing if the pool knows none.
   [[nodiscard]] RecordRef<Traits> find(const Key& key) {
-    auto& shard = shard_of(HashOfKey{}(key));
+    const auto hash = HashOfKey{}(key);
+    auto& shard = shard_of(hash);
     MutexLock lock{shard.mutex};
-    const auto at = shard.records.find(key);
-    if (at == shard.records.end()) return {};
-    at->second->users.fetch_add(1);
-    return {*this, *at->second};
+    return used(find_in(shard, hash, key));
   }
+  /// Returns: a record that may have that key, or have had it; or null, which says nothing. Nothing keeps it alive: it
+  /// may become another key's, but stays a record.
+  [[nodiscard]] Record* find_unlocked(std::size_t hash) const { return shard_of(hash).records.find_unlocked(hash); }
   /// Returns: the record, made if there was none; nothing if the budget refuses that.
   /// Errors:  throws bad_alloc, and changes nothing.
   [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
-    auto& shard = shard_of(HashOfKey{}(key));
+    const auto hash = HashOfKey{}(key);
+    auto& shard = shard_of(hash);
     MutexLock lock{shard.mutex};
-    const auto at = shard.records.find(key);
-    auto* const record = at != shard.records.end() ? at->second.get() : add(shard, key);
-    if (record == nullptr) return {};
-    record->users.fetch_add(1);
-    return {*this, *record};
+    auto* const record = find_in(shard, hash, key);
+    if (record != nullptr && !record->owned) forget_owner(*record);
+    return used(record != nullptr ? record : add(shard, key));
   }
   /// The same, for its owner: a record that has an owner already retires, and another is made. The retired one is
   /// marked abandoned and handed out: a flush of it may still be in flight, and the owner waits for that.
   [[nodiscard]] RecordRef<Traits> own(const Key& key, RecordRef<Traits>& retired) {
-    auto& shard = shard_of(HashOfKey{}(key));
+    const auto hash = HashOfKey{}(key);
+    auto& shard = shard_of(hash);
     MutexLock lock{shard.mutex};
-    if (const auto at = shard.records.find(key); at != shard.records.end()) {
-      if (!at->second->owned) {
-        at->second->owned = true;
-        at->second->abandoned = false;  // by an owner that is gone
-        at->second->flush_failed = false;
-        at->second->users.fetch_add(1);
-        return {*this, *at->second};
-      }
-      auto next = make(key);
-      if (next == nullptr) return {};
-      retire(*at->second, retired);
-      (void)at->second.release();  // its owner is a user: release deletes it
-      at->second = std::move(next);
-      at->second->owned = true;
-      at->second->users.fetch_add(1);
-      return {*this, *at->second};
+    auto* const before = find_in(shard, hash, key);
+    if (before != nullptr && !before->owned) {
+      before->owned = true;
+      forget_owner(*before);
+      return used(before);
     }
-    auto* const record = add(shard, key);
-    if (record == nullptr) return {};
-    record->owned = true;
-    record->users.fetch_add(1);
-    return {*this, *record};
+    if (before != nullptr) shard.records.reserve();
+    auto* const next = before == nullptr ? add(shard, key) : make(key);
+    if (next == nullptr) return {};
+    if (before != nullptr) {
+      retire(*before, retired);  // its owner is a user: release gives it back
+      shard.records.erase(hash, *before);
+      shard.records.insert(hash, *next);
+    }
+    next->owned = true;
+    return used(next);
   }
   /// The owner goes; it is still a user.
   void disown(Record& record) noexcept {
@@ -137,12 +134,9 @@ class Registry {
       if (!record.idle() || record.users.load() != 0) return;
     }
     // Idle and without a user, and both can only change through this shard: nobody else has a way to the record.
-    if (record.retired) {
-      delete &record;
-    } else {
-      shard.records.erase(shard.records.find(record.key));
-    }
-    budget_.release(record_bytes);
+    if (!record.retired) shard.records.erase(record.hash, record);
+    record.end();
+    records_.give(record);
   }
 
   /// Calls f(record) for every record, each kept alive for the call, with no lock held.
@@ -152,11 +146,11 @@ class Registry {
       std::vector<RecordRef<Traits>> refs;
       {
         MutexLock lock{shard.mutex};
-        refs.reserve(shard.records.size());
-        for (auto& [key, record] : shard.records) {
-          record->users.fetch_add(1);
-          refs.emplace_back(*this, *record);
-        }
+        refs.reserve(shard.records.count());
+        shard.records.for_each([&](Record& record) {
+          record.users.fetch_add(1);
+          refs.emplace_back(*this, record);
+        });
       }
       for (auto& ref : refs) f(*ref);
     }
@@ -172,49 +166,63 @@ class Registry {
     Changed found;
     for (auto& shard : shards_) {
       MutexLock lock{shard.mutex};
-      for (const auto& [key, record] : shard.records) {
-        const auto since_ns = record->changed_since_ns.load(std::memory_order_relaxed);
-        if (since_ns == 0) continue;
+      shard.records.for_each([&](const Record& record) {
+        const auto since_ns = record.changed_since_ns.load(std::memory_order_relaxed);
+        if (since_ns == 0) return;
         found.since_ns = found.files == 0 ? since_ns : std::min(found.since_ns, since_ns);
         ++found.files;
-      }
+      });
     }
     return found;
   }
 
-  /// What one record costs, tables apart: itself and its place in the hash table.
-  static constexpr std::size_t record_bytes = sizeof(Record) + sizeof(Key) + 6 * sizeof(void*);
+  /// What one record costs, its table of chunks apart.
+  static constexpr std::size_t record_bytes = sizeof(Record) + RecordTable<Record>::bytes_per_record;
 
  private:
   using HashOfKey = typename Record::HashOfKey;
   struct Shard {
     CheckedMutex mutex;
-    std::unordered_map<Key, std::unique_ptr<Record>, HashOfKey> records TARN_GUARDED_BY(mutex);
+    RecordTable<Record> records;  // which says what needs the mutex
   };
-  // Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
-  [[nodiscard]] std::unique_ptr<Record> make(const Key& key) {
-    if (!budget_.try_charge(record_bytes)) return nullptr;
-    try {
-      return std::make_unique<Record>(key);
-    } catch (...) {
-      budget_.release(record_bytes);
-      throw;
-    }
+  [[nodiscard]] static Record* find_in(const Shard& shard, std::size_t hash, const Key& key)
+      TARN_REQUIRES(shard.mutex) {
+    return shard.records.find(hash, [&](const Record& record) { return record.key == key; });
   }
-  [[nodiscard]] Record* add(Shard& shard, const Key& key) TARN_REQUIRES(shard.mutex) {
-    auto record = make(key);
+  // What an owner that is gone has left behind.
+  static void forget_owner(Record& record) {
+    record.abandoned = false;
+    record.flush_failed = false;
+  }
+  // One user more. Requires: the shard's mutex.
+  [[nodiscard]] RecordRef<Traits> used(Record* record) {
+    if (record == nullptr) return {};
+    record->users.fetch_add(1);
+    return {*this, *record};
+  }
+  // Returns: null if the budget refuses. Errors: throws bad_alloc, and changes nothing.
+  [[nodiscard]] Record* make(const Key& key) {
+    auto* const record = records_.take();
     if (record == nullptr) return nullptr;
     try {
-      return shard.records.emplace(key, std::move(record)).first->second.get();
+      record->begin(key);
     } catch (...) {
-      budget_.release(record_bytes);
+      records_.give(*record);
       throw;
     }
+    return record;
   }
-  Shard& shard_of(std::size_t hash) {
-    // The map uses the low bits of the hash; the shard takes high ones of a mix, since small inodes differ only low.
+  [[nodiscard]] Record* add(Shard& shard, const Key& key) TARN_REQUIRES(shard.mutex) {
+    shard.records.reserve();
+    auto* const record = make(key);
+    if (record != nullptr) shard.records.insert(record->hash, *record);
+    return record;
+  }
+  [[nodiscard]] Shard& shard_of(std::size_t hash) {
+    // The very highest bits of a mix: the table uses others.
     return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60];
   }
+  [[nodiscard]] const Shard& shard_of(std::size_t hash) const { return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60]; }
   // Requires: the shard's mutex. Nobody finds it any more; it goes with its last use.
   void retire(Record& record, RecordRef<Traits>& retired) {
     record.retired = true;
@@ -224,7 +232,7 @@ class Registry {
     retired = {*this, record};
   }
 
-  Budget& budget_;
+  StableObjects<Record> records_;
   std::array<Shard, 16> shards_;
 };
 

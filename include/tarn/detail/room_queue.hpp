@@ -25,10 +25,12 @@ class RoomQueue {
 
   /// There is more room, perhaps.
   void note() noexcept {
-    if (waiters_.load() == 0) return;
+    if (!waited_for()) return;
     epoch_.fetch_add(1);
     parking_.wake(&epoch_);
   }
+  /// Whether note would wake somebody.
+  [[nodiscard]] bool waited_for() const noexcept { return waiters_.load() != 0; }
   /// Whether somebody waits for room in the pool: who comes now goes behind.
   [[nodiscard]] bool has_waiters() const noexcept { return of_pool_.load() != 0; }
   /// The same of room in the file.

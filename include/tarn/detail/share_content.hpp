@@ -36,14 +36,15 @@ void share_content(PoolCore<Traits>& core, FileRecord<Traits>& record, const Chu
       latched.latch(LatchMode::exclusive);
       const auto there = index - chunks.first;
       table.lock();
-      // Pins are taken under the table mutex: one beside ours is of somebody who looks at the file, not at content.
+      // No pin comes now, for that takes the table mutex or a chunk that is not exclusively latched; one beside ours is
+      // of somebody who looks at the file, not at content.
       if ((chunk->state.word() & ChunkState::pin_mask) != ChunkState::pin_one) continue;
       if (!chunk->dirty.empty() || chunk->state.is(ChunkState::in_flush | ChunkState::detached)) continue;
       if (!chunk->valid.contains(layout.in_chunk(index, range))) continue;
       MutexLock content_table{content->table_mutex};
       if (content->table.find(there) != nullptr) {
         core.detach(*chunk, record);
-      } else if (content->table.reserve(there, core.budget)) {
+      } else if (content->table.reserve(there, core.nodes)) {
         core.move_chunk(*chunk, record, *content, there);
       }
     }

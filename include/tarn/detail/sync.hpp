@@ -5,7 +5,8 @@
 //
 // Everything in tarn that one thread does and another can see goes through these types, so that an explorer of
 // interleavings can drive the shipped code: define TARN_SYNC_HEADER to a header that provides Atomic, Mutex and
-// ConditionVariable in tarn::detail, with what the standard's offer of use here. All the rest is made of these three.
+// ConditionVariable in tarn::detail, with what the standard's offer of use here, load_owned and ThreadNumber. All the
+// rest is made of these.
 //
 // The headers themselves hold a Mutex as a CheckedMutex, by a MutexLock: with these, clang's -Wthread-safety refuses a
 // field that is touched without the mutex it is marked with (thread_safety.hpp). They are shells: what they do is what
@@ -21,6 +22,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cassert>
 #include <condition_variable>
 #include <cstddef>
@@ -43,6 +45,53 @@ template <class T>
 using Atomic = std::atomic<T>;
 using Mutex = std::mutex;
 using ConditionVariable = std::condition_variable;
+
+/// A load that no store can meet, since the caller holds what all stores are made under: in no order with any of them
+/// is it a step.
+template <class T>
+[[nodiscard]] T load_owned(const Atomic<T>& from) noexcept {
+  return from.load(std::memory_order_relaxed);
+}
+
+/// A number that is one thread's alone while it lives, up to `most`; too many threads, and one that ends, have 0.
+class ThreadNumber {
+ public:
+  static constexpr unsigned most = 63;
+  [[nodiscard]] static unsigned mine() noexcept {
+    if (mine_ == 0 && !asked_) [[unlikely]] {
+      ask();
+    }
+    return mine_;
+  }
+
+ private:
+  struct Asked {
+    Asked() noexcept {
+      auto taken = taken_.load(std::memory_order_relaxed);
+      while (~taken != 0) {
+        const auto lowest = ~taken & (taken + 1);
+        if (!taken_.compare_exchange_weak(taken, taken | lowest, std::memory_order_acquire)) continue;
+        mine_ = static_cast<unsigned>(std::countr_zero(lowest));
+        return;
+      }
+    }
+    Asked(const Asked&) = delete;
+    Asked& operator=(const Asked&) = delete;
+    ~Asked() {
+      const auto number = std::exchange(mine_, 0);
+      // Who has it next goes on with what this thread has counted.
+      if (number != 0) taken_.fetch_and(~(std::uint64_t{1} << number), std::memory_order_release);
+    }
+  };
+  [[gnu::noinline]] static void ask() noexcept {
+    asked_ = true;
+    thread_local const Asked once;
+  }
+
+  inline static std::atomic<std::uint64_t> taken_{1};
+  inline static thread_local constinit unsigned mine_ = 0;
+  inline static thread_local constinit bool asked_ = false;  // stays so when `once` is gone
+};
 
 }  // namespace tarn::detail
 
@@ -141,7 +190,7 @@ class ParkingLot {
 
   /// Lets everyone parked at `address` (and its hash neighbours) look again; waiters go on when the caller's Resumer
   /// lets them.
-  void wake(const void* address) {
+  [[gnu::noinline]] void wake(const void* address) {
     auto& bucket = bucket_of(address);
     Waiter* woken = nullptr;
     {

@@ -138,7 +138,7 @@ class WriteWindow {
     }
     for (auto& target : targets_) {
       if (target.chunk != nullptr) continue;
-      if (!record_->table.reserve(target.index, core_.budget)) return Ready::need_tables;
+      if (!record_->table.reserve(target.index, core_.nodes)) return Ready::need_tables;
       target.chunk = &reserve.take();
       target.attached = true;
       core_.attach(*target.chunk, *record_, target.index);

@@ -25,6 +25,7 @@ class ClockEviction {
  public:
   struct Hook : detail::RingLinks<Hook> {
     detail::Atomic<std::uint8_t> heat{0};
+    void reset() noexcept { heat.store(0, std::memory_order_relaxed); }
   };
   static constexpr std::uint8_t max_heat = 3;
   static constexpr std::size_t extra_bytes = 0;

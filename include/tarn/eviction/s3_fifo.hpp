@@ -108,6 +108,10 @@ class S3FifoEviction {
     std::uint32_t name = 0;
     bool proven = false;
     detail::Atomic<std::uint8_t> heat{0};
+    void reset() noexcept {
+      proven = false;
+      heat.store(0, std::memory_order_relaxed);
+    }
   };
   static constexpr std::uint8_t brought = 1;  ///< the heat of what was touched, and not used
   static constexpr std::uint8_t to_be_proven = brought + 2;

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+// Compile: -O1 in explorations
+// CTest: TIMEOUT 300 LABELS slow
+#define TARN_SYNC_HEADER "explore/explored_sync.hpp"
+
+// The shortest read under the explorer: it looks with no lock, while what it looks at goes and becomes another file's.
+
+#include <tarn/detail/held_read.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <tarn/dirty_file.hpp>
+
+#include "explore/explore.hpp"
+#include "explore/small_pool.hpp"
+#include "explore/token_store.hpp"
+#include "support/catch.hpp"
+
+using tarn_test::chunk_bytes;
+using tarn_test::Explorer;
+using tarn_test::Scenario;
+using tarn_test::text_bytes;
+
+namespace {
+
+using Traits = tarn_test::ExploredTraits;
+using Store = tarn_test::TokenStore<Traits>;
+using File = tarn::DirtyFile<Traits, Store>;
+
+constexpr std::uint64_t far = 33;  // a chunk under a table of two levels, in the second slot of its root
+
+/// Two files: one holds 'a' in one chunk, clean, the other nothing.
+struct World {
+  explicit World(std::uint64_t of_first) : chunk{of_first} {
+    for (auto* const store : {&store_a, &store_b}) store->at_once = true;
+    write(a, chunk, 'a');
+    (void)a.flush().has_value();
+  }
+
+  std::uint64_t chunk;
+  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(1)};
+  Store store_a, store_b;
+  File a{pool, tarn::MetadataFor<Traits>::created(1), store_a};
+  File b{pool, tarn::MetadataFor<Traits>::created(2), store_b};
+
+  static void write(File& file, std::uint64_t at, char letter) {
+    const std::string text(chunk_bytes, letter);
+    Explorer::expect(file.write(at * chunk_bytes, text_bytes(text)).has_value(), "a write is refused");
+  }
+  static void expect_all(std::span<const std::byte> bytes, const std::string& letters) {
+    const auto letter = static_cast<char>(bytes[0]);
+    Explorer::expect(letters.find(letter) != std::string::npos, "a read has bytes that its file does not have");
+    for (const auto byte : bytes) Explorer::expect(static_cast<char>(byte) == letter, "a read is torn");
+  }
+  /// Of the first file, if its chunk is held; all of `letters` are right.
+  void look(const std::string& letters) {
+    (void)a.body()->use_held(chunk * chunk_bytes, chunk_bytes, [&](auto bytes) { expect_all(bytes, letters); });
+  }
+  /// The same by its id.
+  void pin(const std::string& letters) {
+    auto& core = pool.core();
+    auto* const pinned = core.pin_unlocked<tarn::detail::FileRecord<Traits>::of_file>(std::uint64_t{1}, chunk);
+    if (pinned == nullptr) return;
+    if (pinned->state.try_latch_shared()) {
+      if (!pinned->state.is(tarn::detail::ChunkState::detached)) {
+        expect_all({pinned->memory, chunk_bytes}, letters);
+      }
+      pinned->state.unlatch_shared(core.parking);
+    }
+    const tarn::detail::Resumer resumer;
+    core.unpin(*pinned);
+  }
+  /// What stays is whole: nobody's pin is lost, and nothing went twice.
+  void end(char letter) {
+    std::string into(chunk_bytes, '?');
+    const auto n = a.read(chunk * chunk_bytes, std::as_writable_bytes(std::span{into}));
+    Explorer::expect(n.has_value() && into == std::string(chunk_bytes, letter), "the file has other bytes");
+    for (auto* const file : {&a, &b}) (void)file->flush().has_value();
+    while (pool.evict_clean() != 0) continue;
+    Explorer::expect(pool.stats().charged_bytes == 2 * tarn::detail::Registry<Traits>::record_bytes,
+                     "a pin stays, or was given back twice");
+  }
+};
+
+using Act = std::function<void(World&)>;
+
+/// One thread looks, the other does `acts`; in the end the first file has `last`.
+void look_while(const std::string& part, std::uint64_t chunk, const std::string& letters, char last,
+                const std::vector<Act>& acts) {
+  using Look = void (World::*)(const std::string&);
+  for (const auto& [way, look] : {std::pair<std::string, Look>{"", &World::look}, {", by id", &World::pin}}) {
+    tarn_test::explore(part + way, [=, look = look] {
+      auto world = std::make_shared<World>(chunk);
+      const auto act = [=] {
+        for (const auto& one : acts) one(*world);
+      };
+      return Scenario{{[=] { ((*world).*look)(letters); }, act}, [=] { world->end(last); }};
+    });
+  }
+}
+
+const Act evict = [](World& world) { (void)world.pool.evict_clean(); };
+Act write_other(std::uint64_t chunk) {
+  return [=](World& world) { World::write(world.b, chunk, 'b'); };
+}
+
+}  // namespace
+
+TEST_CASE("a read of one chunk that goes sees its file's bytes or none", "[explore]") {
+  look_while("evicted", 0, "a", 'a', {evict});
+  look_while("evicted, and its place is another file's", 0, "a", 'a', {evict, write_other(0)});
+  look_while("evicted, and another file's elsewhere", 0, "a", 'a', {evict, write_other(1)});
+  look_while("its table goes, too", far, "a", 'a', {evict});
+  look_while("its table goes, too, and is another file's", far, "a", 'a', {evict, write_other(far)});
+  look_while("the root of its table is another's leaf", far, "a", 'a', {evict, write_other(far / 32)});
+  look_while("evicted, and the same file's elsewhere", 0, "a", 'a',
+             {evict, [](World& world) { World::write(world.a, 1, 'd'); }});
+  look_while("evicted, and written anew", 0, "ac", 'c', {evict, [](World& world) { World::write(world.a, 0, 'c'); }});
+  look_while("discarded", 0, "a", '\0', {[](World& world) {
+               World::write(world.a, 0, 'a');
+               world.store_a.text.clear();
+               (void)world.a.discard_dirty(0, 2).has_value();
+               (void)world.a.truncate(chunk_bytes).has_value();
+             }});
+}
+
+TEST_CASE("a pin by an id that goes is of its file or none, and the record stays for it", "[explore]") {
+  // One file of an id goes, and another takes its record, while somebody pins by the id of the first.
+  struct Ids {
+    tarn::ChunkPool<Traits> pool{tarn_test::small_pool(1)};
+    struct Loader {
+      char letter;
+      tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+        const std::string text(static_cast<std::size_t>(request.range.size_bytes()), letter);
+        return request.into.copy_from(text_bytes(text));
+      }
+    };
+    static tarn::MetadataFor<Traits> named(std::uint64_t id) {
+      return tarn::MetadataFor<Traits>::from_store(id, chunk_bytes, {.part_bytes = chunk_bytes});
+    }
+    void read(std::uint64_t id, char letter) {
+      auto meta = named(id);
+      Loader loader{letter};
+      std::string into(chunk_bytes, '?');
+      (void)tarn::read_range(pool, meta, 0, std::as_writable_bytes(std::span{into}), loader).has_value();
+    }
+    void pin(std::uint64_t id, char letter) {
+      look(id);
+      const auto pin = pool.pin(named(id), 0);
+      if (!pin) return;
+      (void)pin
+          ->with_data([&](std::span<const std::byte> bytes) {
+            Explorer::expect(static_cast<char>(bytes[0]) == letter, "a pin is of another file");
+          })
+          .has_value();
+    }
+    void look(std::uint64_t id) {
+      constexpr auto of_file = tarn::detail::FileRecord<Traits>::of_file;
+      auto& core = pool.core();
+      auto* const pinned = core.pin_unlocked<of_file>(id, 0);
+      if (pinned == nullptr) return;
+      (void)pinned->state.word();  // where it may be dropped
+      Explorer::expect(pinned->record->has_key<of_file>(id), "the record of a pinned chunk is another file's");
+      const tarn::detail::Resumer resumer;
+      core.unpin(*pinned);
+    }
+    void end() {
+      for (const std::uint64_t id : {1U, 2U}) (void)pool.drop(named(id));
+      Explorer::expect(pool.stats().charged_bytes == 0, "a pin or a record stays, or went twice");
+    }
+  };
+  using Do = std::function<void(Ids&)>;
+  const Do drop = [](Ids& ids) { (void)ids.pool.drop(Ids::named(1)); };
+  const Do evict_all = [](Ids& ids) { (void)ids.pool.evict_clean(); };
+  const Do other = [](Ids& ids) { ids.read(2, 'b'); };
+  const auto pin_while = [](const std::string& part, const std::vector<Do>& acts) {
+    tarn_test::explore(part, [=] {
+      auto ids = std::make_shared<Ids>();
+      ids->read(1, 'a');
+      const auto act = [=] {
+        for (const auto& one : acts) one(*ids);
+      };
+      return Scenario{{[=] { ids->pin(1, 'a'); }, act}, [=] { ids->end(); }};
+    });
+  };
+  pin_while("dropped", {drop});
+  pin_while("evicted", {evict_all});
+  pin_while("dropped, and its record is another file's", {drop, other});
+  pin_while("evicted, and its record is another file's", {evict_all, other});
+}
