@@ -149,7 +149,10 @@ struct FileRecord {
   }
   /// It is no key's any more. Requires: it is idle, and has no user.
   void end() noexcept {
-    if constexpr (std::is_nothrow_default_constructible_v<typename Traits::FileId>) key.template emplace<of_file>();
+    try {
+      key.template emplace<of_file>();
+    } catch (...) {  // then what the key has is kept, too
+    }
   }
   [[nodiscard]] std::size_t& spare() { return hash; }
 
