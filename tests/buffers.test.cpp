@@ -55,7 +55,7 @@ TEST_CASE("a copy out stops at the shorter end, inside a piece if need be", "[bu
 }
 
 TEST_CASE("a copy is the same bytes however the two lie in their pages, and touches no byte beside them", "[buffers]") {
-  const std::size_t size = GENERATE(1u, 511u, 512u, 513u, 1024u, 5000u);
+  const std::size_t size = GENERATE(1u, 511u, 512u, 513u, 1024u, 5000u, (1u << 19) - 1, 1u << 19, (1u << 20) + 3);
   std::string from(3 * 4096 + size, ' '), to(4 * 4096 + size, '?');
   for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<char>('a' + i % 23);
   const auto in_page = [](const std::string& text) { return reinterpret_cast<std::uintptr_t>(text.data()) % 4096; };
