@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/stable_objects.hpp>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <set>
@@ -16,7 +17,7 @@ using tarn::detail::Atomic;
 namespace {
 
 struct Object {
-  static inline int alive = 0;
+  static inline std::atomic<int> alive{0};
   Object() { ++alive; }
   ~Object() { --alive; }
   Atomic<std::uint64_t> word{7};
