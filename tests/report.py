@@ -51,15 +51,15 @@ def table(columns, rows):
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        print(__doc__, file=sys.stderr)
-        sys.exit(2)
-    print("\n".join(head(*sys.argv[1:])))
-
-
 def tests_of(build, prefix):
     """The tests of CTest in `build` whose names begin so: {name: the command that runs it}."""
     shown = subprocess.run(["ctest", "--test-dir", str(build), "--show-only=json-v1"], check=True, capture_output=True,
                            text=True).stdout
     return {test["name"]: test["command"] for test in json.loads(shown)["tests"] if test["name"].startswith(prefix)}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    print("\n".join(head(*sys.argv[1:])))

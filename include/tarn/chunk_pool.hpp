@@ -180,11 +180,7 @@ class ChunkPool {
 
   /// Errors: ENOENT if nothing of the chunk is held; EAGAIN if it has too many pins (2^17 - 1).
   [[nodiscard]] Result<Pin> pin(const Metadata& meta, std::uint64_t chunk) {
-    using Core = detail::PoolCore<Traits>;
-    if (auto* const found = core_.template pin_unlocked<Core::Record::of_file>(meta.id(), chunk)) {
-      return Pin{core_, *found};
-    }
-    return pin_at(core_.registry.find(Core::file_key(meta.id())), chunk);
+    return pin_by<detail::FileRecord<Traits>::of_file>(meta.id(), chunk);
   }
   /// Whether anything of the chunk is held. True or false at that moment: pin it to rely on it.
   [[nodiscard]] bool contains(const Metadata& meta, std::uint64_t chunk) const {
@@ -240,11 +236,7 @@ class ChunkPool {
                                         Loader&& loader);
   /// Errors: ENOENT if the chunk is not held.
   [[nodiscard]] Result<Pin> try_get(const ContentId& content, std::uint64_t chunk_of_part) {
-    using Core = detail::PoolCore<Traits>;
-    if (auto* const found = core_.template pin_unlocked<Core::Record::of_content>(content, chunk_of_part)) {
-      return Pin{core_, *found};
-    }
-    return pin_at(core_.registry.find(Core::content_key(content)), chunk_of_part);
+    return pin_by<detail::FileRecord<Traits>::of_content>(content, chunk_of_part);
   }
   /// Forgets what is held of the content; a load in flight of it lands nowhere.
   /// Returns: whether anything was known.
@@ -325,6 +317,13 @@ class ChunkPool {
   [[nodiscard]] detail::PoolCore<Traits>& core() { return core_; }
 
  private:
+  // With no lock, else with them. `alternative`: of the record's key.
+  template <std::size_t alternative, class Id>
+  [[nodiscard]] Result<Pin> pin_by(const Id& id, std::uint64_t index) {
+    if (auto* const found = core_.template pin_unlocked<alternative>(id, index)) return Pin{core_, *found};
+    using Key = typename detail::PoolCore<Traits>::Key;
+    return pin_at(core_.registry.find(Key{std::in_place_index<alternative>, id}), index);
+  }
   [[nodiscard]] Result<Pin> pin_at(const detail::RecordRef<Traits>& record, std::uint64_t index) {
     if (!record) return fail(std::errc::no_such_file_or_directory);
     detail::MutexLock table{record->table_mutex};

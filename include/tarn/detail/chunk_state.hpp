@@ -15,12 +15,12 @@
 // Legal words (check): a latch is shared or exclusive, never both; a latch and in_flush imply a pin; a detached chunk
 // is not dirty.
 //
-// Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), or with the shared
-// latch from a word that is not detached, and given back by anybody. Latches are taken by whoever has a pin, or with
-// one. dirty and detached change under the owner's table mutex; dirty is set only by a thread with the exclusive latch.
-// in_flush is set under a shared latch and cleared under the exclusive one. try_retire is the one way out for a chunk
-// that nobody dropped: it succeeds only from a word without pin, latch, waiter, dirty and in_flush, so what is used or
-// needed cannot be evicted.
+// Who may change what: pins are taken under the owner's table mutex (or from a pin that is held), or, without it, from
+// a word that is neither detached nor exclusively latched, and given back by anybody. Latches are taken by whoever has
+// a pin, or with one. dirty and detached change under the owner's table mutex; dirty is set only by a thread with the
+// exclusive latch. in_flush is set under a shared latch and cleared under the exclusive one. try_retire is the one way
+// out for a chunk that nobody dropped: it succeeds only from a word without pin, latch, waiter, dirty and in_flush, so
+// what is used or needed cannot be evicted.
 //
 // A pin with the shared latch (try_pin_shared) may be taken by whoever has read the chunk's address somewhere, however
 // long ago, and so may a pin alone (try_pin_made): descriptors stay what they are (stable_objects.hpp), one that is
@@ -110,13 +110,14 @@ class ChunkState {
       return (both & refuses) != 0 ? refused : both;
     });
   }
-  /// Gives back both. Returns: as unpin; unless that is quiet, the caller calls wake_after with it, and then asks
-  /// whether to free the chunk.
+  /// Gives back both. Returns: the word after it. Unless that is quiet, the caller calls wake_after with it; who brings
+  /// a detached chunk's pins to 0 frees it after that.
   [[nodiscard]] std::uint64_t unpin_shared() {
     const auto before = word_.fetch_sub(pin_one + shared_one);
     assert((before & pin_mask) != 0 && (before & shared_mask) != 0 && "unpinned more often than pinned");
     return before - pin_one - shared_one;
   }
+  /// Nobody waits at the word, and the file has the chunk still.
   [[nodiscard]] static constexpr bool quiet(std::uint64_t w) { return (w & (parked | detached)) == 0; }
 
   [[nodiscard]] bool try_latch_exclusive() {

@@ -156,12 +156,13 @@ struct FileRecord {
   }
   [[nodiscard]] std::size_t& spare() { return hash; }
 
-  // Set by begin, and the same as long as the record has a user or a chunk, also a detached one that is pinned.
   template <std::size_t alternative, class Id>
   [[nodiscard]] bool has_key(const Id& id) const {
     const auto* const mine = std::get_if<alternative>(&key);
     return mine != nullptr && *mine == id;
   }
+
+  // Set by begin, and the same as long as the record has a user or a chunk, also a detached one that is pinned.
   Key key;               // file ids and content ids are different alternatives: they never meet
   std::size_t hash = 0;  // of the key: its shard is found by it, and the eviction policy knows its chunks by it
   Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more

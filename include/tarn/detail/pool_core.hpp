@@ -366,7 +366,7 @@ class PoolCore {
   UserPins user_pins;                 ///< PinnedChunk objects: nobody knows when they end
 
   typename Traits::Storage storage;
-  typename ChunkTable<PoolChunk>::Nodes nodes{budget};
+  typename ChunkTable<PoolChunk>::Nodes nodes{budget};  ///< of every record's table
 
  private:
   // By the name of its file or content and of its place there, mixed as SplitMix64 does (Steele, Lea and Flood, "Fast

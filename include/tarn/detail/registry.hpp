@@ -81,7 +81,7 @@ class Registry {
   }
   /// Returns: a record that may have that key, or have had it; or null, which says nothing. Nothing keeps it alive: it
   /// may become another key's, but stays a record.
-  [[nodiscard]] Record* find_unlocked(std::size_t hash) const { return shard_of(hash).records.find_unlocked(hash); }
+  [[nodiscard]] Record* find_unlocked(std::size_t hash) { return shard_of(hash).records.find_unlocked(hash); }
   /// Returns: the record, made if there was none; nothing if the budget refuses that.
   /// Errors:  throws bad_alloc, and changes nothing.
   [[nodiscard]] RecordRef<Traits> find_or_make(const Key& key) {
@@ -218,11 +218,8 @@ class Registry {
     if (record != nullptr) shard.records.insert(record->hash, *record);
     return record;
   }
-  [[nodiscard]] Shard& shard_of(std::size_t hash) {
-    // The very highest bits of a mix: the table uses others.
-    return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60];
-  }
-  [[nodiscard]] const Shard& shard_of(std::size_t hash) const { return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60]; }
+  // The very highest bits of a mix: the table uses others.
+  [[nodiscard]] Shard& shard_of(std::size_t hash) { return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60]; }
   // Requires: the shard's mutex. Nobody finds it any more; it goes with its last use.
   void retire(Record& record, RecordRef<Traits>& retired) {
     record.retired = true;
