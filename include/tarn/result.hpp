@@ -29,6 +29,10 @@ namespace detail {
   const bool known = as.category() == std::generic_category() && as.value() != 0;
   return {known ? as.value() : EIO, std::generic_category()};
 }
+/// A Result keeps the number alone: a code that says nothing costs a call, in every good answer.
+[[nodiscard]] inline std::error_code errno_code(int value) noexcept {
+  return value == 0 ? std::error_code{} : std::error_code{value, std::generic_category()};
+}
 
 }  // namespace detail
 
@@ -51,7 +55,7 @@ class [[nodiscard]] Result {
   requires(std::is_constructible_v<T, U&&> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
            !std::is_same_v<std::remove_cvref_t<U>, Failure>) Result(U&& value)
       : value_{std::in_place, std::forward<U>(value)} {}
-  Result(Failure failure) : error_{failure.error} {}
+  Result(Failure failure) : errno_{failure.error.value()} {}
   // NOLINTEND(google-explicit-constructor, bugprone-forwarding-reference-overload)
 
   [[nodiscard]] bool has_value() const { return value_.has_value(); }
@@ -68,7 +72,7 @@ class [[nodiscard]] Result {
   [[nodiscard]] const T* operator->() const { return &value(); }
 
   /// Returns: the reason; success if there is a value.
-  [[nodiscard]] std::error_code error() const { return error_; }
+  [[nodiscard]] std::error_code error() const { return detail::errno_code(errno_); }
 
  private:
   auto& checked() {
@@ -81,21 +85,22 @@ class [[nodiscard]] Result {
   }
 
   std::optional<T> value_;
-  std::error_code error_;
+  int errno_ = 0;
 };
 
 template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Failure failure) : error_{failure.error} {}  // NOLINT(google-explicit-constructor): `return fail(...);`
+  // NOLINTNEXTLINE(google-explicit-constructor): `return fail(...);`
+  Result(Failure failure) : errno_{failure.error.value()} {}
 
-  [[nodiscard]] bool has_value() const { return !error_; }
+  [[nodiscard]] bool has_value() const { return errno_ == 0; }
   explicit operator bool() const { return has_value(); }
-  [[nodiscard]] std::error_code error() const { return error_; }
+  [[nodiscard]] std::error_code error() const { return detail::errno_code(errno_); }
 
  private:
-  std::error_code error_;
+  int errno_ = 0;
 };
 
 namespace detail {
