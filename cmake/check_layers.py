@@ -22,7 +22,7 @@ import tempfile
 
 # Lowest first. A new header is added here, in the lowest layer that it can live in.
 LAYERS = [
-    ("ground", ["detail/copy_bytes.hpp", "detail/waiter.hpp", "detail/thread_safety.hpp", "detail/sync.hpp", "detail/striped_count.hpp",
+    ("ground", ["detail/copy_bytes.hpp", "detail/waiter.hpp", "detail/thread_safety.hpp", "detail/sync.hpp", "detail/file_lock.hpp", "detail/striped_count.hpp",
                 "detail/ring.hpp", "detail/small_vector.hpp", "detail/pressure.hpp", "detail/room_queue.hpp"]),
     ("values", ["byte_range.hpp", "detail/sorted_extents.hpp", "chunk_layout.hpp", "extent_set.hpp", "result.hpp", "buffers.hpp",
                 "budget.hpp", "call_options.hpp", "pool_options.hpp", "pool_stats.hpp", "read_ahead.hpp"]),
@@ -30,7 +30,7 @@ LAYERS = [
     ("mechanisms", ["storage/*.hpp", "eviction/*.hpp", "dirty_file_metadata.hpp", "detail/chunk_state.hpp",
                     "detail/chunk_extents.hpp", "detail/stable_objects.hpp", "detail/chunk_reserve.hpp", "detail/chunk_table.hpp", "detail/record_table.hpp",
                     "detail/file_record.hpp", "detail/registry.hpp", "detail/pool_core.hpp"]),
-    ("windows", ["detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/held_read.hpp", "detail/read_window.hpp", "detail/write_window.hpp",
+    ("windows", ["detail/piece_list.hpp", "detail/latched_chunks.hpp", "detail/drop_clean.hpp", "detail/list_extents.hpp", "detail/held_read.hpp", "detail/read_window.hpp", "detail/write_window.hpp", "detail/held_write.hpp",
                  "detail/read_loop.hpp", "detail/ahead_charge.hpp", "detail/load.hpp", "detail/load_landing.hpp", "detail/load_places.hpp", "detail/load_requests.hpp", "detail/window_loads.hpp", "detail/load_ahead.hpp", "detail/room.hpp", "detail/waiting.hpp", "detail/share_content.hpp", "detail/flush_search.hpp", "detail/flush_job.hpp", "detail/file_body.hpp", "detail/file_change.hpp", "detail/file_flush.hpp", "detail/file_removal.hpp", "detail/file_sync.hpp"]),
     ("pool", ["chunk_pool.hpp"]),
     ("algorithms", ["read_range.hpp", "write_range.hpp", "truncate.hpp", "flush.hpp"]),

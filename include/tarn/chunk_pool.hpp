@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/list_extents.hpp>
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/read_loop.hpp>

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include <tarn/chunk_pool.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/read_loop.hpp>
 
 namespace tarn {

@@ -17,6 +17,7 @@
 
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/copy_bytes.hpp>
+#include <tarn/detail/held_write.hpp>
 #include <tarn/detail/write_window.hpp>
 #include <tarn/read_range.hpp>
 
@@ -32,6 +33,9 @@ namespace detail {
 
 /// Takes in every write.
 struct AdmitAll {
+  template <class Traits>
+  static constexpr bool asks = false;
+
   template <class File>
   [[nodiscard]] std::error_code operator()(File&, std::optional<std::uint64_t>, std::uint64_t) const {
     return {};
@@ -41,13 +45,15 @@ struct AdmitAll {
 /// Asks the store, if it likes to be asked.
 template <class Store>
 struct AskStore {
+  template <class Traits>
+  static constexpr bool asks = Reserves<Store, Traits>;
   Store& store;
 
   template <class File>
   [[nodiscard]] std::error_code operator()(File& file, std::optional<std::uint64_t> offset,
                                            std::uint64_t size_bytes) const {
     using Traits = typename File::TraitsType;
-    if constexpr (Reserves<Store, Traits>) {
+    if constexpr (asks<Traits>) {
       std::optional<typename Traits::FileId> id;
       std::uint64_t size_now = 0;
       {
@@ -231,6 +237,9 @@ template <class File, class Admit>
                                          std::span<const std::byte> from, const RoomRule& room,
                                          const CallOptions& options, std::optional<std::int64_t> mtime_ns,
                                          Admit admit) {
+  if constexpr (!Admit::template asks<typename File::TraitsType>) {
+    if (offset && write_held(file, *offset, from, mtime_ns)) return Written{*offset, from.size()};
+  }
   Write write{file, offset, from.size(), false, room, mtime_ns, FillFrom{from}, admit};
   return run_to_end(file.core, options, write);
 }

@@ -3,12 +3,14 @@
 
 #include <tarn/dirty_file.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "support/catch.hpp"
 #include "support/shared_file.hpp"
@@ -32,8 +34,9 @@ struct World : SharedFile<WatchedUsual> {
   std::string held(std::uint64_t offset, std::uint64_t size_bytes) {
     const tarn::detail::Resumer resumer;
     std::string seen = "not";
-    const bool used = (*this)->body()->use_held(offset, size_bytes, [&](std::span<const std::byte> bytes) {
-      seen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    const bool used = (*this)->body()->use_held(offset, size_bytes, [&](tarn::ConstBuffers bytes) {
+      seen.assign(bytes.size_bytes(), '?');
+      bytes.copy_to(writable(seen));
     });
     CHECK(used == (seen != "not"));
     return seen;
@@ -57,10 +60,45 @@ TEST_CASE("bytes that one chunk holds are shown, and no pin and no latch stays",
   CHECK(file.state(0).word() == before);
 }
 
-TEST_CASE("what is not all in one chunk is left to a longer read", "[held_read]") {
+TEST_CASE("bytes in several chunks are shown, and no pin and no latch stays", "[held_read]") {
+  World file;
+  const auto before = std::pair{file.state(0).word(), file.state(1).word()};
+  CHECK(file.held(chunk_bytes - 1, 2) == pattern(chunk_bytes - 1, 2));
+  CHECK(file.held(0, chunk_bytes + 4) == pattern(0, chunk_bytes + 4));
+  CHECK(file.held(0, chunk_bytes + 5) == "not");  // not all of the second
+  REQUIRE(file.state(1).try_pin());
+  REQUIRE(file.state(1).try_latch_exclusive());
+  CHECK(file.held(chunk_bytes - 1, 2) == "not");  // a change of the second is under way
+  file.state(1).unlatch_exclusive(file.pool.core().parking);
+  (void)file.state(1).unpin();
+  CHECK(std::pair{file.state(0).word(), file.state(1).word()} == before);
+}
+
+TEST_CASE("of several chunks as many are shown as a window has, if their pieces fit without an allocation",
+          "[held_read]") {
+  constexpr std::uint64_t most = tarn::detail::usual_window_pieces;
+  for (const auto window_chunks : {most - 1, most, most + 1}) {
+    CAPTURE(window_chunks);
+    tarn::ChunkPool<Usual> pool{pool_options<Usual>(chunk_bytes, MiB, window_chunks)};
+    REQUIRE(pool.window_bytes() == window_chunks * chunk_bytes);
+    MemoryStore<Usual> store;
+    store.put_pattern(1, (most + 2) * chunk_bytes);
+    tarn::DirtyFile file{pool, tarn::MetadataFor<Usual>::from_store(1, (most + 2) * chunk_bytes), store};
+    std::string all((most + 2) * chunk_bytes, '?');
+    REQUIRE(file.read(0, writable(all)));
+    for (const auto asked : {std::uint64_t{2}, most - 1, most, most + 1}) {
+      CAPTURE(asked);
+      const bool shown = file.body()->use_held(chunk_bytes, asked * chunk_bytes, [&](tarn::ConstBuffers bytes) {
+        CHECK(bytes.size_bytes() == asked * chunk_bytes);
+      });
+      CHECK(shown == (asked <= std::min(most, window_chunks)));
+    }
+  }
+}
+
+TEST_CASE("what is not all held is left to a longer read", "[held_read]") {
   World file;
   const auto before = file.state(1).word();
-  CHECK(file.held(chunk_bytes - 1, 2) == "not");  // in two chunks
   CHECK(file.held(chunk_bytes, 5) == "not");      // not all of it
   CHECK(file.held(chunk_bytes + 4, 1) == "not");  // none of it
   CHECK(file.held(2 * chunk_bytes, 1) == "not");  // no chunk

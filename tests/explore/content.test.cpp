@@ -69,6 +69,20 @@ struct World {
   void look_at_file(std::size_t which) {
     if (const auto pin = pool.pin(files[which], 0); pin) see('a', *pin);
   }
+  /// A pin with no lock keeps the chunk its file's.
+  void pin_for_file(std::size_t which) {
+    constexpr auto of_file = tarn::detail::FileRecord<Traits>::of_file;
+    auto& core = pool.core();
+    const auto id = files[which].id();
+    auto* const pinned = core.pin_unlocked<of_file>(id, 0);
+    if (pinned == nullptr) return;
+    for (int i = 0; i < 2; ++i) {
+      (void)pinned->state.word();  // where it may be given away
+      Explorer::expect(pinned->record->has_key<of_file>(id), "a pinned chunk is given away");
+    }
+    const tarn::detail::Resumer resumer;
+    core.unpin(*pinned);
+  }
   void read_file(std::size_t which) {
     std::string into(chunk_bytes, '?');
     const auto n = tarn::read_range(pool, files[which], 0, std::as_writable_bytes(std::span{into}), store);
@@ -103,6 +117,9 @@ Act look(char letter, std::uint64_t chunk = 0) {
 }
 Act look_at_file(std::size_t which) {
   return [=](World& world) { world.look_at_file(which); };
+}
+Act pin_for_file(std::size_t which) {
+  return [=](World& world) { world.pin_for_file(which); };
 }
 Act read_file(std::size_t which) {
   return [=](World& world) { world.read_file(which); };
@@ -183,6 +200,7 @@ TEST_CASE("a stored chunk that is given to its content's name is found there, or
   const Start both{.held = {read_file(0), read_file(1)}};
   const Start named_too{.held = {read_file(0), load('a')}};
   explore("while it is looked at by its file", together({share(0), look_at_file(0)}, both));
+  explore("while it is pinned for its file with no lock", together({share(0), pin_for_file(0)}, both));
   explore("while it is looked for by name", together({share(0), look('a')}, both));
   explore("while it is evicted", together({share(0), evict}, both), 2);
   explore("by two files", together({share(0), share(1)}, both));

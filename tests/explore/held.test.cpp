@@ -45,7 +45,7 @@ struct World {
   }
 
   std::uint64_t chunk;
-  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(1)};
+  tarn::ChunkPool<Traits> pool{tarn_test::small_pool(2)};
   Store store_a, store_b;
   File a{pool, tarn::MetadataFor<Traits>::created(1), store_a};
   File b{pool, tarn::MetadataFor<Traits>::created(2), store_b};
@@ -61,7 +61,8 @@ struct World {
   }
   /// Of the first file, if its chunk is held; all of `letters` are right.
   void look(const std::string& letters) {
-    (void)a.body()->use_held(chunk * chunk_bytes, chunk_bytes, [&](auto bytes) { expect_all(bytes, letters); });
+    (void)a.body()->use_held(chunk * chunk_bytes, chunk_bytes,
+                             [&](tarn::ConstBuffers bytes) { expect_all(bytes[0], letters); });
   }
   /// The same by its id.
   void pin(const std::string& letters) {
@@ -77,11 +78,14 @@ struct World {
     const tarn::detail::Resumer resumer;
     core.unpin(*pinned);
   }
-  /// What stays is whole: nobody's pin is lost, and nothing went twice.
   void end(char letter) {
     std::string into(chunk_bytes, '?');
     const auto n = a.read(chunk * chunk_bytes, std::as_writable_bytes(std::span{into}));
     Explorer::expect(n.has_value() && into == std::string(chunk_bytes, letter), "the file has other bytes");
+    end();
+  }
+  /// What stays is whole: nobody's pin is lost, and nothing went twice.
+  void end() {
     for (auto* const file : {&a, &b}) (void)file->flush().has_value();
     while (pool.evict_clean() != 0) continue;
     Explorer::expect(pool.stats().charged_bytes == 2 * tarn::detail::Registry<Traits>::record_bytes,
@@ -129,6 +133,47 @@ TEST_CASE("a read of one chunk that goes sees its file's bytes or none", "[explo
                (void)world.a.discard_dirty(0, 2).has_value();
                (void)world.a.truncate(chunk_bytes).has_value();
              }});
+}
+
+TEST_CASE("a read of two chunks is of one moment of their file", "[explore]") {
+  // The file holds "aa", and the other thread changes it, while one reads both.
+  struct Two : World {
+    Two() : World{0} { write(a, 1, 'a'); }
+    void look(const std::string& legal) {
+      (void)a.body()->use_held(0, 2 * chunk_bytes, [&](tarn::ConstBuffers bytes) {
+        std::string text(2 * chunk_bytes, '?');
+        Explorer::expect(bytes.copy_to(std::as_writable_bytes(std::span{text})) == text.size(), "a read is short");
+        const std::string seen{text.front(), text.back()};
+        Explorer::expect(legal.find(seen) != std::string::npos, "a read is of no moment of its file");
+        Explorer::expect(text == std::string(chunk_bytes, seen[0]) + std::string(chunk_bytes, seen[1]),
+                         "a read is torn");
+      });
+    }
+  };
+  using Do = std::function<void(Two&)>;
+  const auto both = [](char letter) {
+    return [=](Two& two) {
+      const std::string text(2 * chunk_bytes, letter);
+      Explorer::expect(two.a.write(0, text_bytes(text)).has_value(), "a write is refused");
+    };
+  };
+  const Do cut = [](Two& two) { (void)two.a.truncate(0).has_value(); };
+  const Do punch = [](Two& two) { (void)two.a.punch_hole(tarn::ByteRange::between(0, 2 * chunk_bytes)).has_value(); };
+  const Do first = [](Two& two) { World::write(two.a, 0, 'c'); };
+  const Do second = [](Two& two) { World::write(two.a, 1, 'd'); };
+  const auto look_while = [](const std::string& part, const std::string& legal, const std::vector<Do>& acts) {
+    tarn_test::explore(part, [=] {
+      auto two = std::make_shared<Two>();
+      const auto act = [=] {
+        for (const auto& one : acts) one(*two);
+      };
+      return Scenario{{[=] { two->look(legal); }, act}, [=] { two->end(); }};
+    });
+  };
+  look_while("both written", "aa cc", {both('c')});
+  look_while("one written, then the other", "aa ca cd", {first, second});
+  look_while("cut, and written anew", "aa cd", {cut, first, second});
+  look_while("punched, and written anew from the end", "aa cd", {punch, second, first});
 }
 
 TEST_CASE("a pin by an id that goes is of its file or none, and the record stays for it", "[explore]") {

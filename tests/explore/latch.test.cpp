@@ -7,6 +7,7 @@
 // who has it alone.
 
 #include <tarn/detail/chunk_state.hpp>
+#include <tarn/detail/file_lock.hpp>
 
 #include <cstddef>
 #include <functional>

@@ -70,6 +70,10 @@ class ChunkExtents {
   void subtract(ByteRange range, std::size_t chunk_bytes) { change(range, chunk_bytes, false); }
   void clear() noexcept { *this = ChunkExtents{}; }
 
+  /// Whether the next add or subtract needs no memory.
+  [[nodiscard]] bool has_room() const {
+    return form_ == Form::bitmap || count_ < (form_ == Form::few ? few_capacity : memory_.list.capacity);
+  }
   /// By how much `prepare` would raise memory_bytes(): what the owner charges before it calls it. While it runs,
   /// prepare holds the old memory beside the new.
   [[nodiscard]] std::size_t bytes_to_prepare(std::size_t chunk_bytes) const {
@@ -158,9 +162,6 @@ class ChunkExtents {
     std::size_t cells;
   };
 
-  [[nodiscard]] bool has_room() const {
-    return form_ == Form::bitmap || count_ < (form_ == Form::few ? few_capacity : memory_.list.capacity);
-  }
   /// What a set in form few or list becomes when it needs room for one extent more.
   [[nodiscard]] Shape grown(std::size_t chunk_bytes) const;
   void grow(std::size_t chunk_bytes);

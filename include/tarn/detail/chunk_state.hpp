@@ -117,6 +117,19 @@ class ChunkState {
     assert((before & pin_mask) != 0 && (before & shared_mask) != 0 && "unpinned more often than pinned");
     return before - pin_one - shared_one;
   }
+  /// A pin and the exclusive latch in one, as try_pin_shared.
+  [[nodiscard]] bool try_pin_exclusive() {
+    return change([](std::uint64_t w) {
+      const bool refuses = refuses_exclusive(w) || ((w + pin_one) & (detached | pin_guard)) != 0;
+      return refuses ? refused : ((w + pin_one) & ~pending) | exclusive;
+    });
+  }
+  /// As unpin_shared.
+  [[nodiscard]] std::uint64_t unpin_exclusive() {
+    const auto before = word_.fetch_sub(pin_one + exclusive);
+    assert((before & pin_mask) != 0 && (before & exclusive) != 0 && "unpinned more often than pinned");
+    return before - pin_one - exclusive;
+  }
   /// Nobody waits at the word, and the file has the chunk still.
   [[nodiscard]] static constexpr bool quiet(std::uint64_t w) { return (w & (parked | detached)) == 0; }
 

@@ -6,8 +6,6 @@
 //
 // Thread safety: what `lock` and `errors_mutex` guard is marked.
 
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -18,7 +16,7 @@
 #include <utility>
 
 #include <tarn/buffers.hpp>
-#include <tarn/detail/copy_bytes.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/flush_job.hpp>
 #include <tarn/detail/held_read.hpp>
 #include <tarn/detail/read_loop.hpp>
@@ -117,20 +115,17 @@ struct FileBody {
   /// A read or a view by that. Returns: false, or nothing, if it takes more than a look; then nothing is done.
   [[nodiscard]] bool copy_held(std::uint64_t offset, std::span<std::byte> into) {
     if (into.data() == nullptr) return false;
-    return use_held(offset, into.size(), [&](std::span<const std::byte> bytes) {
-      copy_bytes(into.data(), bytes.data(), bytes.size());
-      core.counters.copy_bytes.add(bytes.size());
-    });
+    return use_held(offset, into.size(),
+                    [&](ConstBuffers bytes) { core.counters.copy_bytes.add(bytes.copy_to(into)); });
   }
   template <class F>
   [[nodiscard]] auto show_held(std::uint64_t offset, std::uint64_t size_bytes, F& f)
       -> std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> {
     std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> shown;
     try {
-      (void)use_held(offset, size_bytes, [&](std::span<const std::byte> bytes) {
-        ::iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};  // iovec has no const; ConstBuffers has
-        shown.emplace(show(f, ConstBuffers{{&piece, 1}}));
-        core.counters.view_bytes.add(bytes.size());
+      (void)use_held(offset, size_bytes, [&](ConstBuffers bytes) {
+        shown.emplace(show(f, bytes));
+        core.counters.view_bytes.add(size_bytes);
       });
     } catch (const std::bad_alloc&) {
       shown.emplace(fail(std::errc::not_enough_memory));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The shortest read: of bytes that one chunk holds. It takes that chunk's latch and nothing else that lasts: no lock of
-// the file, no window, no list.
+// The shortest read: of bytes that chunks hold, with nothing between them that is not held. It takes the latches of
+// these chunks and nothing else that lasts: no lock of the file.
 //
 // Why it may do without the lock, which every other read of a DirtyFile has, shared, when it takes its latches, and
 // every change exclusively:
@@ -15,6 +15,9 @@
 //   nor do they become valid again meanwhile, for they have left every load first, and none begins without the lock.
 //   Bytes that such a change has yet to come to may be read while it goes on: that read is of the moment before it.
 // - What a load brings are bytes that were stored all along.
+// - A read of several chunks is of the moment when it has all their latches. Bytes of a latched chunk change no more
+//   and stay valid; but the chunk as a whole may have gone since, and another have been written since that and
+//   latched here: so it looks, with all latches, whether each is still the file's.
 //
 // Nor does it take the table mutex, under which all others find a chunk and pin it: what it finds, it latches, and then
 // looks whose it is. See chunk_state.hpp for why it may, and chunk_table.hpp.
@@ -24,44 +27,83 @@
 //
 // Thread safety: any thread.
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
+#include <tarn/buffers.hpp>
+#include <tarn/detail/latched_chunks.hpp>
+#include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
 
 namespace tarn::detail {
 
-/// Calls use(bytes) under the latch, if the bytes [offset, offset + size_bytes) are held in one chunk, and its latch is
-/// to be had at once.
+/// A pin and the shared latch of a file's chunk. Returns: null, which says nothing, if that takes more than a look.
+/// Requires: the caller keeps the record alive.
+template <class Traits>
+[[nodiscard]] Chunk<Traits>* pin_shared_unlocked(PoolCore<Traits>& core, const FileRecord<Traits>& record,
+                                                 std::uint64_t index) noexcept {
+  auto* const chunk = record.find_unlocked(index);
+  if (chunk == nullptr || !chunk->state.try_pin_shared()) return nullptr;
+  if (chunk->record == &record && chunk->index == index) return chunk;
+  core.unpin_shared(*chunk);  // another one's by now
+  return nullptr;
+}
+
+/// As use_held, of bytes in several chunks.
+template <class Traits, class Use>
+[[nodiscard, gnu::noinline]] bool use_held_chunks(PoolCore<Traits>& core, const FileRecord<Traits>& record,
+                                                  std::uint64_t offset, std::uint64_t size_bytes, Use& use) {
+  const auto range = ByteRange::at(offset, size_bytes);
+  if (!range || range->empty() || size_bytes > core.window_bytes) return false;
+  const auto chunks = core.layout.chunks_of(*range);
+  if (chunks.count() > usual_window_pieces) return false;
+  LatchedChunks<Traits> held{core};
+  PieceList pieces;
+  for (auto index = chunks.first; index < chunks.last; ++index) {
+    auto* const chunk = pin_shared_unlocked(core, record, index);
+    if (chunk == nullptr) return false;
+    held.hold(*chunk, LatchMode::shared);
+    const auto part = core.layout.in_chunk(index, *range);
+    if (!chunk->valid.contains(part)) return false;
+    pieces.add_bytes(chunk->memory + part.offset(), part.size_bytes());
+  }
+  if (held.any_detached()) return false;
+  held.touch();
+  use(pieces.buffers());
+  return true;
+}
+
+/// Calls use(bytes) under the latches, if all the bytes [offset, offset + size_bytes) are held and the latches are to
+/// be had at once.
 ///
 /// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
 /// Errors:   throws what `use` throws.
 /// Requires: the caller holds nothing. Nothing is held past the file's size.
 /// Blocks:   never.
-/// Cost:     O(height of the table), two atomic changes of the chunk's word; no allocation.
+/// Cost:     a chunk: O(height of the table), two atomic changes of its word; no allocation.
 template <class Traits, class Use>
-[[nodiscard]] bool use_held(PoolCore<Traits>& core, FileRecord<Traits>& record, std::uint64_t offset,
+[[nodiscard]] bool use_held(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
                             std::uint64_t size_bytes, Use use) {
   UnderLatches::note(0);
   const auto from = core.layout.offset_in_chunk(offset);
-  if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) return false;
+  if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) {
+    return use_held_chunks(core, record, offset, size_bytes, use);
+  }
   struct Held {
     ~Held() {
       if (chunk != nullptr) core.unpin_shared(*chunk);
     }
     PoolCore<Traits>& core;
-    Chunk<Traits>* chunk;
-  } held{core, nullptr};
-  const auto index = core.layout.chunk_of(offset);
-  auto* const found = record.find_unlocked(index);
-  if (found == nullptr || !found->state.try_pin_shared()) return false;
-  held.chunk = found;
-  auto& chunk = *found;
-  if (chunk.record != &record || chunk.index != index) return false;  // another one's by now
+    Chunk<Traits>* const chunk;
+  } const held{core, pin_shared_unlocked(core, record, core.layout.chunk_of(offset))};
+  if (held.chunk == nullptr) return false;
+  auto& chunk = *held.chunk;
   if (!chunk.valid.contains(ByteRange::between(from, from + size_bytes))) return false;
   PoolCore<Traits>::touch(chunk);
-  use(std::span<const std::byte>{chunk.memory + from, static_cast<std::size_t>(size_bytes)});
+  const ::iovec piece{chunk.memory + from, static_cast<std::size_t>(size_bytes)};
+  use(ConstBuffers{{&piece, 1}});
   return true;
 }
 

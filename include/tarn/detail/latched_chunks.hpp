@@ -9,13 +9,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/small_vector.hpp>
 
 namespace tarn::detail {
-
-/// A window of up to so many chunks, and of up to so many pieces, allocates nothing.
-inline constexpr std::size_t usual_window_pieces = 64;
 
 enum class LatchMode : std::uint8_t { none, shared, exclusive };
 
@@ -63,6 +61,18 @@ class LatchedChunks {
     return false;
   }
 
+  /// Whether one has left its file.
+  [[nodiscard]] bool any_detached() {
+    for (const auto& entry : entries_) {
+      if (entry.chunk->state.is(ChunkState::detached)) return true;
+    }
+    return false;
+  }
+  /// They were used.
+  void touch() noexcept {
+    for (const auto& entry : entries_) PoolCore<Traits>::touch(*entry.chunk);
+  }
+
   /// Lets go of the latches, and gives the pins to `to`. Requires: that has room for size() more.
   void pass_pins_to(LatchedChunks& to) noexcept {
     for (; !entries_.empty(); entries_.pop_back()) {
@@ -77,8 +87,17 @@ class LatchedChunks {
     while (!entries_.empty()) {
       const auto [chunk, mode] = entries_.back();
       entries_.pop_back();
-      unlatch(*chunk, mode);
-      core_.unpin(*chunk);
+      switch (mode) {
+        case LatchMode::none:
+          core_.unpin(*chunk);
+          break;
+        case LatchMode::shared:
+          core_.unpin_shared(*chunk);
+          break;
+        case LatchMode::exclusive:
+          core_.unpin_exclusive(*chunk);
+          break;
+      }
     }
   }
 

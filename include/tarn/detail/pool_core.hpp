@@ -274,11 +274,9 @@ class PoolCore {
     const auto left = chunk.state.unpin();
     if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unpinned(chunk, left);
   }
-  /// The same with the shared latch.
-  void unpin_shared(PoolChunk& chunk) noexcept {
-    const auto left = chunk.state.unpin_shared();
-    if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unpinned_shared(chunk, left);
-  }
+  /// The same with the latch.
+  void unpin_shared(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_shared()); }
+  void unpin_exclusive(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_exclusive()); }
   /// A pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
   template <std::size_t alternative, class Id>
   [[nodiscard]] PoolChunk* pin_unlocked(const Id& id, std::uint64_t index) noexcept {
@@ -408,7 +406,10 @@ class PoolCore {
     }
   }
 
-  [[gnu::noinline]] void settle_unpinned_shared(PoolChunk& chunk, std::uint64_t word) noexcept {
+  void unlatched(PoolChunk& chunk, std::uint64_t left) noexcept {
+    if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unlatched(chunk, left);
+  }
+  [[gnu::noinline]] void settle_unlatched(PoolChunk& chunk, std::uint64_t word) noexcept {
     const Resumer resumer;
     chunk.state.wake_after(parking, word);
     settle_unpinned(chunk, word);

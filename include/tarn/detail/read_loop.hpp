@@ -30,6 +30,7 @@
 #include <vector>
 
 #include <tarn/detail/ahead_charge.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/room.hpp>
 #include <tarn/detail/window_loads.hpp>
 

@@ -10,9 +10,6 @@
 // Thread safety: one call's own. The caller holds the file's lock while plan runs; the pieces stay right after it gave
 //                the lock back, since every change of those bytes needs an exclusive latch.
 
-#include <sys/uio.h>
-
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,6 +18,7 @@
 
 #include <tarn/buffers.hpp>
 #include <tarn/detail/latched_chunks.hpp>
+#include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/small_vector.hpp>
 #include <tarn/dirty_file_metadata.hpp>
@@ -88,7 +86,7 @@ class ReadWindow {
   /// What is stored and not held, in file offsets.
   [[nodiscard]] const ExtentSet& missing() const { return missing_; }
   /// The bytes of the range in order. Requires: missing() is empty, or lies behind them.
-  [[nodiscard]] ConstBuffers pieces() { return ConstBuffers{pieces_.span()}; }
+  [[nodiscard]] ConstBuffers pieces() { return pieces_.buffers(); }
   [[nodiscard]] std::size_t piece_count() const { return pieces_.size(); }
   [[nodiscard]] bool holds(const PoolChunk* chunk) { return latched_.holds(chunk); }
   void release() noexcept { latched_.release(); }
@@ -183,36 +181,17 @@ class ReadWindow {
     return true;
   }
 
+  // Pieces past the first missing byte answer nobody.
   void add_bytes(std::byte* bytes, std::uint64_t size_bytes) {
-    const auto size = static_cast<std::size_t>(size_bytes);
-    if (!missing_.empty()) return;  // pieces past the first missing byte answer nobody
-    if (!pieces_.empty()) {
-      auto& last = pieces_.back();
-      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == bytes && !in_zero_area(last.iov_base)) {
-        last.iov_len += size;  // chunks that lie side by side make one piece
-        return;
-      }
-    }
-    pieces_.push_back({bytes, size});
+    if (missing_.empty()) pieces_.add_bytes(bytes, size_bytes);
   }
   void add_zeros(std::uint64_t size_bytes) {
-    if (!missing_.empty()) return;
-    if (size_bytes != 0 && !pieces_.empty() && in_zero_area(pieces_.back().iov_base)) {
-      auto& last = pieces_.back();
-      const auto more = std::min<std::uint64_t>(size_bytes, zero_area_bytes - last.iov_len);
-      last.iov_len += static_cast<std::size_t>(more);
-      size_bytes -= more;
-    }
-    while (size_bytes != 0) {
-      const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(size_bytes, zero_area_bytes));
-      pieces_.push_back({const_cast<std::byte*>(zero_area()), n});  // iovec has no const; ConstBuffers gives it back
-      size_bytes -= n;
-    }
+    if (missing_.empty()) pieces_.add_zeros(size_bytes);
   }
 
   PoolCore<Traits>& core_;
   LatchedChunks<Traits> latched_;
-  SmallVector<::iovec, usual_window_pieces> pieces_;
+  PieceList pieces_;
   ExtentSet missing_;
   PoolChunk* blocked_on_ = nullptr;
   bool wait_ = true;

@@ -12,10 +12,6 @@
 // field that is touched without the mutex it is marked with (thread_safety.hpp). They are shells: what they do is what
 // Mutex and std::unique_lock do.
 //
-// FileLock is phase-fair: a waiting writer stops new readers, and a writer that leaves admits all readers that wait
-// before the next writer goes, so neither side starves (Brandenburg and Anderson, "Spin-based reader-writer
-// synchronization for multiprocessor real-time systems", 2010, here with blocking waits).
-//
 // Of several who may wait, all are notified, never one: in glibc 2.25 to 2.40 a pthread_cond_signal can wake nobody,
 // for ever, where more than one waits and a waiter that was woken is slow to go on (sourceware's bug 25847); a
 // pthread_cond_broadcast does not rely on the count that goes wrong there.
@@ -29,7 +25,6 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
-#include <shared_mutex>
 #include <utility>
 
 #include <tarn/detail/thread_safety.hpp>
@@ -228,82 +223,6 @@ class ParkingLot {
   std::array<Bucket, 61> buckets_;
 };
 
-/// A file's lock: many readers or one writer. Meets the standard's shared-mutex requirements as far as locks need them.
-class FileLock {
- public:
-  void lock_shared() {
-    UnderLatches::note(0);
-    MutexLock lock{mutex_};
-    if (exclusive_ || waiting_writers_ != 0) {
-      ++waiting_readers_;
-      const auto phase = phase_;
-      while (phase_ == phase) readers_.wait(lock.std_lock());  // only a leaving writer lets us in, and has counted us
-      return;
-    }
-    ++shared_;
-  }
-  bool try_lock_shared() {
-    MutexLock lock{mutex_};
-    if (exclusive_ || waiting_writers_ != 0) return false;
-    ++shared_;
-    return true;
-  }
-  void unlock_shared() {
-    MutexLock lock{mutex_};
-    if (--shared_ == 0 && waiting_writers_ != 0) writers_.notify_all();
-  }
-  void lock() {
-    UnderLatches::note(0);
-    MutexLock lock{mutex_};
-    ++waiting_writers_;
-    while (exclusive_ || shared_ != 0) writers_.wait(lock.std_lock());
-    --waiting_writers_;
-    exclusive_ = true;
-  }
-  bool try_lock() {
-    MutexLock lock{mutex_};
-    if (exclusive_ || shared_ != 0) return false;
-    exclusive_ = true;
-    return true;
-  }
-  void unlock() {
-    MutexLock lock{mutex_};
-    exclusive_ = false;
-    if (waiting_readers_ != 0) {  // their phase: all that wait now go in, counted here so that no writer slips between
-      shared_ += waiting_readers_;
-      waiting_readers_ = 0;
-      ++phase_;
-      readers_.notify_all();
-    } else if (waiting_writers_ != 0) {
-      writers_.notify_all();
-    }
-  }
-
- private:
-  CheckedMutex mutex_;
-  ConditionVariable readers_, writers_;
-  std::size_t shared_ TARN_GUARDED_BY(mutex_) = 0, waiting_readers_ TARN_GUARDED_BY(mutex_) = 0,
-                      waiting_writers_ TARN_GUARDED_BY(mutex_) = 0;
-  std::uint64_t phase_ TARN_GUARDED_BY(mutex_) = 0;
-  bool exclusive_ TARN_GUARDED_BY(mutex_) = false;
-};
-
-/// A FileLock that guards fields, as CheckedMutex is a Mutex. A type of its own: the analysis does not look into the
-/// functions of what can be held, and is to look into FileLock's.
-class TARN_CAPABILITY("file's lock") CheckedFileLock {
- public:
-  void lock() TARN_ACQUIRE() { lock_.lock(); }
-  bool try_lock() TARN_TRY_ACQUIRE(true) { return lock_.try_lock(); }
-  void unlock() TARN_RELEASE() { lock_.unlock(); }
-  void lock_shared() TARN_ACQUIRE_SHARED() { lock_.lock_shared(); }
-  bool try_lock_shared() TARN_TRY_ACQUIRE_SHARED(true) { return lock_.try_lock_shared(); }
-  void unlock_shared() TARN_RELEASE_SHARED() { lock_.unlock_shared(); }
-  void is_held() const TARN_ASSERTS_HELD(this) {}
-
- private:
-  FileLock lock_;
-};
-
 /// Lives around a call of a store. A call of tarn from inside may evict and flush other files, but does not wait for
 /// room: what it would wait for may be the very call that it is inside of.
 class InsideStore {
@@ -338,50 +257,6 @@ class Serving {
   }
   const void* const record_;
   const Serving* const outer_;
-};
-
-/// The lock of a value with one owner at a time: the building blocks use it.
-struct TARN_CAPABILITY("owner") NoLock {
-  void lock() TARN_ACQUIRE() {}
-  bool try_lock() TARN_TRY_ACQUIRE(true) { return true; }
-  void unlock() TARN_RELEASE() {}
-  void lock_shared() TARN_ACQUIRE_SHARED() {}
-  bool try_lock_shared() TARN_TRY_ACQUIRE_SHARED(true) { return true; }
-  void unlock_shared() TARN_RELEASE_SHARED() {}
-  void is_held() const TARN_ASSERTS_HELD(this) {}
-};
-
-/// Holds a CheckedFileLock or a NoLock exclusively while it lives, but between unlock and lock.
-template <class Lock>
-class TARN_SCOPED_CAPABILITY ExclusiveLock {
- public:
-  explicit ExclusiveLock(Lock& lock) TARN_ACQUIRE(lock) : lock_{(lock.lock(), lock), std::adopt_lock} {}
-  ExclusiveLock(const ExclusiveLock&) = delete;
-  ExclusiveLock& operator=(const ExclusiveLock&) = delete;
-  ~ExclusiveLock() TARN_RELEASE() = default;
-
-  void lock() TARN_ACQUIRE() { lock_.lock(); }
-  void unlock() TARN_RELEASE() { lock_.unlock(); }
-
- private:
-  std::unique_lock<Lock> lock_;
-};
-
-/// The same, shared.
-template <class Lock>
-class TARN_SCOPED_CAPABILITY SharedLock {
- public:
-  explicit SharedLock(Lock& lock) TARN_ACQUIRE_SHARED(lock) : lock_{lock} {}
-  /// Takes over one that is held already.
-  SharedLock(Lock& lock, std::adopt_lock_t held) TARN_REQUIRES_SHARED(lock) : lock_{lock, held} {}
-  SharedLock(const SharedLock&) = delete;
-  SharedLock& operator=(const SharedLock&) = delete;
-  ~SharedLock() TARN_RELEASE() = default;
-
-  void unlock() TARN_RELEASE() { lock_.unlock(); }
-
- private:
-  std::shared_lock<Lock> lock_;
 };
 
 }  // namespace tarn::detail

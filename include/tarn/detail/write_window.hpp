@@ -27,6 +27,54 @@
 
 namespace tarn::detail {
 
+/// Of `range`, no load covers a byte any more, and no flush settles one. Errors: as FileRecord::take_out.
+template <class Traits>
+void take_out_to_write(PoolCore<Traits>& core, FileRecord<Traits>& record, ByteRange range)
+    TARN_REQUIRES(record.table_mutex) {
+  if (const auto lent_bytes = core.take_out(record, range); lent_bytes != 0) {
+    core.counters.flush_redirtied_bytes.fetch_add(lent_bytes, std::memory_order_relaxed);
+  }
+}
+
+/// The bytes `written` of the chunk are the file's now, and dirty.
+/// Requires: the exclusive latch; its lists have room.
+template <class Traits>
+void note_written(PoolCore<Traits>& core, FileRecord<Traits>& record, Chunk<Traits>& chunk,
+                  ByteRange written) noexcept {
+  if (!chunk.dirty.contains(written)) {
+    const auto dirty_before_bytes = chunk.dirty.size_bytes_in(written);
+    if (!chunk.valid.contains(written)) {
+      core.counters.valid_bytes.fetch_add(written.size_bytes() - chunk.valid.size_bytes_in(written),
+                                          std::memory_order_relaxed);
+    }
+    const ExtentsChange<Traits> change{core, chunk};
+    chunk.valid.add(written, core.chunk_bytes());
+    chunk.dirty.add(written, core.chunk_bytes());
+    core.count_dirty(record, written.size_bytes(), dirty_before_bytes);
+  }
+  PoolCore<Traits>::touch(chunk);
+}
+
+/// Bytes up to `end` were written to the file.
+template <class File>
+void note_written(File& file, std::uint64_t end, std::optional<std::int64_t> mtime_ns) TARN_REQUIRES(file.lock) {
+  file.meta.set_size(std::max(file.meta.size(), end));
+  file.meta.note_modified();
+  if (mtime_ns) file.meta.set_mtime_ns(*mtime_ns);
+  if (file.meta.state() != FileState::deleted) file.core.note_changed(*file.record);
+}
+
+/// What a write of the range may make dirty.
+template <class File>
+[[nodiscard]] Need<typename File::TraitsType> need_to_write(const File& file, ByteRange range) {
+  Need<typename File::TraitsType> need;
+  need.chunks_to_dirty = file.core.layout.chunks_of(range).count();
+  need.bytes_to_dirty = range.size_bytes();
+  need.file = &*file.record;
+  need.member = file.record->member.load();
+  return need;
+}
+
 template <class Traits>
 class WriteWindow {
  public:
@@ -133,9 +181,7 @@ class WriteWindow {
     for (auto& target : targets_) {
       if (target.chunk == nullptr && record_->table.find(target.index) != nullptr) return Ready::again;
     }
-    if (const auto lent_bytes = core_.take_out(*record_, range); lent_bytes != 0) {
-      core_.counters.flush_redirtied_bytes.fetch_add(lent_bytes, std::memory_order_relaxed);
-    }
+    take_out_to_write(core_, *record_, range);
     for (auto& target : targets_) {
       if (target.chunk != nullptr) continue;
       if (!record_->table.reserve(target.index, core_.nodes)) return Ready::need_tables;
@@ -159,16 +205,7 @@ class WriteWindow {
         core_.free_chunk(fresh);
       }
     }
-    const auto dirty_before_bytes = chunk.dirty.size_bytes_in(written);
-    if (!chunk.valid.contains(written)) {
-      core_.counters.valid_bytes.fetch_add(written.size_bytes() - chunk.valid.size_bytes_in(written),
-                                           std::memory_order_relaxed);
-    }
-    const ExtentsChange<Traits> change{core_, chunk};
-    chunk.valid.add(written, core_.chunk_bytes());
-    chunk.dirty.add(written, core_.chunk_bytes());
-    core_.count_dirty(*record_, written.size_bytes(), dirty_before_bytes);
-    PoolCore<Traits>::touch(chunk);
+    note_written(core_, *record_, chunk, written);
   }
   // Copies the valid bytes outside `written` to the fresh memory.
   void keep_around(const PoolChunk& chunk, const PoolChunk& fresh, ByteRange written) noexcept {
@@ -248,11 +285,7 @@ class WriteLoop {
     const auto at = offset_.value_or(file_.meta.size());
     const auto range = ByteRange::at(at, size_bytes_);
     if (!range) return end(fail(std::errc::file_too_large));
-    need_ = {};
-    need_.chunks_to_dirty = file_.core.layout.chunks_of(*range).count();
-    need_.bytes_to_dirty = size_bytes_;
-    need_.file = &*file_.record;
-    need_.member = file_.record->member.load();
+    need_ = need_to_write(file_, *range);
     needs_room_ = !need_.may_dirty(file_.core);
     if (needs_room_) return;
     WriteWindow<Traits> window{file_.core};
@@ -272,10 +305,7 @@ class WriteLoop {
     const auto n = std::min<std::uint64_t>(*filled, size_bytes_);
     if (n != 0) {
       window.commit(n);
-      file_.meta.set_size(std::max(file_.meta.size(), at + n));
-      file_.meta.note_modified();
-      if (mtime_ns_) file_.meta.set_mtime_ns(*mtime_ns_);
-      if (file_.meta.state() != FileState::deleted) file_.core.note_changed(*file_.record);
+      note_written(file_, at + n, mtime_ns_);
     }
     end(std::pair{at, n});
   }
