@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <tarn/dirty_file.hpp>
@@ -21,6 +22,12 @@
 namespace tarn_bench {
 
 using Traits = tarn::DefaultTraits;
+
+/// As figures are named.
+[[nodiscard]] inline std::string size_said(std::size_t bytes) {
+  if (bytes >= tarn::MiB) return std::to_string(bytes / tarn::MiB) + "MiB";
+  return bytes >= tarn::KiB ? std::to_string(bytes / tarn::KiB) + "KiB" : std::to_string(bytes) + "B";
+}
 
 /// The byte that a file has at an offset.
 [[nodiscard]] inline std::byte pattern_at(std::uint64_t offset) {

@@ -7,8 +7,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include <algorithm>
-#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,15 +14,14 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "examples/tarnfs/read_paths.hpp"
 #include "held_file.hpp"
 #include "paired.hpp"
+#include "suite_main.hpp"
 #include "support/count_instructions.hpp"
+#include "two_threads.hpp"
 
 namespace tarn_bench {
 namespace {
@@ -34,11 +31,6 @@ using Order = Offsets::Order;
 
 // With what is read into: more than a second-level cache, less than a third.
 constexpr std::uint64_t file_bytes = 4 * MiB;
-
-std::string size_said(std::size_t bytes) {
-  if (bytes >= MiB) return std::to_string(bytes / MiB) + "MiB";
-  return bytes >= KiB ? std::to_string(bytes / KiB) + "KiB" : std::to_string(bytes) + "B";
-}
 
 // ---- Reads
 
@@ -67,25 +59,6 @@ void reads(const Suite& suite) {
     }
     suite.compare(name, "memcpy", each(copies), each(reads));
   }
-}
-
-/// f(thread, i) in two threads at once. Returns: an arm that takes as long as the slower of them.
-template <class F>
-Arm two_threads(F f) {
-  return [f](std::uint64_t times) {
-    std::barrier both{2};
-    double took[2] = {};
-    const auto run = [&](int thread) {
-      both.arrive_and_wait();
-      const auto begun = now_ns(CLOCK_MONOTONIC);
-      for (std::uint64_t i = 0; i < times; ++i) f(thread, i);
-      took[thread] = now_ns(CLOCK_MONOTONIC) - begun;
-    };
-    std::thread other{run, 1};
-    run(0);
-    other.join();
-    return std::max(took[0], took[1]);
-  };
 }
 
 void reads_of_one_chunk(const Suite& suite) {
@@ -300,22 +273,4 @@ int run(const Suite& suite) {
 }  // namespace
 }  // namespace tarn_bench
 
-int main(int count, char** arguments) {
-  std::size_t pairs = 31;
-  double run_ms = 20;
-  std::string only;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view argument = arguments[i];
-    const auto value = std::string{argument.substr(std::min(argument.find('=') + 1, argument.size()))};
-    if (argument.starts_with("--pairs=")) {
-      pairs = std::stoul(value);
-    } else if (argument.starts_with("--run-ms=")) {
-      run_ms = std::stod(value);
-    } else if (argument.starts_with("--only=")) {
-      only = value;
-    } else {
-      tarn_bench::fail("no such argument: " + std::string{argument});
-    }
-  }
-  return tarn_bench::run(tarn_bench::Suite{pairs, run_ms * 1e6, only});
-}
+int main(int count, char** arguments) { return tarn_bench::run(tarn_bench::suite_of(count, arguments)); }

@@ -6,6 +6,8 @@
 //
 // A figure is a line of JSON on standard output:
 //   {"name": "read/4KiB", "reference": "memcpy", "unit": "ns", "values": [ours, ...], "ratios": [reference / ours, ...]}
+// or, where it cannot be had here:
+//   {"name": "view/1/2t", "left_out": "why"}
 //
 // Thread safety: none.
 
@@ -78,9 +80,24 @@ class Suite {
     }
     say(name, reference_name, "ns", values, ratios);
   }
-  /// A figure with nothing beside it.
+  /// A figure of time with nothing beside it.
+  void measure(const std::string& name, const Arm& ours) const {
+    std::uint64_t times = 1;
+    while (ours(times) < run_ns_) times *= 2;
+    std::vector<double> values;
+    for (std::size_t run = 0; run < pairs_; ++run) values.push_back(ours(times) / static_cast<double>(times));
+    say(name, "", "ns", values, {});
+  }
+  /// A figure that is no time, with nothing beside it.
   static void value(const std::string& name, const std::string& unit, double value) {
     say(name, "", unit, {value}, {});
+  }
+  /// Says that a figure is not measured here, and why.
+  static void leave_out(const std::string& name, const std::string& why) {
+    std::printf(R"({"name": "%s", "left_out": "%s"})"
+                "\n",
+                name.c_str(), why.c_str());
+    std::fflush(stdout);
   }
 
  private:

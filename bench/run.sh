@@ -7,16 +7,17 @@
 #   bench/run.sh --quick    about a minute
 # Writes build/report/main.md, main.svg and main.json.
 #   bench/run.sh micro [--quick]   what calls cost whose bytes are held; writes build/report/micro.md, .svg and .json
+#   bench/run.sh scale [--quick]   what calls and memory come to by how much is held; likewise
 #   bench/run.sh check             says which goals of the suites were missed, or not measured; exits with 1 if any
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '3,10s/^# \{0,1\}//p' bench/run.sh; }
+usage() { sed -n '3,11s/^# \{0,1\}//p' bench/run.sh; }
 suite=
 case ${1:-} in
   check) exec python3 bench/suite.py check build/report ;;
-  micro)
+  micro | scale)
     suite=$1
     shift
     ;;

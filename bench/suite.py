@@ -21,12 +21,13 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent / "tests"))
 
+import scale_charts
 from main_job_report import aligned, goal_said, quartiles, short
 from report import head, table
 
 GOALS = tomllib.loads((HERE / "goals.toml").read_text())
-TITLES = {"micro": "What calls cost whose bytes are held"}
-# A program is run in each of these environments.
+TITLES = {"micro": "What calls cost whose bytes are held", "scale": "What calls and memory come to by how much is held"}
+# A program is run in each of these environments; without a word, once as it is.
 ENVIRONMENTS = {"micro": [{}, {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}]}
 COLUMNS = ["figure", "beside", "ratio", "quartiles", "n", "ours", "goal"]
 
@@ -85,28 +86,36 @@ def drawing(rows, title):
     )
 
 
+DRAWINGS = {"scale": scale_charts.drawing}
+
+
 def run(suite, program, folder, quick):
     began = time.monotonic()
     options = ["--pairs=5", "--run-ms=5"] if quick else []
-    rows = []
-    for more in ENVIRONMENTS[suite]:
+    rows, left_out = [], []
+    for more in ENVIRONMENTS.get(suite, [{}]):
         done = subprocess.run([program, *options], stdout=subprocess.PIPE, text=True, env={**os.environ, **more})
         if done.returncode != 0:
             return done.returncode
-        rows += [row_of(suite, json.loads(line)) for line in done.stdout.splitlines()]
+        for measured in map(json.loads, done.stdout.splitlines()):
+            if "left_out" in measured:
+                left_out.append(f"left out: {measured['name']}: {measured['left_out']}")
+            else:
+                rows.append(row_of(suite, measured))
     folder.mkdir(parents=True, exist_ok=True)
-    form = "quick" if quick else "whole"
+    form, took = "quick" if quick else "whole", f"{time.monotonic() - began:.0f} s"
     page = [
-        *head(TITLES[suite], f"bench/run.sh {suite}{' --quick' if quick else ''}", f"{time.monotonic() - began:.0f} s"),
+        *head(TITLES[suite], f"bench/run.sh {suite}{' --quick' if quick else ''}", took, *left_out),
         f"![ratios]({suite}.svg)",
         "",
         *table(COLUMNS, [line_of(row) for row in rows]),
     ]
     (folder / f"{suite}.md").write_text("\n".join(page) + "\n")
-    (folder / f"{suite}.svg").write_text(drawing(rows, TITLES[suite]))
+    (folder / f"{suite}.svg").write_text(DRAWINGS.get(suite, drawing)(rows, TITLES[suite]))
     (folder / f"{suite}.json").write_text(json.dumps({"form": form, "results": rows}, indent=1) + "\n")
     print(aligned(COLUMNS, [[str(word) for word in line_of(row)] for row in rows]))
-    print(f"\nWritten: {folder}/{suite}.md, {suite}.svg, {suite}.json")
+    print("".join(f"\n{line}" for line in left_out))
+    print(f"Written: {folder}/{suite}.md, {suite}.svg, {suite}.json")
     return 0
 
 
