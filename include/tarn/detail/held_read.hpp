@@ -29,11 +29,11 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include <tarn/buffers.hpp>
-#include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
 
@@ -51,26 +51,61 @@ template <class Traits>
   return nullptr;
 }
 
+/// Chunks that are pinned and latched, shared, while it lives; up to `most`.
+template <class Traits, std::size_t most>
+class HeldChunks {
+ public:
+  HeldChunks(PoolCore<Traits>& core, const FileRecord<Traits>& record) : core_{core}, record_{record} {}
+  HeldChunks(const HeldChunks&) = delete;
+  HeldChunks& operator=(const HeldChunks&) = delete;
+  ~HeldChunks() {
+    while (count_ != 0) core_.unpin_shared(*chunks_[--count_]);
+  }
+
+  /// The chunk at `index`, if it is to be had at once, and has all of `part`; else null.
+  [[nodiscard]] Chunk<Traits>* hold(std::uint64_t index, ByteRange part) {
+    auto* const chunk = pin_shared_unlocked(core_, record_, index);
+    if (chunk == nullptr) return nullptr;
+    chunks_[count_++] = chunk;
+    return chunk->valid.contains(part) ? chunk : nullptr;
+  }
+  /// They are used. Returns: whether all of them are the file's still.
+  [[nodiscard]] bool touch() noexcept {
+    std::uint64_t any = 0;
+    for (std::size_t i = 0; i < count_; ++i) {
+      any |= chunks_[i]->state.word();
+      PoolCore<Traits>::touch(*chunks_[i]);
+    }
+    return (any & ChunkState::detached) == 0;
+  }
+
+ private:
+  PoolCore<Traits>& core_;
+  const FileRecord<Traits>& record_;
+  std::size_t count_ = 0;
+  Chunk<Traits>* chunks_[most];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
+};
+
 /// As use_held, of bytes in several chunks.
 template <class Traits, class Use>
-[[nodiscard, gnu::noinline]] bool use_held_chunks(PoolCore<Traits>& core, const FileRecord<Traits>& record,
-                                                  std::uint64_t offset, std::uint64_t size_bytes, Use& use) {
+[[nodiscard]] bool use_held_chunks(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
+                                   std::uint64_t size_bytes, Use& use) {
   const auto range = ByteRange::at(offset, size_bytes);
   if (!range || range->empty() || size_bytes > core.window_bytes) return false;
-  const auto chunks = core.layout.chunks_of(*range);
-  if (chunks.count() > usual_window_pieces) return false;
-  LatchedChunks<Traits> held{core};
+  const auto chunk_bytes = core.layout.chunk_bytes();
+  if (core.layout.chunks_of(*range).count() > usual_window_pieces) return false;
+  HeldChunks<Traits, usual_window_pieces> held{core, record};
   PieceList pieces;
-  for (auto index = chunks.first; index < chunks.last; ++index) {
-    auto* const chunk = pin_shared_unlocked(core, record, index);
+  auto from = core.layout.offset_in_chunk(offset);
+  for (auto index = core.layout.chunk_of(offset); size_bytes != 0; ++index) {
+    const auto n = std::min(size_bytes, chunk_bytes - from);
+    const auto* const chunk = held.hold(index, ByteRange::between(from, from + n));
     if (chunk == nullptr) return false;
-    held.hold(*chunk, LatchMode::shared);
-    const auto part = core.layout.in_chunk(index, *range);
-    if (!chunk->valid.contains(part)) return false;
-    pieces.add_bytes(chunk->memory + part.offset(), part.size_bytes());
+    pieces.add_bytes(chunk->memory + from, n);
+    size_bytes -= n;
+    from = 0;
   }
-  if (held.any_detached()) return false;
-  held.touch();
+  if (!held.touch()) return false;
   use(pieces.buffers());
   return true;
 }
@@ -91,18 +126,11 @@ template <class Traits, class Use>
   if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) {
     return use_held_chunks(core, record, offset, size_bytes, use);
   }
-  struct Held {
-    ~Held() {
-      if (chunk != nullptr) core.unpin_shared(*chunk);
-    }
-    PoolCore<Traits>& core;
-    Chunk<Traits>* const chunk;
-  } const held{core, pin_shared_unlocked(core, record, core.layout.chunk_of(offset))};
-  if (held.chunk == nullptr) return false;
-  auto& chunk = *held.chunk;
-  if (!chunk.valid.contains(ByteRange::between(from, from + size_bytes))) return false;
-  PoolCore<Traits>::touch(chunk);
-  const ::iovec piece{chunk.memory + from, static_cast<std::size_t>(size_bytes)};
+  HeldChunks<Traits, 1> held{core, record};
+  auto* const chunk = held.hold(core.layout.chunk_of(offset), ByteRange::between(from, from + size_bytes));
+  if (chunk == nullptr) return false;
+  PoolCore<Traits>::touch(*chunk);
+  const ::iovec piece{chunk->memory + from, static_cast<std::size_t>(size_bytes)};
   use(ConstBuffers{{&piece, 1}});
   return true;
 }

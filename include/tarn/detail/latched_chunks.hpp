@@ -61,18 +61,6 @@ class LatchedChunks {
     return false;
   }
 
-  /// Whether one has left its file.
-  [[nodiscard]] bool any_detached() {
-    for (const auto& entry : entries_) {
-      if (entry.chunk->state.is(ChunkState::detached)) return true;
-    }
-    return false;
-  }
-  /// They were used.
-  void touch() noexcept {
-    for (const auto& entry : entries_) PoolCore<Traits>::touch(*entry.chunk);
-  }
-
   /// Lets go of the latches, and gives the pins to `to`. Requires: that has room for size() more.
   void pass_pins_to(LatchedChunks& to) noexcept {
     for (; !entries_.empty(); entries_.pop_back()) {
