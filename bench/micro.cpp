@@ -19,7 +19,7 @@
 #include "examples/tarnfs/read_paths.hpp"
 #include "held_file.hpp"
 #include "paired.hpp"
-#include "suite_main.hpp"
+#include "suite_arguments.hpp"
 #include "support/count_instructions.hpp"
 #include "two_threads.hpp"
 

@@ -6,8 +6,8 @@
 //
 // A figure is a line of JSON on standard output:
 //   {"name": "read/4KiB", "reference": "memcpy", "unit": "ns", "values": [ours, ...], "ratios": [reference / ours, ...]}
-// or, where it cannot be had here:
-//   {"name": "view/1/2t", "left_out": "why"}
+// and what one has to know to read the figures is one, too:
+//   {"note": "memcpy of glibc 2.36"}
 //
 // Thread safety: none.
 
@@ -92,11 +92,13 @@ class Suite {
   static void value(const std::string& name, const std::string& unit, double value) {
     say(name, "", unit, {value}, {});
   }
-  /// Says that a figure is not measured here, and why.
-  static void leave_out(const std::string& name, const std::string& why) {
-    std::printf(R"({"name": "%s", "left_out": "%s"})"
-                "\n",
-                name.c_str(), why.c_str());
+  /// The same, seen several times.
+  static void values(const std::string& name, const std::string& unit, const std::vector<double>& values) {
+    say(name, "", unit, values, {});
+  }
+  /// Shown above the figures.
+  static void note(const std::string& text) {
+    std::printf("{\"note\": \"%s\"}\n", text.c_str());
     std::fflush(stdout);
   }
 

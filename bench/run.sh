@@ -8,17 +8,24 @@
 # Writes build/report/main.md, main.svg and main.json.
 #   bench/run.sh micro [--quick]   what calls cost whose bytes are held; writes build/report/micro.md, .svg and .json
 #   bench/run.sh scale [--quick]   what calls and memory come to by how much is held; likewise
+#   bench/run.sh peers [--quick]   what a look-up costs, beside RocksDB, LevelDB and oneTBB, which it installs; the same
 #   bench/run.sh check             says which goals of the suites were missed, or not measured; exits with 1 if any
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '3,11s/^# \{0,1\}//p' bench/run.sh; }
+usage() { sed -n '3,12s/^# \{0,1\}//p' bench/run.sh; }
 suite=
+more_packages=()
 case ${1:-} in
   check) exec python3 bench/suite.py check build/report ;;
   micro | scale)
     suite=$1
+    shift
+    ;;
+  peers)
+    suite=$1
+    more_packages=(librocksdb-dev libleveldb-dev libtbb-dev)
     shift
     ;;
 esac
@@ -46,7 +53,7 @@ quietly() {
   fi
 }
 
-cmake/dependencies.sh
+cmake/dependencies.sh "${more_packages[@]}"
 # No warnings as errors: a newer compiler's new warning is no reason not to measure.
 quietly "configuring" cmake --preset release -B "$build" -D TARN_BUILD_TESTS=OFF -D TARN_DEV_WARNINGS=OFF
 if [[ -n $suite ]]; then

@@ -20,7 +20,7 @@
 #include "scale_files.hpp"
 #include "scale_memory.hpp"
 #include "scale_plan_table.hpp"
-#include "suite_main.hpp"
+#include "suite_arguments.hpp"
 #include "two_threads.hpp"
 
 namespace tarn_bench {
@@ -165,7 +165,7 @@ void calls_by_count(const Suite& suite) {
       if (suite.wants(name + "/1t")) suite.measure(name + "/1t", each([&](std::uint64_t i) { call(0, i); }));
       if (!suite.wants(name + "/2t")) return;
       if (processors() < 2) {
-        Suite::leave_out(name + "/2t", "there is one processor for it");
+        Suite::note("left out: " + name + "/2t: there is one processor for it");
       } else {
         suite.measure(name + "/2t", two_threads(call));
       }

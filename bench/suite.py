@@ -5,7 +5,8 @@
     suite.py run SUITE PROGRAM REPORT [--quick]     `bench/run.sh SUITE` calls it
     suite.py check REPORT                           says what misses its goal, or is not there; exits with 1 if anything
 
-A ratio is the reference's cost divided by ours, so higher is better; the median of the pairs, and their quartiles.
+A ratio is the reference's cost divided by ours, so higher is better; the median of the pairs, and their quartiles. What
+the program notes is shown above the figures.
 Writes REPORT/SUITE.md, SUITE.svg and SUITE.json, the last in the form of main.json (see README.md).
 """
 
@@ -26,17 +27,30 @@ from main_job_report import aligned, goal_said, quartiles, short
 from report import head, table
 
 GOALS = tomllib.loads((HERE / "goals.toml").read_text())
-TITLES = {"micro": "What calls cost whose bytes are held", "scale": "What calls and memory come to by how much is held"}
+TITLES = {
+    "micro": "What calls cost whose bytes are held",
+    "peers": "What a look-up costs, beside what others hold data in",
+    "scale": "What calls and memory come to by how much is held",
+}
 # A program is run in each of these environments; without a word, once as it is.
 ENVIRONMENTS = {"micro": [{}, {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}]}
 COLUMNS = ["figure", "beside", "ratio", "quartiles", "n", "ours", "goal"]
 
 
+def goals_of(suite):
+    return GOALS[suite].get("lower", {}), GOALS[suite].get("higher", {})
+
+
+def got_of(row):
+    """What is held against the goal."""
+    return row["ratio"] if row["ratio"] is not None else row["value"]
+
+
 def row_of(suite, measured):
     name = measured["name"]
-    goals = GOALS[suite]
-    better = "lower" if name in goals["lower"] or (not measured["ratios"] and name not in goals["higher"]) else "higher"
     ratios = measured["ratios"]
+    lower, higher = goals_of(suite)
+    better = "lower" if name in lower or (not ratios and name not in higher) else "higher"
     return {
         "name": name,
         "reference": measured["reference"] or None,
@@ -45,7 +59,7 @@ def row_of(suite, measured):
         "unit": measured["unit"],
         "n": len(measured["values"]),
         "spread": [q for i, q in enumerate(quartiles(ratios or measured["values"])) if i != 1],
-        "goal": goals[better].get(name),
+        "goal": (lower if better == "lower" else higher).get(name),
         "better": better,
     }
 
@@ -58,8 +72,8 @@ def line_of(row):
 
 
 def drawing(rows, title):
-    """Bars: each ratio as a part of its goal, so that what reaches the line is met."""
-    drawn = [row for row in rows if row["ratio"] is not None and row["goal"]]
+    """Bars: what is better higher as a part of its goal, so that what reaches the line is met."""
+    drawn = [row for row in rows if row["better"] == "higher" and row["goal"]]
     left, top, bar, gap, wide = 270, 60, 18, 8, 760
     scale = (wide - left - 70) / 1.5
     out = [
@@ -69,14 +83,16 @@ def drawing(rows, title):
     ]
     for i, row in enumerate(drawn):
         y = top + i * (bar + gap)
-        reach = min(row["ratio"] / row["goal"], 1.5)
-        colour = "#0b6e99" if row["ratio"] >= row["goal"] else "#c2573d"
+        got = got_of(row)
+        reach = max(0, min(got / row["goal"], 1.5))
+        colour = "#0b6e99" if got >= row["goal"] else "#c2573d"
+        beside = f", beside {row['reference']}" if row["reference"] else f" {row['unit']}"
         out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{row["name"]}</text>')
         out.append(
             f'<rect x="{left}" y="{y}" width="{reach * scale:.1f}" height="{bar}" fill="{colour}">'
-            f'<title>{row["name"]}: {row["ratio"]:.3g}, goal {row["goal"]:g}, beside {row["reference"]}</title></rect>'
+            f'<title>{row["name"]}: {got:.3g}, goal {row["goal"]:g}{beside}</title></rect>'
         )
-        out.append(f'<text x="{left + reach * scale + 6:.1f}" y="{y + 13}">{row["ratio"]:.3g} of {row["goal"]:g}</text>')
+        out.append(f'<text x="{left + reach * scale + 6:.1f}" y="{y + 13}">{got:.3g} of {row["goal"]:g}</text>')
     full = top + len(drawn) * (bar + gap) + 12
     line = left + scale
     out.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="{top - 6}" y2="{full - 8}" stroke="#33383f"/>')
@@ -92,48 +108,47 @@ DRAWINGS = {"scale": scale_charts.drawing}
 def run(suite, program, folder, quick):
     began = time.monotonic()
     options = ["--pairs=5", "--run-ms=5"] if quick else []
-    rows, left_out = [], []
+    rows, notes = [], []
     for more in ENVIRONMENTS.get(suite, [{}]):
         done = subprocess.run([program, *options], stdout=subprocess.PIPE, text=True, env={**os.environ, **more})
         if done.returncode != 0:
             return done.returncode
-        for measured in map(json.loads, done.stdout.splitlines()):
-            if "left_out" in measured:
-                left_out.append(f"left out: {measured['name']}: {measured['left_out']}")
-            else:
-                rows.append(row_of(suite, measured))
+        said = [json.loads(line) for line in done.stdout.splitlines()]
+        notes += [one["note"] for one in said if "note" in one]
+        rows += [row_of(suite, one) for one in said if "note" not in one]
     folder.mkdir(parents=True, exist_ok=True)
-    form, took = "quick" if quick else "whole", f"{time.monotonic() - began:.0f} s"
+    form = "quick" if quick else "whole"
+    command = f"bench/run.sh {suite}{' --quick' if quick else ''}"
     page = [
-        *head(TITLES[suite], f"bench/run.sh {suite}{' --quick' if quick else ''}", took, *left_out),
+        *head(TITLES[suite], command, f"{time.monotonic() - began:.0f} s", *notes),
         f"![ratios]({suite}.svg)",
         "",
         *table(COLUMNS, [line_of(row) for row in rows]),
     ]
     (folder / f"{suite}.md").write_text("\n".join(page) + "\n")
     (folder / f"{suite}.svg").write_text(DRAWINGS.get(suite, drawing)(rows, TITLES[suite]))
-    (folder / f"{suite}.json").write_text(json.dumps({"form": form, "results": rows}, indent=1) + "\n")
+    said = {"form": form, **({"notes": notes} if notes else {}), "results": rows}
+    (folder / f"{suite}.json").write_text(json.dumps(said, indent=1) + "\n")
+    print("".join(f"{note}\n" for note in notes))
     print(aligned(COLUMNS, [[str(word) for word in line_of(row)] for row in rows]))
-    print("".join(f"\n{line}" for line in left_out))
-    print(f"Written: {folder}/{suite}.md, {suite}.svg, {suite}.json")
+    print(f"\nWritten: {folder}/{suite}.md, {suite}.svg, {suite}.json")
     return 0
 
 
 def check(folder):
     wrong = []
-    for suite, goals in GOALS.items():
+    for suite in GOALS:
         path = folder / f"{suite}.json"
         if not path.exists():
             wrong.append(f"{suite}: there is no {path}: run bench/run.sh {suite}")
             continue
         rows = {row["name"]: row for row in json.loads(path.read_text())["results"]}
-        for name in (*goals["higher"], *goals["lower"]):
+        lower, higher = goals_of(suite)
+        for name in (*higher, *lower):
             if name not in rows:
                 wrong.append(f"{suite}: {name} was not measured")
             elif "MISSED" in (said := goal_said(rows[name])):
-                row = rows[name]
-                got = row["ratio"] if row["ratio"] is not None else row["value"]
-                wrong.append(f"{suite}: {name}: {short(got)}, goal {said}")
+                wrong.append(f"{suite}: {name}: {short(got_of(rows[name]))}, goal {said}")
     print("\n".join(wrong) if wrong else "every goal is met")
     return 1 if wrong else 0
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Installs what is missing to build and test tarn on Debian. Asks nothing and reads no input.
+#   cmake/dependencies.sh [PACKAGE...]   and these packages
 # Exit code 2: something is missing and may not be installed from here; the line to run was printed.
 set -euo pipefail
 
@@ -12,6 +13,7 @@ packages=(
   libboost-dev                       # Asio, of one example; headers alone
   fio sqlite3 attr acl tar           # programs that the mounted tests run on a mounted tarnfs
 )
+packages+=("$@")
 
 # A program may have come from elsewhere than its package.
 declare -A program_of=(

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What every program of paired figures takes: [--pairs=N] [--run-ms=N] [--only=PREFIX].
+// What the program of a suite is told:
+//   PROGRAM [--pairs=N] [--run-ms=N] [--only=PREFIX]      prints a line for each figure: see paired.hpp
+//
+// Thread safety: none.
 
 #include <algorithm>
 #include <cstddef>
@@ -12,7 +15,7 @@
 
 namespace tarn_bench {
 
-/// The suite that the arguments of a program ask for. An argument of another form stops the program.
+/// The suite that the arguments ask for. Stops the program at one that there is not.
 [[nodiscard]] inline Suite suite_of(int count, char** arguments) {
   std::size_t pairs = 31;
   double run_ms = 20;
