@@ -243,6 +243,16 @@ void instruction_counts(const Suite& suite) {
     Suite::value("instructions/by_file", "instructions", instructions([&] {
                    if (!file->view(3 * file.pool().chunk_bytes(), 1, [](tarn::ConstBuffers) {})) fail("a view");
                  }));
+    Suite::value("instructions/view_of_16_chunks", "instructions", instructions([&] {
+                   if (!file->view(0, 16 * file.pool().chunk_bytes(), [](tarn::ConstBuffers) {})) fail("a view");
+                 }));
+    std::byte one{};
+    Suite::value("instructions/read_of_1_byte", "instructions", instructions([&] {
+                   if (!file->read(3 * file.pool().chunk_bytes(), {&one, 1})) fail("a read");
+                 }));
+    Suite::value("instructions/write_of_1_byte", "instructions", instructions([&] {
+                   if (!file->write(3 * file.pool().chunk_bytes(), {&one, 1})) fail("a write");
+                 }));
   }
   const auto touch = [](std::uint64_t chunks) {
     HeldFile file{chunks * 64, 64};

@@ -3,9 +3,10 @@
 // often what is looked for is held, beside LRU.
 //   peers [--pairs=N] [--run-ms=N] [--only=PREFIX]      prints a line for each figure: see paired.hpp
 //
-// Where chunks are found, both arms look for the same ones in the same order, and read one byte of each, of the same
-// memory: the others are given that of the pool's own chunks. Before it is timed each arm goes through all of them, and
-// each must begin with its word.
+// Where chunks are found, both arms look for the same ones in the same order, keep each from being evicted, and let go
+// of it; a figure that ends in /byte has a look at it between, which with a pin takes the latch as well. The others are
+// given the memory of the pool's own chunks. Before it is timed each arm goes through all of them, and each must begin
+// with its word.
 
 #include <leveldb/db.h>
 #include <rocksdb/cache.h>
@@ -17,12 +18,14 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "paired.hpp"
@@ -55,19 +58,25 @@ bool finds(const ResidentFiles& held, const Picks& picks, const Use& use) {
   return right;
 }
 
-/// `peer` and `ours` find the chunk of a pick and call f(memory) with it: see finds.
-template <class Peer, class Ours>
+/// `peer` and `ours` find the chunk of a pick and call f(memory) with it (see finds); `look` is what is timed.
+template <class Peer, class Ours, class Look>
 void compare_uses(const Suite& suite, const std::string& name, const std::string& reference, const ResidentFiles& held,
-                  const Picks& picks, const Peer& peer, const Ours& ours) {
+                  const Picks& picks, const Peer& peer, const Ours& ours, const Look& look) {
   if (!suite.wants(name)) return;
   expect(finds(held, picks, peer), name + ", " + reference);
   expect(finds(held, picks, ours), name);
   const auto timed = [&](const auto& use) {
     return each([&](std::uint64_t i) {
-      if (!use(picks[i], read_byte)) fail(name);
+      if (!use(picks[i], look)) fail(name);
     });
   };
   suite.compare(name, reference, timed(peer), timed(ours));
+}
+template <class Peer, class Ours>
+void compare_uses(const Suite& suite, const std::string& name, const std::string& reference, const ResidentFiles& held,
+                  const Picks& picks, const Peer& peer, const Ours& ours) {
+  compare_uses(suite, name, reference, held, picks, peer, ours, LetGo{});
+  compare_uses(suite, name + "/byte", reference, held, picks, peer, ours, read_byte);
 }
 
 /// A cache of another kind that has all chunks of `held`, as an arm of compare_uses.
@@ -94,7 +103,7 @@ void pins(const Suite& suite) {
     expect(finds(held, picks, in_clock) && finds(held, picks, by_id), together);
     const auto timed = [&](const auto& use) {
       return two_threads([&](int thread, std::uint64_t i) {
-        if (!use(picks[i + (thread == 0 ? 0 : picks.count() / 2)], read_byte)) fail(together);
+        if (!use(picks[i + (thread == 0 ? 0 : picks.count() / 2)], LetGo{})) fail(together);
       });
     };
     suite.compare(together, "HyperClockCache, two threads, too", timed(in_clock), timed(by_id));
@@ -184,6 +193,7 @@ void contents(const Suite& suite) {
   };
   const auto ours = [&](const Id& id, const auto& f) {
     const auto pin = pool.try_get(id, 0);
+    if constexpr (std::same_as<std::remove_cvref_t<decltype(f)>, LetGo>) return pin.has_value();
     return pin &&
            pin->with_data(tarn::ByteRange::between(0, 1), [&](std::span<const std::byte> bytes) { f(bytes.data()); });
   };
@@ -198,7 +208,7 @@ void contents(const Suite& suite) {
   const Picks picks{count, 1};
   const auto timed = [&](const auto& use) {
     return each([&](std::uint64_t i) {
-      if (!use(ids[picks[i].file], read_byte)) fail(name);
+      if (!use(ids[picks[i].file], LetGo{})) fail(name);
     });
   };
   suite.compare(name, "HyperClockCache by half the id, all of it compared", timed(in_clock), timed(ours));
@@ -252,7 +262,7 @@ void views(const Suite& suite, const std::string& name) {
   expect(right(ours), name);
   const auto timed = [&](const auto& use) {
     return each([&](std::uint64_t i) {
-      if (!use(first_of(i), read_byte)) fail(name);
+      if (!use(first_of(i), LetGo{})) fail(name);
     });
   };
   suite.compare(name, "HyperClockCache, each of its chunks", timed(in_clock), timed(ours));

@@ -6,6 +6,7 @@
 //
 // Thread safety: as of what is in them.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -32,7 +33,10 @@ using Word = std::uint64_t;
   std::memcpy(&word, memory, sizeof word);
   return word;
 }
-/// What is timed of a chunk that was found.
+/// What is timed of a chunk that was found: nothing, or a look at it.
+struct LetGo {
+  void operator()(const std::byte*) const {}
+};
 inline void read_byte(const std::byte* memory) { asm volatile("" : : "r"(*memory)); }
 
 /// Has every chunk, with its word; the rest of it is zeros.
@@ -103,10 +107,11 @@ class ResidentFiles {
   [[nodiscard]] Key key(Pick pick) const { return {names_[pick.file].id(), pick.chunk}; }
   [[nodiscard]] Picks picks() const { return {names_.size(), chunks_}; }
 
-  /// f(memory) of a chunk that is found by the file's id.
+  /// f(memory) of a chunk that is found by the file's id; of one that is let go of at once no memory is asked for.
   template <class F>
   [[nodiscard]] bool pin(Pick pick, F f) {
     const auto found = pool_.pin(names_[pick.file], pick.chunk);
+    if constexpr (std::same_as<F, LetGo>) return found.has_value();
     return found && found->with_data(one_byte, [&](std::span<const std::byte> bytes) { f(bytes.data()); });
   }
   /// The same of a file that is open: nothing is looked for by id.

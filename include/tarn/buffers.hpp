@@ -26,8 +26,9 @@ namespace detail {
 
 inline constexpr std::size_t zero_area_bytes = std::size_t{1} << 20;
 
-// Never written, so the kernel backs it by its one zero page: a mebibyte of address space, no memory.
-alignas(4096) inline constinit std::byte zero_area_storage[zero_area_bytes]{};
+// Never written, so the kernel backs it by its one zero page: a mebibyte of address space, no memory. The byte after it
+// keeps other memory from beginning where it ends.
+alignas(4096) inline constinit std::byte zero_area_storage[zero_area_bytes + 1]{};
 
 inline const std::byte* zero_area() { return zero_area_storage; }
 

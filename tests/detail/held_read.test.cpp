@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include <tarn/detail/held_read.hpp>
 
-#include <tarn/dirty_file.hpp>
+#include <tarn/dirty_file_async.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -72,6 +73,44 @@ TEST_CASE("bytes in several chunks are shown, and no pin and no latch stays", "[
   file.state(1).unlatch_exclusive(file.pool.core().parking);
   (void)file.state(1).unpin();
   CHECK(std::pair{file.state(0).word(), file.state(1).word()} == before);
+}
+
+TEST_CASE("who waited for a chunk that a read lets go of goes on when the read has let go of all", "[held_read]") {
+  constexpr std::uint64_t C = 64 * KiB;
+  tarn::ChunkPool<Heap> pool{{.budget_bytes = 16 * C, .chunk_bytes = C, .window_bytes = 2 * C}};
+  MemoryStore<Heap> store, full_store;
+  store.put_pattern(1, 3 * C);
+  tarn::DirtyFile file{pool, tarn::MetadataFor<Heap>::from_store(1, 3 * C), store};
+  tarn::DirtyFile full{pool, tarn::MetadataFor<Heap>::created(2), full_store};
+  const auto state = [&](std::uint64_t chunk) -> ChunkState& {
+    tarn::detail::MutexLock table{file.body()->record->table_mutex};
+    return file.body()->record->table.find(chunk)->state;
+  };
+  std::string into(2 * C, '?');
+  REQUIRE(file.read(C, writable(into)));  // the second chunk and the third
+  auto& second = state(1);
+  const std::string text(C, 'w');
+  std::optional<bool> latched_then;
+  auto waits = tarn::write_operation(file, 0, bytes_of(text), [&](const tarn::Result<tarn::Written>& n) {
+    latched_then = second.is(ChunkState::shared_mask);
+    CHECK(n);
+  });
+  full_store.flush_gate.close();
+  std::optional<Worker> flushes;
+  const auto fill = [&] {  // there is no room but what is shown, and a flush is in flight that may make some
+    std::uint64_t at = 0;
+    while (full.try_write(at, bytes_of(text))) at += C;
+    CHECK(at != 0);
+    flushes.emplace(full_store.flush_gate, [&] { CHECK(full.flush()); });
+    CHECK(full_store.flush_gate.wait_for_arrivals());
+    waits.start();
+    CHECK_FALSE(latched_then);
+  };
+  REQUIRE(file.view(C, 2 * C, [&](tarn::ConstBuffers) { Worker{fill}.join(); }));
+  CHECK(latched_then == false);
+  full_store.flush_gate.open();
+  flushes->join();
+  CHECK(file.flush());
 }
 
 TEST_CASE("of several chunks as many are shown as a window has, if their pieces fit without an allocation",

@@ -161,14 +161,16 @@ TEST_CASE("a read of two chunks is of one moment of their file", "[explore]") {
   const Do punch = [](Two& two) { (void)two.a.punch_hole(tarn::ByteRange::between(0, 2 * chunk_bytes)).has_value(); };
   const Do first = [](Two& two) { World::write(two.a, 0, 'c'); };
   const Do second = [](Two& two) { World::write(two.a, 1, 'd'); };
+  constexpr std::size_t preemptions = 3;
   const auto look_while = [](const std::string& part, const std::string& legal, const std::vector<Do>& acts) {
-    tarn_test::explore(part, [=] {
+    const auto make = [=] {
       auto two = std::make_shared<Two>();
       const auto act = [=] {
         for (const auto& one : acts) one(*two);
       };
       return Scenario{{[=] { two->look(legal); }, act}, [=] { two->end(); }};
-    });
+    };
+    tarn_test::explore(part, make, preemptions);
   };
   look_while("both written", "aa cc", {both('c')});
   look_while("one written, then the other", "aa ca cd", {first, second});

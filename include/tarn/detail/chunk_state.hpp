@@ -153,9 +153,9 @@ class ChunkState {
   /// A latch was given back, and `left` is the word after it. Whoever waits for the exclusive latch needs the last
   /// sharer to go; everybody else needs any room at all.
   ///
-  /// If no pin was left this may be another chunk's word by now. Then no waiter of the old one is left either, since a
-  /// waiter has a pin, and the other one's look again for nothing: they are woken once their mark is off, and set it
-  /// anew.
+  /// If no pin was left, or those that were have gone since, this may be another chunk's word by now. Then no waiter of
+  /// the old one is left either, since a waiter has a pin, and the other one's look again for nothing: they are woken
+  /// once their mark is off, and set it anew.
   void wake_after(ParkingLot& lot, std::uint64_t left) {
     if ((left & parked) != 0 && ((left & shared_mask) == 0 || (left & pending) == 0)) {
       word_.fetch_and(~parked);

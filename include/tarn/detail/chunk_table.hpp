@@ -8,12 +8,13 @@
 // budget) and counts as a user of its leaf; insert takes the reservation over; erase and unreserve give back the
 // nodes that have no user left.
 //
-// A short read looks without the mutex (find_unlocked). The root with its height is one word, and so is each slot,
+// A short read looks without the mutex (Unlocked). The root with its height is one word, and so is each slot,
 // which says whether it is a chunk or a node; a node is empty when it is given back, and its memory stays a node's. So
 // who looks while a node goes and becomes another table's goes astray in that table, but in a table; what he finds is
 // a chunk, of which he has to see whether it is his.
 //
-// Thread safety: find_unlocked: any thread; all else: the owner's table mutex guards it.
+// Thread safety: Unlocked: one thread's own, beside any others; find_unlocked: any thread; all else: the owner's table
+//                mutex guards it.
 // Cost:          find, insert, erase, next O(height): 1 up to 32 chunks, 2 up to 1024, 6 for 2^30.
 
 #include <array>
@@ -45,12 +46,29 @@ class ChunkTable {
 
   /// Returns: the chunk, or null.
   [[nodiscard]] Chunk* find(std::uint64_t index) const {
-    return find_by(index, [](const Slot& slot) { return load_owned(slot); });
+    const auto load = [](const Slot& slot) { return load_owned(slot); };
+    return find_in(leaf_by(load(root_), index, load), index, load);
   }
-  /// Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
-  [[nodiscard]] Chunk* find_unlocked(std::uint64_t index) const {
-    return find_by(index, [](const Slot& slot) { return slot.load(std::memory_order_acquire); });
-  }
+  /// Looks for chunks one after the other, with no lock.
+  class Unlocked {
+   public:
+    explicit Unlocked(const ChunkTable& table) : root_{load_unlocked(table.root_)} {}
+
+    /// Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
+    [[nodiscard]] Chunk* find(std::uint64_t index) {
+      if (leaf_ == nullptr || index / fan_out != of_) {
+        leaf_ = leaf_by(root_, index, load_unlocked);
+        of_ = index / fan_out;
+      }
+      return find_in(leaf_, index, load_unlocked);
+    }
+
+   private:
+    std::uintptr_t root_;
+    const Node* leaf_ = nullptr;
+    std::uint64_t of_ = 0;  // the indexes that leaf_ has, divided by their number
+  };
+  [[nodiscard]] Chunk* find_unlocked(std::uint64_t index) const { return Unlocked{*this}.find(index); }
 
   /// Makes room for one insert at `index`.
   /// Returns: false if the budget or the heap refuses; then nothing changed.
@@ -128,20 +146,28 @@ class ChunkTable {
     return height >= max_height || (index >> (bits * (height + 1))) == 0;
   }
 
+  // The leaf that would have `index`, in the table that `root` is of; null says nothing.
   template <class Load>
-  [[nodiscard]] Chunk* find_by(std::uint64_t index, Load load) const {
-    const auto root = load(root_);
+  [[nodiscard]] static const Node* leaf_by(std::uintptr_t root, std::uint64_t index, Load load) {
     auto shift = bits * static_cast<unsigned>(root & height_mask);
-    const auto first = index >> shift;
-    if (root == 0 || first >= fan_out) return nullptr;
-    auto at = load(reinterpret_cast<const Node*>(root & ~height_mask)->slots[first]);
+    const auto* node = reinterpret_cast<const Node*>(root & ~height_mask);
+    auto slot = index >> shift;
+    if (node == nullptr || slot >= fan_out) return nullptr;
     while (shift != 0) {
+      const auto at = load(node->slots[slot]);
       if (at == 0 || (at & is_chunk) != 0) return nullptr;  // a chunk: of another table
+      node = reinterpret_cast<const Node*>(at);
       shift -= bits;
-      at = load(reinterpret_cast<const Node*>(at)->slots[(index >> shift) & (fan_out - 1)]);
+      slot = (index >> shift) & (fan_out - 1);
     }
+    return node;
+  }
+  template <class Load>
+  [[nodiscard]] static Chunk* find_in(const Node* leaf, std::uint64_t index, Load load) {
+    const auto at = leaf == nullptr ? 0 : load(leaf->slots[index & (fan_out - 1)]);
     return (at & is_chunk) == 0 ? nullptr : reinterpret_cast<Chunk*>(at - is_chunk);
   }
+  static std::uintptr_t load_unlocked(const Slot& slot) { return slot.load(std::memory_order_acquire); }
 
   // Of the owner.
   [[nodiscard]] static Node* node_in(const Slot& slot) { return reinterpret_cast<Node*>(load_owned(slot)); }

@@ -189,6 +189,9 @@ struct FileRecord {
   }
 
   /// See ChunkTable. Any thread; the record is kept alive.
+  [[nodiscard]] typename ChunkTable<Chunk<Traits>>::Unlocked unlocked() const TARN_NO_THREAD_SAFETY_ANALYSIS {
+    return typename ChunkTable<Chunk<Traits>>::Unlocked{table};
+  }
   [[nodiscard]] Chunk<Traits>* find_unlocked(std::uint64_t index) const TARN_NO_THREAD_SAFETY_ANALYSIS {
     return table.find_unlocked(index);
   }

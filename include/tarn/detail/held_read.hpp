@@ -36,38 +36,30 @@
 #include <tarn/buffers.hpp>
 #include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/waiter.hpp>
 
 namespace tarn::detail {
 
-/// A pin and the shared latch of a file's chunk. Returns: null, which says nothing, if that takes more than a look.
-/// Requires: the caller keeps the record alive.
-template <class Traits>
-[[nodiscard]] Chunk<Traits>* pin_shared_unlocked(PoolCore<Traits>& core, const FileRecord<Traits>& record,
-                                                 std::uint64_t index) noexcept {
-  auto* const chunk = record.find_unlocked(index);
-  if (chunk == nullptr || !chunk->state.try_pin_shared()) return nullptr;
-  if (chunk->record == &record && chunk->index == index) return chunk;
-  core.unpin_shared(*chunk);  // another one's by now
-  return nullptr;
-}
-
-/// Chunks that are pinned and latched, shared, while it lives; up to `most`.
+/// Chunks of a file that are pinned and latched, shared, while it lives; up to `most`.
 template <class Traits, std::size_t most>
 class HeldChunks {
  public:
-  HeldChunks(PoolCore<Traits>& core, const FileRecord<Traits>& record) : core_{core}, record_{record} {}
+  /// Requires: the caller keeps the record alive.
+  HeldChunks(PoolCore<Traits>& core, const FileRecord<Traits>& record)
+      : core_{core}, record_{record}, table_{record.unlocked()} {}
   HeldChunks(const HeldChunks&) = delete;
   HeldChunks& operator=(const HeldChunks&) = delete;
   ~HeldChunks() {
     while (count_ != 0) core_.unpin_shared(*chunks_[--count_]);
   }
 
-  /// The chunk at `index`, if it is to be had at once, and has all of `part`; else null.
+  /// Returns: the chunk at `index`, if it is to be had at once and has all of `part`; else null, which says nothing.
   [[nodiscard]] Chunk<Traits>* hold(std::uint64_t index, ByteRange part) {
-    auto* const chunk = pin_shared_unlocked(core_, record_, index);
-    if (chunk == nullptr) return nullptr;
+    auto* const chunk = table_.find(index);
+    if (chunk == nullptr || !chunk->state.try_pin_shared()) return nullptr;
     chunks_[count_++] = chunk;
-    return chunk->valid.contains(part) ? chunk : nullptr;
+    const bool ours = chunk->record == &record_ && chunk->index == index;  // not another one's by now
+    return ours && chunk->valid.contains(part) ? chunk : nullptr;
   }
   /// They are used. Returns: whether all of them are the file's still.
   [[nodiscard]] bool touch() noexcept {
@@ -82,6 +74,7 @@ class HeldChunks {
  private:
   PoolCore<Traits>& core_;
   const FileRecord<Traits>& record_;
+  typename ChunkTable<Chunk<Traits>>::Unlocked table_;
   std::size_t count_ = 0;
   Chunk<Traits>* chunks_[most];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
 };
@@ -94,6 +87,7 @@ template <class Traits, class Use>
   if (!range || range->empty() || size_bytes > core.window_bytes) return false;
   const auto chunk_bytes = core.layout.chunk_bytes();
   if (core.layout.chunks_of(*range).count() > usual_window_pieces) return false;
+  const Resumer resumer;  // whom a chunk that is given back wakes goes on when all are
   HeldChunks<Traits, usual_window_pieces> held{core, record};
   PieceList pieces;
   auto from = core.layout.offset_in_chunk(offset);

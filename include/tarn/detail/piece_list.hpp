@@ -26,7 +26,7 @@ class PieceList {
     const auto size = static_cast<std::size_t>(size_bytes);
     if (!pieces_.empty()) {
       auto& last = pieces_.back();
-      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == bytes && !in_zero_area(last.iov_base)) {
+      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == bytes) {
         last.iov_len += size;
         return;
       }
