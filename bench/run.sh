@@ -9,17 +9,18 @@
 #   bench/run.sh micro [--quick]   what calls cost whose bytes are held; writes build/report/micro.md, .svg and .json
 #   bench/run.sh scale [--quick]   what calls and memory come to by how much is held; likewise
 #   bench/run.sh peers [--quick]   what a look-up costs, beside RocksDB, LevelDB and oneTBB, which it installs; the same
+#   bench/run.sh instructions      how many instructions hits run; exits with 1 if more than goals.toml lets pass
 #   bench/run.sh check             says which goals of the suites were missed, or not measured; exits with 1 if any
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '3,12s/^# \{0,1\}//p' bench/run.sh; }
+usage() { sed -n '3,13s/^# \{0,1\}//p' bench/run.sh; }
 suite=
 more_packages=()
 case ${1:-} in
   check) exec python3 bench/suite.py check build/report ;;
-  micro | scale)
+  micro | scale | instructions)
     suite=$1
     shift
     ;;
@@ -56,6 +57,10 @@ quietly() {
 cmake/dependencies.sh "${more_packages[@]}"
 # No warnings as errors: a newer compiler's new warning is no reason not to measure.
 quietly "configuring" cmake --preset release -B "$build" -D TARN_BUILD_TESTS=OFF -D TARN_DEV_WARNINGS=OFF
+if [[ $suite == instructions ]]; then
+  quietly "building" cmake --build "$build" --target micro
+  exec python3 bench/suite.py instructions "$build/bench/micro"
+fi
 if [[ -n $suite ]]; then
   quietly "building" cmake --build "$build" --target "$suite"
   exec python3 bench/suite.py run "$suite" "$build/bench/$suite" "$report" "$@"

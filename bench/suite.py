@@ -4,6 +4,7 @@
 
     suite.py run SUITE PROGRAM REPORT [--quick]     `bench/run.sh SUITE` calls it
     suite.py check REPORT                           says what misses its goal, or is not there; exits with 1 if anything
+    suite.py instructions MICRO                     counts alone, which repeat exactly; exits with 1 if one is past its limit
 
 A ratio is the reference's cost divided by ours, so higher is better; the median of the pairs, and their quartiles. What
 the program notes is shown above the figures.
@@ -27,6 +28,7 @@ from main_job_report import aligned, goal_said, quartiles, short
 from report import head, table
 
 GOALS = tomllib.loads((HERE / "goals.toml").read_text())
+LIMITS = GOALS.pop("instructions")
 TITLES = {
     "micro": "What calls cost whose bytes are held",
     "peers": "What a look-up costs, beside what others hold data in",
@@ -153,9 +155,27 @@ def check(folder):
     return 1 if wrong else 0
 
 
+def instructions(program):
+    done = subprocess.run([program, "--only=instructions/"], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return done.returncode
+    counted = {row["name"].split("/")[1]: row["values"][0] for row in map(json.loads, done.stdout.splitlines())}
+    rows = [
+        [name, f"{counted[name]:.0f}" if name in counted else "not counted", str(limit)]
+        for name, limit in LIMITS.items()
+    ]
+    print(aligned(["instructions", "counted", "limit"], rows))
+    past = [name for name, limit in LIMITS.items() if counted.get(name, limit + 1) > limit]
+    if past:
+        print(f"\nPast its limit: {', '.join(past)}: a hit has become dearer. If that is meant, the limit in goals.toml rises.")
+    return 1 if past else 0
+
+
 def main(arguments):
     if len(arguments) == 2 and arguments[0] == "check":
         return check(pathlib.Path(arguments[1]))
+    if len(arguments) == 2 and arguments[0] == "instructions":
+        return instructions(arguments[1])
     if len(arguments) in (4, 5) and arguments[0] == "run" and arguments[1] in GOALS and arguments[4:] in ([], ["--quick"]):
         return run(arguments[1], arguments[2], pathlib.Path(arguments[3]), bool(arguments[4:]))
     print(__doc__, file=sys.stderr)

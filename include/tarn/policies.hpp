@@ -56,12 +56,12 @@ concept ChunkStorage = std::constructible_from<S, const StorageOptions&> &&
 };
 
 /// Which clean chunk goes first. `Hook` is the policy's part of each chunk; reset makes it as it was made, for another
-/// chunk, while it is not inserted. insert, remove and evict come one at a time; touch comes from any thread at any
-/// time and must be O(1) and lock-free. insert is told a name: a hash of what the chunk holds, of which every bit is
-/// mixed, the same when that comes again. evict(try_evict) offers hooks in the order they should go until try_evict,
-/// which removes what it takes, answers true; it offers every hook at least once, a bounded number in all, and answers
-/// whether one was taken. `extra_bytes` is what the policy has for each chunk beside its hook, at most: it is charged
-/// with the chunk.
+/// chunk, while it is not inserted; what a touch changes is best in its first 8 bytes, beside what a hit looks at
+/// anyway. insert, remove and evict come one at a time; touch comes from any thread at any time and must be O(1) and
+/// lock-free. insert is told a name: a hash of what the chunk holds, of which every bit is mixed, the same when that
+/// comes again. evict(try_evict) offers hooks in the order they should go until try_evict, which removes what it
+/// takes, answers true; it offers every hook at least once, a bounded number in all, and answers whether one was
+/// taken. `extra_bytes` is what the policy has for each chunk beside its hook, at most: it is charged with the chunk.
 template <class E>
 concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_evict)(typename E::Hook&)) {
   { policy.insert(hook, std::uint64_t{}) }

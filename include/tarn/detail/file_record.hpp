@@ -40,6 +40,16 @@ namespace tarn::detail {
 template <class Traits>
 struct FileRecord;
 
+/// Of a chunk, what a hit looks at: with what the eviction policy marks, it is one line of memory.
+template <class Traits>
+struct ChunkFront {
+  ChunkState state;
+  FileRecord<Traits>* record = nullptr;
+  std::uint64_t index = 0;
+  std::byte* memory;
+  ChunkExtents valid;
+};
+
 /// A chunk: its memory and what the bytes in it are. Found through its file's table while it is not detached.
 ///
 /// memory, valid, dirty, record and index change under the exclusive latch and are read under a latch, record and index
@@ -48,7 +58,12 @@ struct FileRecord;
 ///
 /// No two share a line of memory: each is written to by all who read its bytes.
 template <class Traits>
-struct alignas(64) Chunk : Traits::Eviction::Hook {
+struct alignas(64) Chunk : ChunkFront<Traits>, Traits::Eviction::Hook {
+  using Front = ChunkFront<Traits>;
+  static_assert(sizeof(Front) <= 56, "with what the eviction policy marks it is to be one line");
+  // A policy's hook may have such names, too.
+  using Front::state, Front::record, Front::index, Front::memory, Front::valid;
+
   /// One that was given back, or new, is a new chunk's from now on.
   void begin(std::byte* bytes) noexcept {
     this->reset();
@@ -64,11 +79,6 @@ struct alignas(64) Chunk : Traits::Eviction::Hook {
   }
   [[nodiscard]] std::uint64_t& spare() { return index; }
 
-  ChunkState state;
-  FileRecord<Traits>* record = nullptr;
-  std::uint64_t index = 0;
-  std::byte* memory;
-  ChunkExtents valid;
   ChunkExtents dirty;
 };
 

@@ -23,8 +23,10 @@ namespace tarn {
 
 class ClockEviction {
  public:
-  struct Hook : detail::RingLinks<Hook> {
+  struct Mark {
     detail::Atomic<std::uint8_t> heat{0};
+  };
+  struct Hook : Mark, detail::RingLinks<Hook> {  // what a touch changes first: it lies beside what a hit looks at
     void reset() noexcept { heat.store(0, std::memory_order_relaxed); }
   };
   static constexpr std::uint8_t max_heat = 3;

@@ -104,10 +104,12 @@ class NamesGone {
 
 class S3FifoEviction {
  public:
-  struct Hook : detail::RingLinks<Hook> {
+  struct Mark {
     std::uint32_t name = 0;
     bool proven = false;
     detail::Atomic<std::uint8_t> heat{0};
+  };
+  struct Hook : Mark, detail::RingLinks<Hook> {  // as ClockEviction's
     void reset() noexcept {
       proven = false;
       heat.store(0, std::memory_order_relaxed);
