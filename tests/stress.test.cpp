@@ -46,10 +46,10 @@ constexpr int effort = 1;
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
 constexpr int effort = 1;
 #else
-constexpr int effort = 8;
+constexpr int effort = 5;
 #endif
 #else
-constexpr int effort = 8;
+constexpr int effort = 5;
 #endif
 
 struct Heap : tarn_test::TestTraits {

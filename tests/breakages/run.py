@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Breaks tarn on purpose, one mechanism at a time, and sees that a test notices.
 
-  run.py                    every breakage of breakages.toml: first that its cases pass unbroken, then that they fail
+  run.py                    every breakage of breakages.toml: first that its cases pass unbroken, then that they fail;
+                            writes build/report/breakages.md
   run.py --only 8 --only 12 those of these promises, by number
   run.py --case TEXT        those whose description or case has the text in it
   run.py --list             what there is
@@ -31,6 +32,9 @@ import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(1, str(HERE.parent))
+
+from report import head, table
 
 # What must hold, in short. Each has a breakage at least; those of one number break it in different places.
 PROMISES = {
@@ -311,8 +315,8 @@ def try_breakage(compiler, scratch, breakage, seconds):
     return Result(breakage, ended, problem, time.monotonic() - began)
 
 
-def run_all(breakages, build, jobs):
-    """Returns the exit code."""
+def run_all(breakages, build, jobs, report):
+    """Returns the exit code. `report`: where a report goes, if anywhere."""
     began = time.monotonic()
     # What aborts here leaves nothing behind, and what grows without end does end.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -356,8 +360,36 @@ def run_all(breakages, build, jobs):
     for result in missed:
         print(f"\n{title(result.breakage)}\n  {result.breakage['program']}: {', '.join(result.breakage['cases'])}"
               f"\n  {result.problem or 'no case noticed'}")
-    print(f"\n{len(results) - len(missed)} of {len(results)} breakages were noticed, in {time.monotonic() - began:.0f} s")
+    noticed = f"{len(results) - len(missed)} of {len(results)} breakages were noticed"
+    took = f"{time.monotonic() - began:.0f} s"
+    print(f"\n{noticed}, in {took}")
+    if report is not None:
+        write_report(report, results, noticed, took)
     return 1 if missed else 0
+
+
+def write_report(path, results, noticed, took):
+    def caught(of):
+        return f"{sum(result.caught for result in of)} of {len(of)}"
+
+    by_promise = [(promise, [result for result in results if result.breakage["promise"] == promise])
+                  for promise in PROMISES]
+    page = [
+        *head("Broken on purpose", "tests/run.sh breakages", f"**{noticed}**, by a test that passes unbroken", took),
+        "Each takes a line or two out of a header, or puts something wrong there, and runs the cases that are to notice:",
+        "they fail, abort, or wait for ever. `tests/breakages/breakages.toml` has them.",
+        "",
+        *table(["what must hold", "noticed"], [[PROMISES[promise], caught(of)] for promise, of in by_promise if of]),
+        "",
+        "Each of them:",
+        "",
+        *table(["what is wrong", "in", "noticed by", "it"],
+               [[result.breakage["what"], f"`{result.breakage['header']}`", f"`{result.breakage['program']}`",
+                 result.ended if result.caught else "**was not noticed**"] for result in results]),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(page) + "\n")
+    print(f"written: {path}")
 
 
 # --- The script itself. ----------------------------------------------------------------------------------------------
@@ -428,7 +460,8 @@ def main():
         if not chosen:
             print("no such breakage", file=sys.stderr)
             return 2
-        return run_all(chosen, arguments.build.resolve(), arguments.jobs)
+        report = ROOT / "build" / "report" / "breakages.md" if chosen == breakages else None
+        return run_all(chosen, arguments.build.resolve(), arguments.jobs, report)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ using tarn::Budget;
 
 namespace {
 
-struct Chunk {
+struct alignas(16) Chunk {
   std::uint64_t index;
 };
 using Table = tarn::detail::ChunkTable<Chunk>;
@@ -139,6 +139,49 @@ TEST_CASE("a chunk table finds what a map finds", "[chunk_table]") {
   }
 }
 
+TEST_CASE("a table that often has its first chunk alone, and little room for more, finds what a map finds",
+          "[chunk_table]") {
+  constexpr std::uint64_t places[] = {
+      0, 0, 0, 0, 0, 1, 31, 32, 33, 1024, 40, 2, 1023, 40000, std::numeric_limits<std::uint64_t>::max()};
+  std::uint64_t refused = 0, alone = 0;
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    CAPTURE(seed);
+    std::mt19937_64 random{seed};
+    Twin twin{random() % 24 * Table::node_bytes()};
+    const auto any = [&](const auto& of) {
+      return std::next(of.begin(), static_cast<std::ptrdiff_t>(random() % of.size()));
+    };
+    bool good = true;
+    for (int step = 0; step < 200 && good; ++step) {
+      const auto charged_bytes = twin.budget.charged_bytes();
+      switch (random() % 6) {
+        case 0:
+        case 1:
+          if (twin.reserve(places[random() % std::size(places)])) break;
+          good = twin.budget.charged_bytes() == charged_bytes;
+          ++refused;
+          break;
+        case 2:
+        case 3:
+          if (twin.reserved.empty()) break;
+          if (const auto at = *any(twin.reserved); twin.held.count(at) == 0) twin.insert(at);
+          break;
+        case 4:
+          if (!twin.reserved.empty()) twin.unreserve(*any(twin.reserved));
+          break;
+        default:
+          if (!twin.held.empty()) twin.erase(any(twin.held)->first);
+      }
+      for (const auto place : places) good = good && twin.agrees_at(place);
+      good = good && twin.agrees_everywhere() && twin.table.empty() == (twin.held.empty() && twin.reserved.empty());
+      alone += twin.held.count(0) == 1 && twin.held.size() == 1 && twin.reserved.size() == twin.reserved.count(0);
+    }
+    REQUIRE(good);
+  }
+  CHECK(refused > 100);
+  CHECK(alone > 1000);
+}
+
 TEST_CASE("an empty table holds nothing, anywhere", "[chunk_table]") {
   const Twin twin;
   for (const auto index : {std::uint64_t{0}, std::uint64_t{1} << 57, std::numeric_limits<std::uint64_t>::max()}) {
@@ -148,8 +191,14 @@ TEST_CASE("an empty table holds nothing, anywhere", "[chunk_table]") {
   CHECK(twin.budget.charged_bytes() == 0);
 }
 
-TEST_CASE("a small file's table is one node; a far chunk costs its path", "[chunk_table]") {
+TEST_CASE("a table of a first chunk has no node; a small file's is one; a far chunk costs its path", "[chunk_table]") {
   Twin twin;
+  REQUIRE(twin.reserve(0));
+  twin.insert(0);
+  CHECK(twin.agrees_everywhere());
+  CHECK(twin.budget.charged_bytes() == 0);
+  twin.erase(0);
+  CHECK(twin.table.empty());
   for (std::uint64_t index = 0; index < 32; ++index) {
     REQUIRE(twin.reserve(index));
     twin.insert(index);

@@ -2,6 +2,7 @@
 #include <tarn/detail/held_read.hpp>
 
 #include <tarn/dirty_file_async.hpp>
+#include <tarn/eviction/s3_fifo.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -182,6 +183,26 @@ TEST_CASE("a chunk with all the pins that it can have is left alone", "[held_rea
   CHECK(file.held(0, 1) == pattern(0, 1));
   while (--pins != 0) (void)state.unpin();
   CHECK(state.word() == before);
+}
+
+TEST_CASE("what a read looks at of a chunk is one line of memory", "[held_read]") {
+  constexpr std::ptrdiff_t line_bytes = 64;
+  const auto check = [&](auto traits) {
+    const tarn::detail::Chunk<decltype(traits)> chunk{};
+    const auto end_of = [&](const auto& member) {
+      return reinterpret_cast<const std::byte*>(&member + 1) - reinterpret_cast<const std::byte*>(&chunk);
+    };
+    CHECK(end_of(chunk.state) <= line_bytes);
+    CHECK(end_of(chunk.memory) <= line_bytes);
+    CHECK(end_of(chunk.valid) <= line_bytes);
+    CHECK(end_of(chunk.heat) <= line_bytes);
+    CHECK(reinterpret_cast<std::uintptr_t>(&chunk) % line_bytes == 0);
+  };
+  struct InFifos : Usual {
+    using Eviction = tarn::S3FifoEviction;
+  };
+  check(Usual{});
+  check(InFifos{});
 }
 
 TEST_CASE("a visitor of one chunk that throws leaves nothing behind, and what it returns is returned", "[held_read]") {

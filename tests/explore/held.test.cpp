@@ -121,6 +121,9 @@ TEST_CASE("a read of one chunk that goes sees its file's bytes or none", "[explo
   look_while("evicted", 0, "a", 'a', {evict});
   look_while("evicted, and its place is another file's", 0, "a", 'a', {evict, write_other(0)});
   look_while("evicted, and another file's elsewhere", 0, "a", 'a', {evict, write_other(1)});
+  const Act grow = [](World& world) { World::write(world.a, 1, 'd'); };
+  look_while("its table grows", 0, "a", 'a', {grow});
+  look_while("its table grows, and it is evicted", 0, "a", 'a', {grow, evict});
   look_while("its table goes, too", far, "a", 'a', {evict});
   look_while("its table goes, too, and is another file's", far, "a", 'a', {evict, write_other(far)});
   look_while("the root of its table is another's leaf", far, "a", 'a', {evict, write_other(far / 32)});

@@ -471,7 +471,7 @@ TEST_CASE("a store may answer later", "[check_store]") {
 TEST_CASE("what a store does wrong is found, and told", "[check_store]") {
   const auto mistake = static_cast<Mistake>(GENERATE(range(1, static_cast<int>(mistake_names.size()))));
   const auto every = GENERATE(as<std::uint64_t>{}, 1, 20);
-  const auto seed = GENERATE(as<std::uint64_t>{}, 1, 2, 3, 4);
+  const auto seed = GENERATE(as<std::uint64_t>{}, 1, 2);
   CAPTURE(mistake_names[static_cast<std::size_t>(mistake)], every, seed);
   BrokenStore store{mistake, every};
   auto options = small;

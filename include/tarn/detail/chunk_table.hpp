@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A file's chunks by index: a radix tree of 32-way nodes, as high as the largest index needs.
+// A file's chunks by index: a radix tree of 32-way nodes, as high as the largest index needs; and none until another
+// place than the first is reserved, for a first chunk is all that most files and pieces of content have.
 //
 // A sparse file costs what it holds, "next chunk from here" costs its height, and dropping a file touches only its own
 // nodes. A place is reserved before it is filled, so that insert cannot fail: reserve makes the nodes (charged to the
 // budget) and counts as a user of its leaf; insert takes the reservation over; erase and unreserve give back the
 // nodes that have no user left.
 //
-// A short read looks without the mutex (Unlocked). The root with its height is one word, and so is each slot,
-// which says whether it is a chunk or a node; a node is empty when it is given back, and its memory stays a node's. So
-// who looks while a node goes and becomes another table's goes astray in that table, but in a table; what he finds is
-// a chunk, of which he has to see whether it is his.
+// A short read looks without the mutex (Unlocked). The root with its height is one word, and so is each slot, which
+// says whether it is a chunk or a node; the root says it as well. A node is empty when it is given back, and its memory
+// stays a node's. So who looks while a node goes and becomes another table's goes astray in that table, but in a table;
+// what he finds is a chunk, of which he has to see whether it is his.
 //
-// Thread safety: Unlocked: one thread's own, beside any others; find_unlocked: any thread; all else: the owner's table
-//                mutex guards it.
+// Thread safety: Unlocked: one thread's own, beside any others; find_unlocked: any thread; all else: guarded by the
+//                owner's table mutex.
 // Cost:          find, insert, erase, next O(height): 1 up to 32 chunks, 2 up to 1024, 6 for 2^30.
 
 #include <array>
@@ -42,12 +43,13 @@ class ChunkTable {
   ChunkTable& operator=(const ChunkTable&) = delete;
   ~ChunkTable() { assert(empty() && "a table is emptied by its owner"); }
 
-  [[nodiscard]] bool empty() const { return root() == nullptr; }
+  [[nodiscard]] bool empty() const { return load_owned(root_) == 0 && sole_users_ == 0; }
 
   /// Returns: the chunk, or null.
   [[nodiscard]] Chunk* find(std::uint64_t index) const {
     const auto load = [](const Slot& slot) { return load_owned(slot); };
-    return find_in(leaf_by(load(root_), index, load), index, load);
+    const auto root = load(root_);
+    return is_sole(root) ? sole_in(root, index) : find_in(leaf_by(root, index, load), index, load);
   }
   /// Looks for chunks one after the other, with no lock.
   class Unlocked {
@@ -56,6 +58,7 @@ class ChunkTable {
 
     /// Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
     [[nodiscard]] Chunk* find(std::uint64_t index) {
+      if (is_sole(root_)) return sole_in(root_, index);
       if (leaf_ == nullptr || index / fan_out != of_) {
         leaf_ = leaf_by(root_, index, load_unlocked);
         of_ = index / fan_out;
@@ -73,52 +76,46 @@ class ChunkTable {
   /// Makes room for one insert at `index`.
   /// Returns: false if the budget or the heap refuses; then nothing changed.
   [[nodiscard]] bool reserve(std::uint64_t index, Nodes& nodes) noexcept {
-    if (empty()) {
-      unsigned height = 0;
-      while (!covers(index, height)) ++height;
-      auto* const first = nodes.take(std::nothrow);
-      if (first == nullptr) return false;
-      set_root(first, height);
+    if (index == 0 && root() == nullptr) {
+      ++sole_users_;
+      return true;
     }
-    const auto height_before = height();
-    while (!covers(index, height())) {  // a level more on top
-      auto* const top = nodes.take(std::nothrow);
-      if (top == nullptr) return fail_reserve(index, height_before, nodes);
-      put(top->slots[0], root());
-      top->users = 1;
-      set_root(top, height() + 1);
-    }
-    auto* node = root();
-    for (auto level = height(); level > 0; --level) {
-      auto& slot = node->slots[slot_of(index, level)];
-      if (node_in(slot) == nullptr) {
-        auto* const child = nodes.take(std::nothrow);
-        if (child == nullptr) return fail_reserve(index, height_before, nodes);
-        put(slot, child);
-        ++node->users;
-      }
-      node = node_in(slot);
-    }
-    ++node->users;
-    return true;
+    if (sole_users_ == 0) return reserve_by_nodes(index, nodes);
+    auto* const leaf = nodes.take(std::nothrow);
+    if (leaf == nullptr) return false;
+    leaf->users = std::exchange(sole_users_, 0);
+    if (const auto sole = load_owned(root_); sole != 0) put(leaf->slots[0], sole_in(sole, 0));
+    set_root(leaf, 0);
+    if (reserve_by_nodes(index, nodes)) return true;
+    sole_users_ = std::exchange(leaf->users, 0);  // as it was
+    set_sole(chunk_in(leaf->slots[0]));
+    clear(leaf->slots[0]);
+    nodes.give(*leaf);
+    return false;
   }
   void unreserve(std::uint64_t index, Nodes& nodes) noexcept { release(index, nodes); }
 
   /// Requires: reserved, and nothing is there.
   void insert(std::uint64_t index, Chunk* chunk) noexcept {
-    auto& slot = leaf_of(index)->slots[slot_of(index, 0)];
-    assert(load_owned(slot) == 0 && "two chunks at one index");
-    slot.store(reinterpret_cast<std::uintptr_t>(chunk) | is_chunk, std::memory_order_release);
+    assert((sole_users_ == 0 || index == 0) && find(index) == nullptr && "two chunks at one index");
+    if (sole_users_ != 0) return set_sole(chunk);
+    put(leaf_of(index)->slots[slot_of(index, 0)], chunk);
   }
   /// Requires: a chunk is there.
   void erase(std::uint64_t index, Nodes& nodes) noexcept {
-    leaf_of(index)->slots[slot_of(index, 0)].store(0, std::memory_order_release);
+    assert((sole_users_ == 0 || index == 0) && "no chunk is there");
+    if (sole_users_ != 0) {
+      set_sole(nullptr);
+    } else {
+      clear(leaf_of(index)->slots[slot_of(index, 0)]);
+    }
     release(index, nodes);
   }
 
   /// The first chunk at or after `from`: {index, chunk}, or {0, null} if there is none.
   [[nodiscard]] std::pair<std::uint64_t, Chunk*> next(std::uint64_t from) const {
-    if (empty() || !covers(from, height())) return {0, nullptr};
+    if (const auto root = load_owned(root_); is_sole(root)) return {0, sole_in(root, from)};
+    if (root() == nullptr || !covers(from, height())) return {0, nullptr};
     return next_in(root(), height(), 0, from);
   }
 
@@ -127,10 +124,11 @@ class ChunkTable {
  private:
   static constexpr unsigned bits = 5, fan_out = 1u << bits, max_height = 12;  // 65 bits: any index
 
-  /// 0, or the address of a node, of which the root's has the height added, or that of a chunk with is_chunk added.
+  /// 0, or the address of a node, or that of a chunk with is_chunk added. The root's: with the height added, or with
+  /// sole_mark if it is a chunk's.
   using Slot = Atomic<std::uintptr_t>;
-  static constexpr std::uintptr_t is_chunk = 1, height_mask = 15;
-  static_assert(max_height <= height_mask && alignof(Chunk) > is_chunk);
+  static constexpr std::uintptr_t is_chunk = 1, height_mask = 15, sole_mark = height_mask;
+  static_assert(max_height < sole_mark && alignof(Chunk) > sole_mark);
 
   struct alignas(height_mask + 1) Node {
     std::array<Slot, fan_out> slots{};  // all 0 while it is nobody's
@@ -174,7 +172,26 @@ class ChunkTable {
   static void put(Slot& slot, Node* node) {
     slot.store(reinterpret_cast<std::uintptr_t>(node), std::memory_order_release);
   }
-  [[nodiscard]] Node* root() const { return reinterpret_cast<Node*>(load_owned(root_) & ~height_mask); }
+  static void put(Slot& slot, Chunk* chunk) {
+    slot.store(reinterpret_cast<std::uintptr_t>(chunk) + is_chunk, std::memory_order_release);
+  }
+  static void clear(Slot& slot) { slot.store(0, std::memory_order_release); }
+  [[nodiscard]] static Chunk* chunk_in(const Slot& slot) {
+    const auto at = load_owned(slot);
+    return at == 0 ? nullptr : reinterpret_cast<Chunk*>(at - is_chunk);
+  }
+  [[nodiscard]] static bool is_sole(std::uintptr_t root) { return (root & height_mask) == sole_mark; }
+  [[nodiscard]] static Chunk* sole_in(std::uintptr_t root, std::uint64_t index) {
+    return index == 0 ? reinterpret_cast<Chunk*>(root - sole_mark) : nullptr;
+  }
+  void set_sole(Chunk* chunk) {
+    root_.store(chunk == nullptr ? 0 : reinterpret_cast<std::uintptr_t>(chunk) + sole_mark, std::memory_order_release);
+  }
+  // Null also if the root is the sole chunk.
+  [[nodiscard]] Node* root() const {
+    const auto root = load_owned(root_);
+    return is_sole(root) ? nullptr : reinterpret_cast<Node*>(root & ~height_mask);
+  }
   [[nodiscard]] unsigned height() const { return static_cast<unsigned>(load_owned(root_) & height_mask); }
   void set_root(Node* node, unsigned height) {
     root_.store(reinterpret_cast<std::uintptr_t>(node) + height, std::memory_order_release);
@@ -185,17 +202,53 @@ class ChunkTable {
     return node;
   }
 
+  // The same once there is a node, or is to be.
+  [[nodiscard]] bool reserve_by_nodes(std::uint64_t index, Nodes& nodes) noexcept {
+    if (root() == nullptr) {
+      unsigned height = 0;
+      while (!covers(index, height)) ++height;
+      auto* const first = nodes.take(std::nothrow);
+      if (first == nullptr) return false;
+      set_root(first, height);
+    }
+    const auto height_before = height();
+    while (!covers(index, height())) {  // a level more on top
+      auto* const top = nodes.take(std::nothrow);
+      if (top == nullptr) return fail_reserve(index, height_before, nodes);
+      put(top->slots[0], root());
+      top->users = 1;
+      set_root(top, height() + 1);
+    }
+    auto* node = root();
+    for (auto level = height(); level > 0; --level) {
+      auto& slot = node->slots[slot_of(index, level)];
+      if (node_in(slot) == nullptr) {
+        auto* const child = nodes.take(std::nothrow);
+        if (child == nullptr) return fail_reserve(index, height_before, nodes);
+        put(slot, child);
+        ++node->users;
+      }
+      node = node_in(slot);
+    }
+    ++node->users;
+    return true;
+  }
   bool fail_reserve(std::uint64_t index, unsigned height_before, Nodes& nodes) noexcept {
     prune_all(index, nodes);
-    while (!empty() && height() > height_before) {
+    while (root() != nullptr && height() > height_before) {
       auto* const top = root();
       set_root(node_in(top->slots[0]), height() - 1);
-      put(top->slots[0], nullptr);
+      clear(top->slots[0]);
       nodes.give(*top);
     }
     return false;
   }
   void release(std::uint64_t index, Nodes& nodes) noexcept {
+    if (sole_users_ != 0) {
+      assert(index == 0 && "another place than the first was reserved, without a node");
+      --sole_users_;
+      return;
+    }
     auto* const leaf = leaf_of(index);
     assert(leaf->users != 0);
     if (--leaf->users == 0) prune_all(index, nodes);
@@ -213,7 +266,7 @@ class ChunkTable {
       auto& slot = node.slots[slot_of(index, level)];
       auto* const child = node_in(slot);
       if (child != nullptr && prune(*child, level - 1, index, nodes)) {
-        put(slot, nullptr);
+        clear(slot);
         nodes.give(*child);
         --node.users;
       }
@@ -238,6 +291,7 @@ class ChunkTable {
   }
 
   Slot root_{0};
+  std::uint64_t sole_users_ = 0;  // with no node: reservations of the first place, and the chunk there
 };
 
 }  // namespace tarn::detail

@@ -60,7 +60,6 @@ struct ChunkFront {
 template <class Traits>
 struct alignas(64) Chunk : ChunkFront<Traits>, Traits::Eviction::Hook {
   using Front = ChunkFront<Traits>;
-  static_assert(sizeof(Front) <= 56, "with what the eviction policy marks it is to be one line");
   // A policy's hook may have such names, too.
   using Front::state, Front::record, Front::index, Front::memory, Front::valid;
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <system_error>
+#include <type_traits>
 
 #include <tarn/detail/latched_chunks.hpp>
 #include <tarn/extent_set.hpp>
@@ -16,7 +17,7 @@ namespace tarn::detail {
 /// pins.
 template <class Traits>
 [[nodiscard]] ExtentSet list_extents(PoolCore<Traits>& core, FileRecord<Traits>& record,
-                                     ChunkExtents Chunk<Traits>::*which) {
+                                     std::type_identity_t<ChunkExtents Chunk<Traits>::*> which) {
   ExtentSet found;
   for (std::uint64_t from = 0;;) {
     LatchedChunks<Traits> latched{core};

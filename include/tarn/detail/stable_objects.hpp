@@ -10,8 +10,8 @@
 // look at nothing else before he knows (type-stable memory: Greenwald and Cheriton, "The synergy between non-blocking
 // synchronization and operating system structure", 1996).
 //
-// Kept objects are not charged: but for less than a block, there are never more objects than there were at once, so
-// what is kept is a part of what was charged at that time.
+// Kept objects are not charged: but for less than a block for each thread that takes at once, there are never more
+// objects than there were at once, so what is kept is a part of what was charged at that time.
 //
 // They come in blocks of 2 KiB: one by one, 128 bytes that begin at a line of memory would take 256 of glibc's heap.
 //
@@ -78,7 +78,8 @@ class StableObjects {
 
  private:
   static constexpr std::size_t block_bytes = 2048, head_bytes = std::max(sizeof(void*), alignof(T));
-  static constexpr std::size_t block_count = std::max<std::size_t>((block_bytes - head_bytes) / sizeof(T), 1);
+  static constexpr std::size_t block_count =
+      std::max<std::size_t>(head_bytes < block_bytes ? (block_bytes - head_bytes) / sizeof(T) : 0, 1);
   struct Block {
     Block* next;
     T objects[block_count];
