@@ -54,15 +54,23 @@ struct World {
     const std::string text(chunk_bytes, letter);
     Explorer::expect(file.write(at * chunk_bytes, text_bytes(text)).has_value(), "a write is refused");
   }
-  static void expect_all(std::span<const std::byte> bytes, const std::string& letters) {
-    const auto letter = static_cast<char>(bytes[0]);
-    Explorer::expect(letters.find(letter) != std::string::npos, "a read has bytes that its file does not have");
-    for (const auto byte : bytes) Explorer::expect(static_cast<char>(byte) == letter, "a read is torn");
+  /// What a read shows: of one chunk a span, of several the pieces.
+  static std::string text_of(std::span<const std::byte> bytes) {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  static std::string text_of(tarn::ConstBuffers bytes) {
+    std::string text(bytes.size_bytes(), '?');
+    bytes.copy_to(std::as_writable_bytes(std::span{text}));
+    return text;
+  }
+  static void expect_all(const std::string& text, const std::string& letters) {
+    Explorer::expect(letters.find(text[0]) != std::string::npos, "a read has bytes that its file does not have");
+    Explorer::expect(text == std::string(chunk_bytes, text[0]), "a read is torn");
   }
   /// Of the first file, if its chunk is held; all of `letters` are right.
   void look(const std::string& letters) {
     (void)a.body()->use_held(chunk * chunk_bytes, chunk_bytes,
-                             [&](tarn::ConstBuffers bytes) { expect_all(bytes[0], letters); });
+                             [&](auto bytes) { expect_all(text_of(bytes), letters); });
   }
   /// The same by its id.
   void pin(const std::string& letters) {
@@ -71,7 +79,7 @@ struct World {
     if (pinned == nullptr) return;
     if (pinned->state.try_latch_shared()) {
       if (!pinned->state.is(tarn::detail::ChunkState::detached)) {
-        expect_all({pinned->memory, chunk_bytes}, letters);
+        expect_all(text_of(std::span<const std::byte>{pinned->memory, chunk_bytes}), letters);
       }
       pinned->state.unlatch_shared(core.parking);
     }
@@ -143,9 +151,9 @@ TEST_CASE("a read of two chunks is of one moment of their file", "[explore]") {
   struct Two : World {
     Two() : World{0} { write(a, 1, 'a'); }
     void look(const std::string& legal) {
-      (void)a.body()->use_held(0, 2 * chunk_bytes, [&](tarn::ConstBuffers bytes) {
-        std::string text(2 * chunk_bytes, '?');
-        Explorer::expect(bytes.copy_to(std::as_writable_bytes(std::span{text})) == text.size(), "a read is short");
+      (void)a.body()->use_held(0, 2 * chunk_bytes, [&](auto bytes) {
+        const auto text = text_of(bytes);
+        Explorer::expect(text.size() == 2 * chunk_bytes, "a read is short");
         const std::string seen{text.front(), text.back()};
         Explorer::expect(legal.find(seen) != std::string::npos, "a read is of no moment of its file");
         Explorer::expect(text == std::string(chunk_bytes, seen[0]) + std::string(chunk_bytes, seen[1]),

@@ -27,11 +27,10 @@
 //
 // Thread safety: any thread.
 
-#include <sys/uio.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include <tarn/buffers.hpp>
 #include <tarn/detail/piece_list.hpp>
@@ -40,8 +39,14 @@
 
 namespace tarn::detail {
 
-/// Chunks of a file that are pinned and latched, shared, while it lives; up to `most`.
-template <class Traits, std::size_t most>
+/// Whether a chunk that was found without a lock, and is latched now, is what was looked for: not another one by now.
+template <class Traits>
+[[nodiscard]] bool is_of(const Chunk<Traits>& chunk, const FileRecord<Traits>& record, std::uint64_t index) {
+  return chunk.record == &record && chunk.index == index;
+}
+
+/// A window's chunks of a file that are pinned and latched, shared, while it lives.
+template <class Traits>
 class HeldChunks {
  public:
   /// Requires: the caller keeps the record alive.
@@ -58,8 +63,7 @@ class HeldChunks {
     auto* const chunk = table_.find(index);
     if (chunk == nullptr || !chunk->state.try_pin_shared()) return nullptr;
     chunks_[count_++] = chunk;
-    const bool ours = chunk->record == &record_ && chunk->index == index;  // not another one's by now
-    return ours && chunk->valid.contains(part) ? chunk : nullptr;
+    return is_of(*chunk, record_, index) && chunk->valid.contains(part) ? chunk : nullptr;
   }
   /// They are used. Returns: whether all of them are the file's still.
   [[nodiscard]] bool touch() noexcept {
@@ -76,7 +80,7 @@ class HeldChunks {
   const FileRecord<Traits>& record_;
   typename ChunkTable<Chunk<Traits>>::Unlocked table_;
   std::size_t count_ = 0;
-  Chunk<Traits>* chunks_[most];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
+  Chunk<Traits>* chunks_[usual_window_pieces];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
 };
 
 /// As use_held, of bytes in several chunks.
@@ -88,7 +92,7 @@ template <class Traits, class Use>
   const auto chunk_bytes = core.layout.chunk_bytes();
   if (core.layout.chunks_of(*range).count() > usual_window_pieces) return false;
   const Resumer resumer;  // whom a chunk that is given back wakes goes on when all are
-  HeldChunks<Traits, usual_window_pieces> held{core, record};
+  HeldChunks<Traits> held{core, record};
   PieceList pieces;
   auto from = core.layout.offset_in_chunk(offset);
   for (auto index = core.layout.chunk_of(offset); size_bytes != 0; ++index) {
@@ -105,7 +109,7 @@ template <class Traits, class Use>
 }
 
 /// Calls use(bytes) under the latches, if all the bytes [offset, offset + size_bytes) are held and the latches are to
-/// be had at once.
+/// be had at once: with a span of what one chunk holds, which is the usual case, or with ConstBuffers of several.
 ///
 /// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
 /// Errors:   throws what `use` throws.
@@ -120,12 +124,18 @@ template <class Traits, class Use>
   if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) {
     return use_held_chunks(core, record, offset, size_bytes, use);
   }
-  HeldChunks<Traits, 1> held{core, record};
-  auto* const chunk = held.hold(core.layout.chunk_of(offset), ByteRange::between(from, from + size_bytes));
-  if (chunk == nullptr) return false;
+  const auto index = core.layout.chunk_of(offset);
+  auto* const chunk = record.find_unlocked(index);
+  if (chunk == nullptr || !chunk->state.try_pin_shared()) return false;
+  struct Held {
+    ~Held() { core.unpin_shared(chunk); }
+    PoolCore<Traits>& core;
+    Chunk<Traits>& chunk;
+  } const held{core, *chunk};
+  if (!is_of(*chunk, record, index)) return false;
+  if (!chunk->valid.contains(ByteRange::between(from, from + size_bytes))) return false;
   PoolCore<Traits>::touch(*chunk);
-  const ::iovec piece{chunk->memory + from, static_cast<std::size_t>(size_bytes)};
-  use(ConstBuffers{{&piece, 1}});
+  use(std::span<const std::byte>{chunk->memory + from, static_cast<std::size_t>(size_bytes)});
   return true;
 }
 

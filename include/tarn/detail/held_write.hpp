@@ -16,6 +16,7 @@
 #include <span>
 
 #include <tarn/detail/copy_bytes.hpp>
+#include <tarn/detail/held_read.hpp>
 #include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/write_window.hpp>
 
@@ -47,7 +48,7 @@ template <class File>
   auto& chunk = *found;
   LatchedChunks<typename File::TraitsType> latched{core};
   latched.hold(chunk, LatchMode::exclusive);
-  if (chunk.record != &record || chunk.index != index) return false;  // another one's by now
+  if (!is_of(chunk, record, index)) return false;
   if ((chunk.state.word() & (ChunkState::dirty | ChunkState::in_flush)) != ChunkState::dirty) return false;
   const auto written = ByteRange::between(at, at + from.size());
   const bool has_room = chunk.valid.has_room() && chunk.dirty.has_room();  // if not, its lists grow by more memory
