@@ -30,6 +30,7 @@
 #include <tarn/detail/file_body.hpp>
 #include <tarn/detail/file_change.hpp>
 #include <tarn/detail/file_flush.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/file_removal.hpp>
 #include <tarn/detail/file_sync.hpp>
 #include <tarn/detail/list_extents.hpp>

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include <tarn/chunk_pool.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/write_window.hpp>
 #include <tarn/read_range.hpp>
 

@@ -17,6 +17,7 @@
 
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/copy_bytes.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/held_write.hpp>
 #include <tarn/detail/write_window.hpp>
 #include <tarn/read_range.hpp>

@@ -12,6 +12,7 @@
 
 #include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/list_extents.hpp>
 
 namespace tarn::detail {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/store.hpp>
 
 namespace tarn::detail {

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include <tarn/detail/file_body.hpp>
+#include <tarn/detail/file_lock.hpp>
 
 namespace tarn::detail {
 

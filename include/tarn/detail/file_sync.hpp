@@ -23,6 +23,7 @@
 #include <tarn/detail/drop_clean.hpp>
 #include <tarn/detail/file_body.hpp>
 #include <tarn/detail/file_flush.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/store.hpp>
 
 namespace tarn::detail {

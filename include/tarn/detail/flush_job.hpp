@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/flush_search.hpp>
 #include <tarn/detail/read_loop.hpp>
 #include <tarn/detail/share_content.hpp>

@@ -16,6 +16,7 @@
 #include <span>
 
 #include <tarn/detail/copy_bytes.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/held_read.hpp>
 #include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/write_window.hpp>

@@ -23,6 +23,7 @@
 
 #include <tarn/detail/ahead_charge.hpp>
 #include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/read_window.hpp>
 #include <tarn/detail/window_loads.hpp>
 

@@ -23,6 +23,7 @@
 #include <system_error>
 #include <utility>
 
+#include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/read_loop.hpp>
 
 namespace tarn::detail {
