@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Line charts of a suite's figures, as SVG: several in one drawing, one below the other.
+"""Charts of a suite's figures, as SVG: several in one drawing, one below the other. Bars of goals, and lines.
 
-A chart is told what to draw in its own units: its axes say where a value lies.
+A line chart is told what to draw in its own units: its axes say where a value lies.
 """
 
 import math
+
+from main_job_report import short
 
 INK, SOFT, GRID = "#1d2126", "#5a6270", "#e6e8ec"
 WIDE, LEFT, RIGHT = 760, 64, 176
@@ -105,18 +107,36 @@ def lines(top, height, title, below, x_axis, y_axis, x_said, series):
     return out, bottom + 40
 
 
+def got_of(row):
+    """What of a figure is held against its goal."""
+    return row["ratio"] if row["ratio"] is not None else row["value"]
+
+
 def goals(top, title, rows):
-    """A bar for each figure with a goal, so long that at the line it is met: longer is better. `rows`: (name, part of
-    the goal, what is said). Returns: what to draw, and where it ends."""
+    """A bar for each figure with a goal, so long that at the line it is met: longer is better.
+
+    Returns: what to draw, and where it ends.
+    """
     left, bar, step = 270, 16, 24
-    scale = (WIDE - left - 150) / 1.5
+    scale = (WIDE - left - 190) / 1.5
     out = [text(12, top - 16, title, more=' font-size="14" font-weight="600"')]
-    for i, (name, part, said) in enumerate(rows):
-        y, reach = top + i * step, min(part, 1.5) * scale
-        out.append(text(left - 8, y + 12, name, "end"))
-        colour = BLUE if part >= 1 else RED
-        out.append(f'<rect x="{left}" y="{y}" width="{reach:.1f}" height="{bar}" fill="{colour}"/>')
+    with_goal = [row for row in rows if row["goal"] is not None]
+    for i, row in enumerate(with_goal):
+        got, goal, higher = got_of(row), row["goal"], row["better"] == "higher"
+        over, under = (got, goal) if higher else (goal, got)
+        part = min(max(over / under, 0), 1.5) if under else 1.5
+        unit = "" if row["ratio"] is not None else f" {row['unit']}"
+        y, reach = top + i * step, part * scale
+        out.append(text(left - 8, y + 12, row["name"], "end"))
+        out.append(f'<rect x="{left}" y="{y}" width="{reach:.1f}" height="{bar}" fill="{BLUE if part >= 1 else RED}"/>')
+        said = f"{short(got)}{unit}, at {'least' if higher else 'most'} {goal:g}"
         out.append(text(left + max(reach, scale) + 8, y + 12, said))
-    end = top + len(rows) * step
+    end = top + len(with_goal) * step
     out.append(line(left + scale, top - 6, left + scale, end - 2, INK))
     return out, end
+
+
+def begin(rows, title):
+    """A drawing's title, and the bars of its goals. Returns: what to draw, and where it ends."""
+    bars, end = goals(68, "Goals: met at the line, and longer is better", rows)
+    return [text(12, 24, title, more=' font-size="16" font-weight="600"'), *bars], end

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "compare_reads.hpp"
 #include "examples/tarnfs/read_paths.hpp"
 #include "held_file.hpp"
 #include "paired.hpp"
@@ -40,24 +41,7 @@ void reads(const Suite& suite) {
   for (const std::size_t size :
        {std::size_t{MiB}, std::size_t{128 * KiB}, std::size_t{16 * KiB}, std::size_t{4 * KiB}, std::size_t{512}}) {
     const auto name = "read/" + size_said(size);
-    if (!suite.wants(name)) continue;
-    const Offsets offsets{file_bytes, size, Order::random};
-    const auto copies = [&](std::uint64_t i) {
-      file.copy(offsets[i], into.first(size));
-      used(into.data());
-    };
-    const auto reads = [&](std::uint64_t i) {
-      if (!is_all(file->read(offsets[i], into.first(size)), size)) fail(name);
-      used(into.data());
-    };
-    for (std::uint64_t i = 0; i < 64; ++i) {
-      copies(i);
-      expect(has_pattern(into.first(size), offsets[i]), name + ", memcpy");
-      std::memset(into.data(), 0, size);
-      reads(i);
-      expect(has_pattern(into.first(size), offsets[i]), name);
-    }
-    suite.compare(name, "memcpy", each(copies), each(reads));
+    if (suite.wants(name)) compare_reads(suite, name, file, into, size);
   }
 }
 

@@ -89,9 +89,7 @@ class Suite {
     say(name, "", "ns", values, {});
   }
   /// A figure that is no time, with nothing beside it.
-  static void value(const std::string& name, const std::string& unit, double value) {
-    say(name, "", unit, {value}, {});
-  }
+  static void value(const std::string& name, const std::string& unit, double value) { values(name, unit, {value}); }
   /// The same, seen several times.
   static void values(const std::string& name, const std::string& unit, const std::vector<double>& values) {
     say(name, "", unit, values, {});

@@ -15,6 +15,7 @@
 
 #include <tarn/chunk_pool.hpp>
 
+#include "compare_reads.hpp"
 #include "held_file.hpp"
 #include "paired.hpp"
 #include "scale_files.hpp"
@@ -232,23 +233,7 @@ void reads_by_size(const Suite& suite) {
       const auto name = "read/" + size_said(size) + "/chunks_of_" + size_said(chunk_bytes);
       if (!suite.wants(name)) continue;
       if (!file) file = std::make_unique<HeldFile>(file_bytes, chunk_bytes);
-      const Offsets offsets{file_bytes, size, Order::random};
-      const auto copies = [&](std::uint64_t i) {
-        file->copy(offsets[i], into.first(size));
-        used(into.data());
-      };
-      const auto reads = [&](std::uint64_t i) {
-        if (!is_all((**file).read(offsets[i], into.first(size)), size)) fail(name);
-        used(into.data());
-      };
-      for (std::uint64_t i = 0; i < 32; ++i) {
-        copies(i);
-        expect(has_pattern(into.first(size), offsets[i]), name + ", memcpy");
-        std::memset(into.data(), 0, size);
-        reads(i);
-        expect(has_pattern(into.first(size), offsets[i]), name);
-      }
-      suite.compare(name, "memcpy", each(copies), each(reads));
+      compare_reads(suite, name, *file, into, size);
     }
   }
 }
@@ -256,6 +241,16 @@ void reads_by_size(const Suite& suite) {
 // ---- Views
 
 constexpr std::size_t view_bytes = 128 * KiB;
+
+auto views_of(HeldFile& file, const Offsets& offsets, const std::string& name) {
+  return [&](std::uint64_t i) {
+    const auto n = file->view(offsets[i], view_bytes, [](tarn::ConstBuffers bytes) {
+      used(bytes[0].data());
+      return bytes.size_bytes();
+    });
+    if (!is_all(n, view_bytes)) fail(name);
+  };
+}
 
 void view_beside_copy(const Suite& suite) {
   const std::string name = "view/128KiB_beside_its_copy";
@@ -267,13 +262,7 @@ void view_beside_copy(const Suite& suite) {
     if (!is_all(file->read(offsets[i], into.first(view_bytes)), view_bytes)) fail(name + ", a read");
     used(into.data());
   };
-  const auto views = [&](std::uint64_t i) {
-    const auto n = file->view(offsets[i], view_bytes, [](tarn::ConstBuffers bytes) {
-      used(bytes[0].data());
-      return bytes.size_bytes();
-    });
-    if (!is_all(n, view_bytes)) fail(name);
-  };
+  const auto views = views_of(file, offsets, name);
   for (std::uint64_t i = 0; i < 32; ++i) {
     reads(i);
     expect(has_pattern(into.first(view_bytes), offsets[i]), name + ", a read");
@@ -295,13 +284,7 @@ void view_of_hole(const Suite& suite) {
     std::memset(into.data(), 0, view_bytes);
     used(into.data());
   };
-  const auto views = [&](std::uint64_t i) {
-    const auto n = file->view(offsets[i], view_bytes, [](tarn::ConstBuffers bytes) {
-      used(bytes[0].data());
-      return bytes.size_bytes();
-    });
-    if (!is_all(n, view_bytes)) fail(name);
-  };
+  const auto views = views_of(file, offsets, name);
   const auto is_zero = [](std::span<const std::byte> bytes) {
     return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{}; });
   };

@@ -4,7 +4,6 @@
 import re
 
 import charts
-from main_job_report import short
 
 SCALES = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
@@ -49,23 +48,21 @@ def drawn(series):
     return [one for one in series if one[1]]
 
 
+def places(series):
+    return sorted({x for _, line, *_ in series for x in line})
+
+
+def heights(series):
+    return [height for _, line, *_ in series for value in line.values() for height in value]
+
+
 def drawing(rows, title):
-    out, end = [charts.text(12, 24, title, more=' font-size="16" font-weight="600"')], 24
+    out, end = charts.begin(rows, title)
 
     def chart(name, below, x_axis, y_axis, x_said, series):
         nonlocal end
         more, end = charts.lines(end + 70, 230, name, below, x_axis, y_axis, x_said, series)
         out.extend(more)
-
-    with_goal = []
-    for row in rows:
-        if row["goal"] is not None:
-            got, least = row["ratio"] if row["ratio"] is not None else row["value"], row["better"] == "higher"
-            unit = "" if row["ratio"] is not None else f" {row['unit']}"
-            said = f"{short(got)}{unit}, at {'least' if least else 'most'} {row['goal']:g}"
-            with_goal.append((row["name"], got / row["goal"] if least else row["goal"] / got, said))
-    more, end = charts.goals(end + 44, "Goals: met at the line, and longer is better", with_goal)
-    out.extend(more)
 
     by_count = drawn([
         ("the plan's table, a touch", points(rows, r"touch/(\w+)", reference), charts.RED, False),
@@ -76,13 +73,11 @@ def drawing(rows, title):
         ("pin by id, 2 threads", points(rows, r"pin/(\w+)/2t", value), charts.LIGHT, True),
     ])
     if by_count:
-        counts = sorted({x for _, line, *_ in by_count for x in line})
-        costs = [number for _, line, *_ in by_count for values in line.values() for number in values]
         chart(
             "A call, by the count of chunks held",
             "lower is better; chunks as drawn, so that what no cache holds is paid for; upright lines: quartiles",
-            charts.decades([counts[0], counts[-1]], count_said),
-            charts.decades(costs, ns_said),
+            charts.decades(places(by_count), count_said),
+            charts.decades(heights(by_count), ns_said),
             "chunks held",
             by_count,
         )
@@ -93,8 +88,8 @@ def drawing(rows, title):
         ("chunks of 4 KiB", points(rows, r"read/(\w+)/chunks_of_4KiB", ratio), charts.ORANGE, False),
     ])
     if by_size:
-        sizes = sorted({x for _, line, *_ in by_size for x in line})
-        most = max(1.1, *(high for _, line, *_ in by_size for _, _, high in line.values()))
+        sizes = places(by_size)
+        most = max(1.1, *heights(by_size))
         memcpy = {size: (1, 1, 1) for size in sizes}
         chart(
             "A read, by its size: memcpy of the same bytes over it",
@@ -110,14 +105,13 @@ def drawing(rows, title):
         ("heap, DirtyFile and all", points(rows, r"memory/per_file/(\w+)/heap", value), charts.ORANGE, False),
     ])
     if by_files:
-        counts = sorted({x for _, line, *_ in by_files for x in line})
-        sizes = [number for _, line, *_ in by_files for values in line.values() for number in values]
+        its_bytes = {count: (4096, 4096, 4096) for count in places(by_files)}
         chart(
             "Memory a file of 4 KiB, by the count of files",
             "lower is better; the first file pays for a slab of 2 MiB, in which 511 others find room",
-            charts.decades([counts[0], counts[-1]], count_said),
-            charts.decades(sizes, bytes_said),
+            charts.decades(places(by_files), count_said),
+            charts.decades(heights(by_files), bytes_said),
             "files",
-            [*by_files, ("its bytes", {count: (4096, 4096, 4096) for count in counts}, charts.GREY, True)],
+            [*by_files, ("its bytes", its_bytes, charts.GREY, True)],
         )
     return charts.svg(out, end + 12)

@@ -23,6 +23,7 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent / "tests"))
 
+import charts
 import scale_charts
 from main_job_report import aligned, goal_said, quartiles, short
 from report import head, table
@@ -41,11 +42,6 @@ COLUMNS = ["figure", "beside", "ratio", "quartiles", "n", "ours", "goal"]
 
 def goals_of(suite):
     return GOALS[suite].get("lower", {}), GOALS[suite].get("higher", {})
-
-
-def got_of(row):
-    """What is held against the goal."""
-    return row["ratio"] if row["ratio"] is not None else row["value"]
 
 
 def row_of(suite, measured):
@@ -74,34 +70,8 @@ def line_of(row):
 
 
 def drawing(rows, title):
-    """Bars: what is better higher as a part of its goal, so that what reaches the line is met."""
-    drawn = [row for row in rows if row["better"] == "higher" and row["goal"]]
-    left, top, bar, gap, wide = 270, 60, 18, 8, 760
-    scale = (wide - left - 70) / 1.5
-    out = [
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-        f'<text x="12" y="24" font-size="15" font-weight="600">{title}</text>',
-        '<text x="12" y="43" fill="#5a6270">ratio to the reference, over its goal: at the line it is met</text>',
-    ]
-    for i, row in enumerate(drawn):
-        y = top + i * (bar + gap)
-        got = got_of(row)
-        reach = max(0, min(got / row["goal"], 1.5))
-        colour = "#0b6e99" if got >= row["goal"] else "#c2573d"
-        beside = f", beside {row['reference']}" if row["reference"] else f" {row['unit']}"
-        out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{row["name"]}</text>')
-        out.append(
-            f'<rect x="{left}" y="{y}" width="{reach * scale:.1f}" height="{bar}" fill="{colour}">'
-            f'<title>{row["name"]}: {got:.3g}, goal {row["goal"]:g}{beside}</title></rect>'
-        )
-        out.append(f'<text x="{left + reach * scale + 6:.1f}" y="{y + 13}">{got:.3g} of {row["goal"]:g}</text>')
-    full = top + len(drawn) * (bar + gap) + 12
-    line = left + scale
-    out.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="{top - 6}" y2="{full - 8}" stroke="#33383f"/>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {full}" width="{wide}" height="{full}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#1d2126">\n' + "\n".join(out) + "\n</svg>\n"
-    )
+    out, end = charts.begin(rows, title)
+    return charts.svg(out, end + 12)
 
 
 DRAWINGS = {"scale": scale_charts.drawing}
@@ -150,7 +120,7 @@ def check(folder):
             if name not in rows:
                 wrong.append(f"{suite}: {name} was not measured")
             elif "MISSED" in (said := goal_said(rows[name])):
-                wrong.append(f"{suite}: {name}: {short(got_of(rows[name]))}, goal {said}")
+                wrong.append(f"{suite}: {name}: {short(charts.got_of(rows[name]))}, goal {said}")
     print("\n".join(wrong) if wrong else "every goal is met")
     return 1 if wrong else 0
 

@@ -4,7 +4,7 @@
 #   tests/run.sh                       preset dev
 #   tests/run.sh PRESET [ctest args]   another preset of CMakePresets.json, and what ctest is to be told
 # Long runs, each of which writes build/report/WORD.md; docs/reports has one report of each:
-#   tests/run.sh breakages             tarn is broken on purpose, one mechanism at a time: does a test notice?
+#   tests/run.sh breakages [--case TEXT]  tarn is broken on purpose, one mechanism at a time: does a test notice?
 #   tests/run.sh coverage [ctest args] which branches of the headers the tests take
 #   tests/run.sh faults                every fault point of every script of tests/fault, once and for ever
 #   tests/run.sh fuzz [SECONDS | -runs=N] [TARGET...]  the fuzz targets under libFuzzer: a minute each, or so long
@@ -28,7 +28,7 @@ build() {
 case ${1:-} in
   breakages)
     build
-    exec tests/breakages/run.py
+    exec tests/breakages/run.py "${@:2}"
     ;;
   coverage) exec tests/coverage.sh "${@:2}" ;;
   faults)

@@ -63,6 +63,26 @@ class Twin {
     table.erase(index, nodes);
     held.erase(index);
   }
+  enum class Change { reserve, insert, unreserve, erase };
+  /// At `index` if it reserves, else at one of the places that there are for it, if any; false if it is refused.
+  [[nodiscard]] bool change(Change what, std::uint64_t index, std::mt19937_64& random) {
+    const auto any = [&](const auto& of) {
+      return std::next(of.begin(), static_cast<std::ptrdiff_t>(random() % of.size()));
+    };
+    if (what == Change::reserve) return reserve(index);
+    if (what == Change::erase) {
+      if (!held.empty()) erase(any(held)->first);
+    } else if (!reserved.empty()) {
+      const auto at = *any(reserved);
+      if (what == Change::unreserve) {
+        unreserve(at);
+      } else if (held.count(at) == 0) {
+        insert(at);
+      }
+    }
+    return true;
+  }
+  [[nodiscard]] bool agrees() const { return table.empty() == (held.empty() && reserved.empty()); }
   [[nodiscard]] bool agrees_at(std::uint64_t index) const {
     const auto at = held.find(index);
     const auto* const expected = at == held.end() ? nullptr : &at->second;
@@ -90,6 +110,8 @@ class Twin {
   std::multiset<std::uint64_t> reserved;
 };
 
+using Change = Twin::Change;
+
 }  // namespace
 
 TEST_CASE("a chunk table finds what a map finds", "[chunk_table]") {
@@ -100,34 +122,14 @@ TEST_CASE("a chunk table finds what a map finds", "[chunk_table]") {
     bool good = true;
     for (int step = 0; step < 3000 && good; ++step) {
       const auto index = any_index(random);
-      switch (random() % 8) {
-        case 0:
-        case 1:
-        case 2:
-          good = twin.reserve(index);
-          break;
-        case 3:
-        case 4:
-          if (twin.reserved.empty()) break;
-          {
-            const auto at =
-                *std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size()));
-            if (twin.held.count(at) == 0) twin.insert(at);
-          }
-          break;
-        case 5:
-          if (twin.reserved.empty()) break;
-          twin.unreserve(
-              *std::next(twin.reserved.begin(), static_cast<std::ptrdiff_t>(random() % twin.reserved.size())));
-          break;
-        case 6:
-          if (twin.held.empty()) break;
-          twin.erase(std::next(twin.held.begin(), static_cast<std::ptrdiff_t>(random() % twin.held.size()))->first);
-          break;
-        default:
-          for (int i = 0; i < 4; ++i) good = good && twin.agrees_at(any_index(random));
+      constexpr Change changes[] = {Change::reserve, Change::reserve,   Change::reserve, Change::insert,
+                                    Change::insert,  Change::unreserve, Change::erase};
+      if (const auto which = random() % (std::size(changes) + 1); which < std::size(changes)) {
+        good = twin.change(changes[which], index, random);
+      } else {
+        for (int i = 0; i < 4; ++i) good = good && twin.agrees_at(any_index(random));
       }
-      good = good && twin.agrees_at(index) && twin.table.empty() == (twin.held.empty() && twin.reserved.empty());
+      good = good && twin.agrees_at(index) && twin.agrees();
     }
     CHECK(good);
     CHECK(twin.agrees_everywhere());
@@ -148,32 +150,17 @@ TEST_CASE("a table that often has its first chunk alone, and little room for mor
     CAPTURE(seed);
     std::mt19937_64 random{seed};
     Twin twin{random() % 24 * Table::node_bytes()};
-    const auto any = [&](const auto& of) {
-      return std::next(of.begin(), static_cast<std::ptrdiff_t>(random() % of.size()));
-    };
     bool good = true;
     for (int step = 0; step < 200 && good; ++step) {
       const auto charged_bytes = twin.budget.charged_bytes();
-      switch (random() % 6) {
-        case 0:
-        case 1:
-          if (twin.reserve(places[random() % std::size(places)])) break;
-          good = twin.budget.charged_bytes() == charged_bytes;
-          ++refused;
-          break;
-        case 2:
-        case 3:
-          if (twin.reserved.empty()) break;
-          if (const auto at = *any(twin.reserved); twin.held.count(at) == 0) twin.insert(at);
-          break;
-        case 4:
-          if (!twin.reserved.empty()) twin.unreserve(*any(twin.reserved));
-          break;
-        default:
-          if (!twin.held.empty()) twin.erase(any(twin.held)->first);
+      constexpr Change changes[] = {Change::reserve, Change::reserve,   Change::insert,
+                                    Change::insert,  Change::unreserve, Change::erase};
+      if (!twin.change(changes[random() % std::size(changes)], places[random() % std::size(places)], random)) {
+        good = twin.budget.charged_bytes() == charged_bytes;
+        ++refused;
       }
       for (const auto place : places) good = good && twin.agrees_at(place);
-      good = good && twin.agrees_everywhere() && twin.table.empty() == (twin.held.empty() && twin.reserved.empty());
+      good = good && twin.agrees_everywhere() && twin.agrees();
       alone += twin.held.count(0) == 1 && twin.held.size() == 1 && twin.reserved.size() == twin.reserved.count(0);
     }
     REQUIRE(good);

@@ -124,6 +124,7 @@ template <class Traits, class Use>
   if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) {
     return use_held_chunks(core, record, offset, size_bytes, use);
   }
+  // Without a HeldChunks: the shortest reads notice a list, and be it of one.
   const auto index = core.layout.chunk_of(offset);
   auto* const chunk = record.find_unlocked(index);
   if (chunk == nullptr || !chunk->state.try_pin_shared()) return false;

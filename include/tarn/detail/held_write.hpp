@@ -59,8 +59,8 @@ template <class File>
     take_out_to_write(core, record, *range);
   }
   copy_bytes(chunk.memory + at, from.data(), from.size());
-  note_written(core, record, chunk, written);
-  note_written(file, range->end(), mtime_ns);
+  note_chunk_written(core, record, chunk, written);
+  note_file_written(file, range->end(), mtime_ns);
   return true;
 }
 

@@ -40,8 +40,8 @@ void take_out_to_write(PoolCore<Traits>& core, FileRecord<Traits>& record, ByteR
 /// The bytes `written` of the chunk are the file's now, and dirty.
 /// Requires: the exclusive latch; its lists have room.
 template <class Traits>
-void note_written(PoolCore<Traits>& core, FileRecord<Traits>& record, Chunk<Traits>& chunk,
-                  ByteRange written) noexcept {
+void note_chunk_written(PoolCore<Traits>& core, FileRecord<Traits>& record, Chunk<Traits>& chunk,
+                        ByteRange written) noexcept {
   if (!chunk.dirty.contains(written)) {
     const auto dirty_before_bytes = chunk.dirty.size_bytes_in(written);
     if (!chunk.valid.contains(written)) {
@@ -58,7 +58,7 @@ void note_written(PoolCore<Traits>& core, FileRecord<Traits>& record, Chunk<Trai
 
 /// Bytes up to `end` were written to the file.
 template <class File>
-void note_written(File& file, std::uint64_t end, std::optional<std::int64_t> mtime_ns) TARN_REQUIRES(file.lock) {
+void note_file_written(File& file, std::uint64_t end, std::optional<std::int64_t> mtime_ns) TARN_REQUIRES(file.lock) {
   file.meta.set_size(std::max(file.meta.size(), end));
   file.meta.note_modified();
   if (mtime_ns) file.meta.set_mtime_ns(*mtime_ns);
@@ -206,7 +206,7 @@ class WriteWindow {
         core_.free_chunk(fresh);
       }
     }
-    note_written(core_, *record_, chunk, written);
+    note_chunk_written(core_, *record_, chunk, written);
   }
   // Copies the valid bytes outside `written` to the fresh memory.
   void keep_around(const PoolChunk& chunk, const PoolChunk& fresh, ByteRange written) noexcept {
@@ -306,7 +306,7 @@ class WriteLoop {
     const auto n = std::min<std::uint64_t>(*filled, size_bytes_);
     if (n != 0) {
       window.commit(n);
-      note_written(file_, at + n, mtime_ns_);
+      note_file_written(file_, at + n, mtime_ns_);
     }
     end(std::pair{at, n});
   }
