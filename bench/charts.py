@@ -6,7 +6,7 @@ A line chart is told what to draw in its own units: its axes say where a value l
 
 import math
 
-from main_job_report import short
+from figures import short
 
 INK, SOFT, GRID = "#1d2126", "#5a6270", "#e6e8ec"
 WIDE, LEFT, RIGHT = 760, 64, 176
@@ -105,6 +105,23 @@ def lines(top, height, title, below, x_axis, y_axis, x_said, series):
         out.append(line(x + 6, y, LEFT + wide + 6, label_y[i], colour, ' stroke-width="0.75"'))
         out.append(text(LEFT + wide + 10, label_y[i] + 4, name, fill=colour))
     return out, bottom + 40
+
+
+def bars(top, title, below, rows):
+    """`rows`: [(name, value, low, high, colour)], as long as they are much; low and high: quartiles.
+
+    Returns: what to draw, and where it ends.
+    """
+    left, bar, step = 24 + 7 * max(len(name) for name, *_ in rows), 16, 24
+    scale = (WIDE - left - 110) / max(high for _, _, _, high, _ in rows)
+    out = [text(12, top - 34, title, more=' font-size="14" font-weight="600"'), text(12, top - 16, below, fill=SOFT)]
+    for i, (name, value, low, high, colour) in enumerate(rows):
+        y = top + i * step
+        out.append(text(left - 8, y + 12, name, "end"))
+        out.append(f'<rect x="{left}" y="{y}" width="{value * scale:.1f}" height="{bar}" fill="{colour}"/>')
+        out.append(line(left + low * scale, y + bar / 2, left + high * scale, y + bar / 2, INK, ' stroke-width="1.5"'))
+        out.append(text(left + high * scale + 8, y + 12, short(value)))
+    return out, top + len(rows) * step
 
 
 def got_of(row):

@@ -8,42 +8,33 @@ Called by run.sh, which builds the programs; README.md says what is measured and
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import pathlib
-import platform
-import select
 import shutil
-import signal
+import statistics
 import subprocess
 import sys
 import time
 
-import main_job_report as report
+import main_job_report
+import mounted
+from figures import quartiles
+from mounted import CPU, GiB, KiB, MiB, PART_BYTES, PATHS, PLAN_WRITES, REFERENCE
+from mounted import Arm, Mounts, Progress, Rounds, Session, WrongBytes, mounting
+from report import machine
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "mount"))
-import mounting
-from mounting import MiB
-
-KiB = 1 << 10
-GiB = 1 << 30
-PART_BYTES = 256 * MiB  # the plan's chunk
-PATHS = ["before", "after", "copy", "gather"]
 # glibc keeps big freed blocks for the next call once it has seen one: a path that makes a buffer for each read then
 # shows no page fault. With a fixed threshold it gives them back, which is what a program sees whose other allocations
 # undo the keeping.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-REFERENCE = "after"
-PLAN_WRITES = "plan_writes"  # no path of tarnfs: the program that keeps what is written as the plan did
-CPU = 0
-SIZES = {"4KiB": 4 * KiB, "128KiB": 128 * KiB, "1MiB": MiB}
+SIZES = ["4KiB", "128KiB", "1MiB"]
 GOALS = {"read/1MiB/gather": 1.10, "read/128KiB/gather": 1.0, "read/128KiB/copy": 1.0, "requests/reread/keep_cache": 0}
 
 CHUNKS = (4 * KiB, 64 * KiB, 2 * MiB)
 FORMS = {
     # large: bytes of one large file. pairs: of each figure. mounts: that make up one side of a pair. passes: in each.
-    # length: how much of the file one pass reads or writes, if less. settings: whether bytes are compared with every chunk
-    # and part size, too.
+    # length: how much of the file one pass reads or writes, if less. settings: whether bytes are compared with every
+    # chunk and part size, too.
     "quick": dict(
         large=32 * MiB,
         pairs=5,
@@ -60,7 +51,7 @@ FORMS = {
         pairs=7,
         mounts=2,
         passes=2,
-        sizes=list(SIZES),
+        sizes=SIZES,
         cached=["128KiB"],
         free=["128KiB"],
         length={"4KiB": 8 * MiB},
@@ -71,137 +62,13 @@ FORMS = {
         pairs=15,
         mounts=2,
         passes=1,
-        sizes=list(SIZES),
-        cached=list(SIZES),
-        free=list(SIZES),
+        sizes=SIZES,
+        cached=SIZES,
+        free=SIZES,
         length={"4KiB": 16 * MiB},
         settings=True,
     ),
 }
-
-
-class WrongBytes(Exception):
-    pass
-
-
-class Progress:
-    """One line that is written over; where that is not possible, a line for each step."""
-
-    def __init__(self):
-        self._started = time.monotonic()
-        self._last = None
-
-    def __call__(self, step, detail=""):
-        elapsed = time.monotonic() - self._started
-        if sys.stderr.isatty():
-            print(
-                f"\r\033[K[{elapsed:4.0f} s] {step}{': ' if detail else ''}{detail}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-        elif step != self._last:
-            print(f"[{elapsed:4.0f} s] {step}", file=sys.stderr, flush=True)
-        self._last = step
-
-    def end(self):
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-class Session:
-    """The reader and writer: one process, told what to do line by line."""
-
-    def __init__(self, program, timeout):
-        self._program, self._timeout = program, timeout
-
-    def __enter__(self):
-        self._process = subprocess.Popen(
-            [str(self._program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-        return self
-
-    def __exit__(self, *error):
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:  # it waits for a filesystem
-            mounting.kill_all()
-            self._process.kill()
-            self._process.wait(10)
-
-    def __call__(self, *words):
-        line = " ".join(map(str, words))
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], self._timeout)
-        if not ready:
-            mounting.kill_all()
-            raise mounting.MountError(f"not done within {self._timeout} s: {line}")
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise mounting.MountError(f"the reader ended at: {line}")
-        answer = json.loads(answer)
-        if "error" in answer:
-            raise mounting.MountError(answer["error"])
-        return answer
-
-    def must_be_equal(self, a, b, block, what):
-        differs_at = self("compare", a, b, block)["differs_at"]
-        if differs_at >= 0:
-            raise WrongBytes(f"{what}: byte {differs_at} is wrong")
-
-    @contextlib.contextmanager
-    def open(self, path, mode, slot=None):
-        slot = slot or str(path)
-        self("open", slot, path, mode)
-        yield slot
-        self("close", slot)  # after a failure the process ends, and closes
-
-
-class Mounts:
-    """tarnfs, mounted. A name names a mount, while it is there."""
-
-    suffix = ""
-    times = 1
-
-    def __init__(self, arguments, form, session, scratch):
-        self._tarnfs, self._plan_writes = arguments.tarnfs, arguments.plan_writes
-        self._session, self.scratch = session, scratch
-        self._budget = form["large"] * 5 + 512 * MiB
-        self._daemons = {}
-
-    @contextlib.contextmanager
-    def mounted(self, name, path, source, *options, environment=None, budget=None, part_bytes=PART_BYTES):
-        """The folder where the files of `source` are read by this path."""
-        at = self.scratch / f"mount-{name}"
-        command = [f"--read-path={path}", f"--budget={budget or self._budget}", f"--part-size={part_bytes}", *options]
-        program = self._plan_writes if path == PLAN_WRITES else self._tarnfs
-        with mounting.Tarnfs(program, source, at, *command, environment=environment) as tarnfs:
-            self._daemons[name] = tarnfs
-            try:
-                yield at
-                self._session("watch", 0)
-                tarnfs.unmount()
-            finally:
-                self._daemons.pop(name)
-
-    def watch(self, name):
-        """What is timed next is served by this mount, or by none."""
-        self._session("watch", self._daemons[name].pid if name in self._daemons else 0)
-
-    def pin(self, pinned):
-        """Every mount and the reader run on one CPU, or on any."""
-        cpus = {CPU} if pinned else os.sched_getaffinity(0)
-        for tarnfs in self._daemons.values():
-            tarnfs.pin(cpus)
-        self._session("pin", CPU if pinned else "any")
-
-    def stats(self, name):
-        return self._daemons[name].stats()
-
-    def unlink(self, path):
-        os.unlink(path)
 
 
 class InProcess:
@@ -210,9 +77,9 @@ class InProcess:
     suffix = "/in_process"
     times = 4  # sections with no system call in them are short
 
-    def __init__(self, arguments, form, session, scratch):
+    def __init__(self, arguments, file_bytes, session, scratch):
         self._session, self.scratch = session, scratch
-        self._budget = form["large"] * 5 + 512 * MiB
+        self._budget = file_bytes * 5 + 512 * MiB
         self._folders = {}
 
     @contextlib.contextmanager
@@ -238,10 +105,10 @@ class InProcess:
 def workload(session, form, folder, progress, what):
     """What the plan's workload does to files: in a mount, or in a plain folder for the copy to compare with."""
     large = form["large"]
-    for number, (size, block) in enumerate(SIZES.items()):
+    for number, size in enumerate(SIZES):
         progress(what, f"write a large file, {size} at a time")
         with session.open(folder / f"large{number}", "create") as slot:
-            session("write", slot, 0, large, block, number)
+            session("write", slot, 0, large, mounted.bytes_of(size), number)
     for number in range(3):
         progress(what, "append")
         with session.open(folder / f"large{number}", "append") as slot:
@@ -329,126 +196,24 @@ def check_settings(session, form, mounts, copy, progress):
     stored.unlink()
 
 
-def cost(section):
-    return (section["daemon_ns"] + section["reader_ns"]) / 1e9 / (section["bytes"] / GiB)
-
-
-def total(sections):
-    return {key: sum(section[key] for section in sections) for key in sections[0]}
-
-
-def orders(arms, rounds):
-    """For each round the order of its arms: turned round and rotated, so that no arm keeps its place."""
-    arms = list(arms)
-    for number in range(rounds):
-        shift = number // 2 % len(arms)
-        order = arms[shift:] + arms[:shift]
-        yield number, order if number % 2 == 0 else order[::-1]
-
-
-class Rounds:
-    """Timed sections by figure and arm. Each round mounts anew: which pages of memory an arm gets is worth up to a
-    fifth, so it has to be drawn again for each pair, to be in the spread and not in the median."""
-
-    def __init__(self, session, mounts, form, figures, copy, progress):
-        self._session, self._mounts, self.form, self._figures, self._copy = session, mounts, form, figures, copy
-        self._progress = progress
-        self._sections = {}  # figure -> arm -> a section for each round
-
-    def run(self, what, arms, visit, options, stored):
-        """For each round, mounts the arms (name -> read path, environment), each with the file `measured`, verified,
-        and lets `visit(order, folders)` time them. The file is stored before the mount, or written in it and kept open.
-        """
-        rounds = self.form["pairs"] * self.form["mounts"]
-        for number, order in orders(arms, rounds):
-            self._progress(what, f"round {number + 1} of {rounds}")
-            sources = {arm: self._mounts.scratch / f"source-{arm}" for arm in arms}
-            with contextlib.ExitStack() as stack:
-                folders = {}
-                for arm in order:
-                    sources[arm].mkdir()
-                    if stored:
-                        shutil.copyfile(self._copy / "measured", sources[arm] / "measured")
-                    path, environment = arms[arm]
-                    folders[arm] = stack.enter_context(
-                        self._mounts.mounted(arm, path, sources[arm], *options, environment=environment)
-                    )
-                self._mounts.pin(True)
-                stack.enter_context(self._session.open(self._copy / "measured", "r", "wanted"))
-                for arm in order:
-                    # Kept open: no close flushes what is written here, so reads are of dirty bytes.
-                    stack.enter_context(self._session.open(folders[arm] / "measured", "r" if stored else "create", arm))
-                    if not stored:
-                        self._session("write", arm, 0, self.form["large"], MiB, 60)
-                for arm in order:
-                    self._session.must_be_equal(arm, "wanted", MiB, f"{what}, {arm}")
-                visit(order, folders)
-                self._mounts.pin(False)
-            for arm in arms:
-                with self._session.open(sources[arm] / "measured", "r", "a"), self._session.open(
-                    self._copy / "measured", "r", "b"
-                ):
-                    self._session.must_be_equal("a", "b", MiB, f"{what}, {arm}, stored")
-                shutil.rmtree(sources[arm])
-
-    def length(self, size):
-        return min(self.form["length"].get(size, self.form["large"]), self.form["large"])
-
-    def read(self, size, order, suffix="", before_each=None):
-        """Timed reads for each arm, in several short passes that take turns, after one that warms up the buffers of its
-        path. What slows the machine down for a while then slows down all arms."""
-        passes = {arm: [] for arm in order}
-        for number in range(1 + self.form["passes"] * self._mounts.times):
-            for arm in order if number % 2 else order[::-1]:
-                if before_each:
-                    before_each(arm)
-                self._mounts.watch(arm)
-                section = self._session("read", arm, self.length(size), SIZES[size])
-                if number > 0:
-                    passes[arm].append(section)
-        for arm in order:
-            self.keep(f"read/{size}", arm + suffix, total(passes[arm]))
-
-    def keep(self, figure, arm, section):
-        self._sections.setdefault(figure, {}).setdefault(arm, []).append(section)
-
-    def add_to_figures(self):
-        for figure, arms in self._sections.items():
-            for arm, sections in arms.items():
-                name, _, suffix = arm.partition("/")
-                reference = None
-                if name != "tmpfs":
-                    by = REFERENCE if figure.startswith("read/") else PLAN_WRITES
-                    reference = arms.get(f"{by}/{suffix}" if suffix else by)
-                self._figures.add(
-                    f"{figure}/{arm}".rstrip("/") + self._mounts.suffix,
-                    self._pairs(sections),
-                    reference and self._pairs(reference),
-                )
-
-    def _pairs(self, sections):
-        mounts = self.form["mounts"]
-        return [total(sections[at : at + mounts]) for at in range(0, len(sections), mounts)]
-
-
 def measure_direct(session, mounts, form, figures, copy, progress):
     """Reads of what was written and not yet flushed, and writes, both with --direct-io."""
-    rounds = Rounds(session, mounts, form, figures, copy, progress)
-    arms = {path: (path, None) for path in PATHS}
+    rounds = Rounds(session, mounts, form, copy, progress)
+    arms = {path: Arm(path) for path in PATHS}
     if not mounts.suffix:  # set for a process, so it takes one of its own
-        arms["after_fixed_threshold"] = ("after", FIXED_THRESHOLD)
+        arms["after_fixed_threshold"] = Arm("after", FIXED_THRESHOLD)
     plain = mounts.scratch / "tmpfs"
     plain.mkdir()
     # Reading has four paths, writing has one. Beside it: how the plan kept what is written, and tmpfs.
     writers = ["gather", "tmpfs"] if mounts.suffix else ["gather", PLAN_WRITES, "tmpfs"]
-    write_orders = orders(writers, form["pairs"] * form["mounts"])
+    write_orders = mounted.orders(writers, form["pairs"] * form["mounts"])
 
     def write(size, arm, folder):
         # A new file each time; the first is not timed and warms the pool up.
         for warm in (True, False):
             mounts.watch(arm)
             with session.open(folder / "written", "create", "written"):
-                section = session("write", "written", 0, rounds.length(size), SIZES[size], 70)
+                section = session("write", "written", 0, rounds.length(size), mounted.bytes_of(size), 70)
         rounds.keep(f"write/{size}", "" if arm == "gather" else arm, section)
 
     @contextlib.contextmanager
@@ -484,45 +249,42 @@ def measure_direct(session, mounts, form, figures, copy, progress):
             os.unlink(plain / "written")
 
     rounds.run("reads and writes, direct", arms, visit, ["--direct-io"], stored=False)
-    rounds.add_to_figures()
+    figures.add_rounds(rounds, mounts.suffix)
 
 
 def measure_cached(session, mounts, form, figures, copy, progress):
     """Reads through the kernel's page cache, which is dropped before each: clean bytes, held in the pool."""
-    rounds = Rounds(session, mounts, form, figures, copy, progress)
+    rounds = Rounds(session, mounts, form, copy, progress)
 
     def visit(order, folders):
         for size in form["cached"]:
             rounds.read(size, order, "/cached", before_each=lambda arm: session("drop_pages", arm))
 
-    rounds.run("reads, through the page cache", {path: (path, None) for path in PATHS}, visit, [], stored=True)
-    rounds.add_to_figures()
+    rounds.run("reads, through the page cache", {path: Arm(path) for path in PATHS}, visit, [], stored=True)
+    figures.add_rounds(rounds, mounts.suffix)
 
 
 def measure_keep_cache(session, mounts, form, figures, copy, progress):
     """A second read of a file whose pages the kernel keeps across opens: from the page cache, as on tmpfs."""
-    rounds = Rounds(session, mounts, form, figures, copy, progress)
+    rounds = Rounds(session, mounts, form, copy, progress)
     requests = []
 
     def visit(order, folders):
         for _ in range(3):
-            for arm in order:
-                session("close", arm)
-                session("open", arm, folders[arm] / "measured", "r")
-            before = mounts.stats("gather")["read_requests"]
-            session("read", "gather", form["large"], SIZES["128KiB"])
-            requests.append(mounts.stats("gather")["read_requests"] - before)
+            session("close", REFERENCE)
+            session("open", REFERENCE, folders[REFERENCE] / "measured", "r")
+            requests.append(mounts.reread_requests("gather", folders["gather"] / "measured", form["large"], 128 * KiB))
         with session.open(copy / "measured", "r", "tmpfs"):
             rounds.read("128KiB", [*order, "tmpfs"], "/keep_cache")
 
     rounds.run(
         "reads again, cache kept",
-        {path: (path, None) for path in (REFERENCE, "gather")},
+        {path: Arm(path) for path in (REFERENCE, "gather")},
         visit,
         ["--keep-cache"],
         stored=True,
     )
-    rounds.add_to_figures()
+    figures.add_rounds(rounds, mounts.suffix)
     # The median: the system may take back a page of the cache at any time, from any filesystem.
     figures.add_plain("requests/reread/keep_cache", requests, "requests")
 
@@ -562,13 +324,13 @@ class Figures:
         if reference_values is not None:
             ratios = [theirs / ours if ours else None for theirs, ours in zip(reference_values, values)]
             ratios = None if None in ratios else ratios
-        spread = report.quartiles(ratios if ratios else values)
+        spread = quartiles(ratios if ratios else values)
         self.rows.append(
             {
                 "name": name,
                 "reference": reference if ratios else None,
-                "ratio": report.median(ratios) if ratios else None,
-                "value": report.median(values),
+                "ratio": statistics.median(ratios) if ratios else None,
+                "value": statistics.median(values),
                 "unit": unit,
                 "n": len(values),
                 "spread": [spread[0], spread[2]],
@@ -581,10 +343,10 @@ class Figures:
     def add(self, name, sections, reference):
         self._add(
             name,
-            [cost(s) for s in sections],
+            [mounted.cost(s) for s in sections],
             "CPU s/GiB",
             f"plan/{REFERENCE}",
-            [cost(s) for s in reference] if reference else None,
+            [mounted.cost(s) for s in reference] if reference else None,
         )
         self._add(
             f"faults/{name}",
@@ -598,15 +360,19 @@ class Figures:
         moved = sum(s["bytes"] for s in sections) / GiB
         self._add(f"machine/{name}", [sum(s["machine_ns"] for s in sections) / 1e9 / moved], "CPU s/GiB")
 
+    def add_rounds(self, rounds, suffix):
+        for figure, arms in rounds.sections.items():
+            for arm, sections in arms.items():
+                path, _, rest = arm.partition("/")
+                reference = None
+                if path != "tmpfs":
+                    by = REFERENCE if figure.startswith("read/") else PLAN_WRITES
+                    reference = arms.get(f"{by}/{rest}" if rest else by)
+                name = f"{figure}/{arm}".rstrip("/") + suffix
+                self.add(name, rounds.pairs(sections), reference and rounds.pairs(reference))
+
     def add_plain(self, name, values, unit):
         self._add(name, values, unit)
-
-
-def free_memory_bytes():
-    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * KiB
-    return 0
 
 
 def run(arguments, form):
@@ -614,9 +380,9 @@ def run(arguments, form):
     figures = Figures()
     copies = form["large"] * 5 + 600 * MiB
     need = 3 * copies + form["large"] * 6
-    if free_memory_bytes() < need:
+    if mounted.free_memory_bytes() < need:
         raise mounting.MountError(
-            f"takes {need // MiB} MiB of free memory, there are {free_memory_bytes() // MiB}: try --quick"
+            f"takes {need // MiB} MiB of free memory, there are {mounted.free_memory_bytes() // MiB}: try --quick"
         )
     reason = mounting.why_no_mount()
     if reason:
@@ -632,7 +398,7 @@ def run(arguments, form):
         copy.mkdir()
         with session.open(copy / "measured", "create") as slot:
             session("write", slot, 0, form["large"], MiB, 60)
-        mounts = (InProcess if reason else Mounts)(arguments, form, session, scratch)
+        mounts = (InProcess if reason else Mounts)(arguments, form["large"], session, scratch)
         measure_direct(session, mounts, form, figures, copy, progress)
         if not reason:
             measure_cached(session, mounts, form, figures, copy, progress)
@@ -643,15 +409,6 @@ def run(arguments, form):
             check_settings(session, form, mounts, copy, progress)
     progress.end()
     return figures
-
-
-def machine():
-    model = "unknown CPU"
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    return f"{platform.system()} {platform.release()}, {os.cpu_count()} x {model}"
 
 
 def main():
@@ -670,15 +427,12 @@ def main():
     form.add_argument(
         "--quick", dest="form", action="store_const", const="quick", help="about a minute: fewer sizes, 5 pairs"
     )
-    parser.add_argument("--tarnfs", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--plan-writes", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--io", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    mounted.add_programs(parser)
     parser.add_argument("--in-process", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--report", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: through every clean-up
-        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
+    mounted.end_in_order()
     started = time.monotonic()
     try:
         figures = run(arguments, FORMS[arguments.form])
@@ -688,7 +442,7 @@ def main():
     except (WrongBytes, mounting.MountError, OSError, subprocess.SubprocessError) as e:
         print(f"\nFAILED: {e}", file=sys.stderr)
         return 1
-    report.write(
+    main_job_report.write(
         figures,
         arguments.report,
         arguments.form,

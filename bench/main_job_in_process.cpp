@@ -31,13 +31,13 @@
 #include <utility>
 #include <vector>
 
-#include "main_job_session.hpp"
-#include "main_job_system_file.hpp"
+#include "file_session.hpp"
+#include "system_file.hpp"
 
 namespace {
 
-using main_job::OpenMode;
 using tarn::ByteRange;
+using tarn_bench::OpenMode;
 using Traits = tarn::DefaultTraits;
 
 std::error_code last_error() { return {errno, std::generic_category()}; }
@@ -53,7 +53,7 @@ class FileStore {
  public:
   explicit FileStore(const std::string& path)
       : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) main_job::fail("open");
+    if (fd_ < 0) tarn_bench::fail("open");
   }
   FileStore(const FileStore&) = delete;
   FileStore& operator=(const FileStore&) = delete;
@@ -61,7 +61,7 @@ class FileStore {
 
   std::uint64_t size() const {
     struct stat status {};
-    if (fstat(fd_, &status) != 0) main_job::fail("fstat");
+    if (fstat(fd_, &status) != 0) tarn_bench::fail("fstat");
     return static_cast<std::uint64_t>(status.st_size);
   }
 
@@ -178,7 +178,7 @@ std::size_t read_after(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t 
 
 std::size_t read_copy(tarn::ChunkPool<>& pool, PooledFile& file, std::uint64_t offset, std::size_t size_bytes,
                       std::byte* reader) {
-  static const main_job::WarmBuffer reply{main_job::block_bytes_max};
+  static const tarn_bench::WarmBuffer reply{tarn_bench::block_bytes_max};
   const auto got = must(tarn::read_range(pool, file.meta, offset, std::span{reply.data(), size_bytes}, file.store));
   std::memcpy(reader, reply.data(), got);
   return got;
@@ -240,7 +240,7 @@ class Attachment {
   std::map<std::string, std::unique_ptr<PooledFile>> files_;
 };
 
-class OpenPooledFile : public main_job::File {
+class OpenPooledFile : public tarn_bench::File {
  public:
   OpenPooledFile(Attachment& at, PooledFile& file) : at_(at), file_(file) {}
 
@@ -270,16 +270,16 @@ class Attachments {
     return nullptr;
   }
 
-  std::unique_ptr<main_job::File> open(const std::string& path, OpenMode mode) {
+  std::unique_ptr<tarn_bench::File> open(const std::string& path, OpenMode mode) {
     Attachment* const at = find(path);
-    if (at == nullptr) return std::make_unique<main_job::SystemFile>(path, mode);
+    if (at == nullptr) return std::make_unique<tarn_bench::SystemFile>(path, mode);
     PooledFile& file = at->file(path);
     if (mode == OpenMode::create) at->truncate(file, 0);
     return std::make_unique<OpenPooledFile>(*at, file);
   }
 
   // FOLDER READ_PATH BUDGET_BYTES PART_BYTES
-  std::string attach(main_job::Words& words) {
+  std::string attach(tarn_bench::Words& words) {
     static const std::map<std::string, ReadPath> paths = {
         {"before", read_before}, {"after", read_after}, {"copy", read_copy}, {"gather", read_gather}};
     const std::string folder = words.word();
@@ -290,18 +290,18 @@ class Attachments {
   }
 
   // FOLDER: stores everything and lets go of it.
-  std::string detach(main_job::Words& words) {
+  std::string detach(tarn_bench::Words& words) {
     const std::string folder = words.word();
     by_folder_.at(folder)->flush_all();
     by_folder_.erase(folder);
     return "";
   }
 
-  std::string stats(main_job::Words& words) {
+  std::string stats(tarn_bench::Words& words) {
     return "\"dirty_bytes\": " + std::to_string(by_folder_.at(words.word())->dirty_bytes());
   }
 
-  std::string unlink(main_job::Words& words) {
+  std::string unlink(tarn_bench::Words& words) {
     const std::string path = words.word();
     Attachment* const at = find(path);
     if (at == nullptr) throw std::invalid_argument("not in an attached folder");
@@ -317,11 +317,11 @@ class Attachments {
 
 int main() {
   Attachments attachments;
-  main_job::Session session([&](const std::string& path, OpenMode mode) { return attachments.open(path, mode); });
-  session.add("attach", [&](main_job::Words& words) { return attachments.attach(words); });
-  session.add("detach", [&](main_job::Words& words) { return attachments.detach(words); });
-  session.add("stats", [&](main_job::Words& words) { return attachments.stats(words); });
-  session.add("unlink", [&](main_job::Words& words) { return attachments.unlink(words); });
+  tarn_bench::Session session([&](const std::string& path, OpenMode mode) { return attachments.open(path, mode); });
+  session.add("attach", [&](tarn_bench::Words& words) { return attachments.attach(words); });
+  session.add("detach", [&](tarn_bench::Words& words) { return attachments.detach(words); });
+  session.add("stats", [&](tarn_bench::Words& words) { return attachments.stats(words); });
+  session.add("unlink", [&](tarn_bench::Words& words) { return attachments.unlink(words); });
   session.serve();
   session.close_all();
 }

@@ -2,7 +2,8 @@
 """The main job's figures as a table, a bar chart, a page, a drawing and JSON."""
 
 import json
-import statistics
+
+from figures import aligned, goal_said, short
 
 ARMS = ["before", "after", "after_fixed_threshold", "copy", "gather"]
 LABELS = {
@@ -19,35 +20,6 @@ COLOURS = {
     "copy": "#6aa6d8",
     "gather": "#0b6e99",
 }
-
-
-def median(values):
-    return statistics.median(values)
-
-
-def quartiles(values):
-    if len(values) < 2:
-        return [values[0]] * 3
-    return statistics.quantiles(values, n=4, method="inclusive")
-
-
-def short(value):
-    """Three figures that say something."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
-
-
-def goal_said(row):
-    if row["goal"] is None:
-        return ""
-    got = row["ratio"] if row["ratio"] is not None else row["value"]
-    met = got >= row["goal"] if row["better"] == "higher" else got <= row["goal"]
-    # A miss by less than what rounds differ by says nothing.
-    near = row["spread"][1] >= row["goal"] if row["better"] == "higher" else row["spread"][0] <= row["goal"]
-    return f"{row['goal']:g} {'met' if met else 'in the spread' if near else 'MISSED'}"
 
 
 def read_rows(rows):
@@ -89,17 +61,6 @@ def table(rows):
         spread = f"{row['spread'][0]:.2f} .. {row['spread'][1]:.2f}" if row["ratio"] is not None else ""
         lines.append([name, value, ratio, spread, str(row["n"]), faults, throughput, machine, goal_said(row)])
     return header, lines
-
-
-def aligned(header, lines):
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-
-    def row(line):
-        return "  ".join(
-            word.ljust(width) if i == 0 else word.rjust(width) for i, (word, width) in enumerate(zip(line, widths))
-        ).rstrip()
-
-    return "\n".join([row(header), row(["-" * width for width in widths]), *map(row, lines)])
 
 
 def bars(rows, width=46):

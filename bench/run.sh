@@ -9,18 +9,19 @@
 #   bench/run.sh micro [--quick]   what calls cost whose bytes are held; writes build/report/micro.md, .svg and .json
 #   bench/run.sh scale [--quick]   what calls and memory come to by how much is held; likewise
 #   bench/run.sh peers [--quick]   what a look-up costs, beside RocksDB, LevelDB and oneTBB, which it installs; the same
+#   bench/run.sh mount [--quick]   what reads and writes through a mount cost; likewise, under five minutes
 #   bench/run.sh instructions      how many instructions hits run; exits with 1 if more than goals.toml lets pass
 #   bench/run.sh check             says which goals of the suites were missed, or not measured; exits with 1 if any
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '3,13s/^# \{0,1\}//p' bench/run.sh; }
+usage() { sed -n '3,14s/^# \{0,1\}//p' bench/run.sh; }
 suite=
 more_packages=()
 case ${1:-} in
   check) exec python3 bench/suite.py check build/report ;;
-  micro | scale | instructions)
+  micro | scale | mount | instructions)
     suite=$1
     shift
     ;;
@@ -61,11 +62,21 @@ if [[ $suite == instructions ]]; then
   quietly "building" cmake --build "$build" --target micro
   exec python3 bench/suite.py instructions "$build/bench/micro"
 fi
+mounted=(--tarnfs "$build/examples/tarnfs/tarnfs" --io "$build/bench/file_io"
+  --plan-writes "$build/bench/plan_writes_mount")
+if [[ $suite == mount ]]; then
+  if [[ ! -e /usr/share/doc/libfuse3-dev/examples/passthrough_ll.c ]]; then
+    echo "bench/run.sh mount: the examples of libfuse3-dev, one of which it measures, are not installed" >&2
+    exit 1
+  fi
+  quietly "building" cmake --build "$build" --target tarnfs file_io plan_writes_mount passthrough_ll
+  exec python3 bench/suite.py run mount "$report" "$@" \
+    python3 bench/mount.py "${mounted[@]}" --passthrough-ll "$build/bench/passthrough_ll"
+fi
 if [[ -n $suite ]]; then
   quietly "building" cmake --build "$build" --target "$suite"
-  exec python3 bench/suite.py run "$suite" "$build/bench/$suite" "$report" "$@"
+  exec python3 bench/suite.py run "$suite" "$report" "$@" "$build/bench/$suite"
 fi
-quietly "building" cmake --build "$build" --target tarnfs main_job_io main_job_in_process plan_writes_mount
+quietly "building" cmake --build "$build" --target tarnfs file_io main_job_in_process plan_writes_mount
 
-exec python3 bench/main_job.py "$@" --tarnfs "$build/examples/tarnfs/tarnfs" --io "$build/bench/main_job_io" \
-  --in-process "$build/bench/main_job_in_process" --plan-writes "$build/bench/plan_writes_mount" --report "$report"
+exec python3 bench/main_job.py "$@" "${mounted[@]}" --in-process "$build/bench/main_job_in_process" --report "$report"

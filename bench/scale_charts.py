@@ -26,6 +26,10 @@ def bytes_said(size):
     return f"{size // 1_000_000} MB" if size >= 1_000_000 else f"{size // 1_000} kB" if size >= 1_000 else f"{size} B"
 
 
+def sizes_axis(sizes):
+    return charts.Axis([(s, f"{s >> 10} KiB" if s < 1 << 20 else f"{s >> 20} MiB") for s in sizes], log=True)
+
+
 def points(rows, pattern, of):
     """{number in the name: of(row)} of the figures whose name is like that."""
     found = ((re.fullmatch(pattern, row["name"]), row) for row in rows)
@@ -94,7 +98,7 @@ def drawing(rows, title):
         chart(
             "A read, by its size: memcpy of the same bytes over it",
             "higher is better, at 1 it costs no more than the copy; upright lines: quartiles",
-            charts.Axis([(s, f"{s >> 10} KiB" if s < 1 << 20 else f"{s >> 20} MiB") for s in sizes], log=True),
+            sizes_axis(sizes),
             charts.Axis([(tenth / 10, f"{tenth / 10:.1f}") for tenth in range(0, 11, 2)], low=0, high=most),
             "bytes asked for",
             [*by_size, ("memcpy", memcpy, charts.GREY, True)],

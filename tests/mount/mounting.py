@@ -113,10 +113,11 @@ def scratch_directory(need_bytes):
 class Tarnfs:
     """One tarnfs process on one mount point. However the `with` block ends, the mount and the process are gone."""
 
-    def __init__(self, program, source, mountpoint, *options, environment=None, stats=True, exit_code=0):
+    def __init__(self, program, source, mountpoint, *options, environment=None, stats=True, exit_code=0, command=None):
+        """`command`: of another program than tarnfs, in place of all its words."""
         self.source, self.mountpoint = pathlib.Path(source), pathlib.Path(mountpoint)
         asked = ["--foreground", "--stats"] if stats else ["--foreground"]
-        self._command = [str(program), *asked, *options, str(source), str(mountpoint)]
+        self._command = list(map(str, command or [program, *asked, *options, source, mountpoint]))
         self._environment = environment
         self._exit_code = exit_code  # with which it is to end
         self._log = ""  # what the process has printed; guarded by _printed

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The reader and writer of the main job, over files of any kind. It takes one command a line on standard input and
-// answers each with one line of JSON, so that open files and buffers outlive a command: a file stays dirty in the
-// filesystem for as long as nobody closes it, and no timed section faults a buffer in or makes up data. main_job.py
+// The reader and writer of what is measured on mounts, over files of any kind. It takes one command a line on standard
+// input and answers each with one line of JSON, so that open files and buffers outlive a command: a file stays dirty in
+// the filesystem for as long as nobody closes it, and no timed section faults a buffer in or makes up data. mounted.py
 // drives it.
 //
 // Cost is CPU time: this process by its own CPU clock, the filesystem's process by that process's CPU clock (which
@@ -35,7 +35,7 @@
 
 #include "warm_buffer.hpp"
 
-namespace main_job {
+namespace tarn_bench {
 
 constexpr std::size_t block_bytes_max = std::size_t{4} << 20;
 constexpr std::size_t pattern_bytes = std::size_t{16} << 20;
@@ -73,8 +73,6 @@ inline std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
   return x ^ (x >> 31);
 }
-
-using tarn_bench::WarmBuffer;
 
 /// What a block that is written holds depends on its offset and the seed alone: the same commands on two files make
 /// them equal.
@@ -241,10 +239,12 @@ class Session {
     return "";
   }
 
+  // SLOT: a section that moves no bytes, since a filesystem may store here what it has held.
   std::string close(const std::string& slot) {
-    file(slot).close();
+    File& closed = file(slot);
+    const auto answer = timed([&] { return closed.close(), std::uint64_t{0}; });
     files_.erase(slot);
-    return "";
+    return answer;
   }
 
   // A CPU's number, or "any".
@@ -416,4 +416,4 @@ class Session {
   std::map<std::string, std::unique_ptr<File>> files_;
 };
 
-}  // namespace main_job
+}  // namespace tarn_bench

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A file of the system, mounted or not, for the main job's reader and writer.
+// A file of the system, mounted or not, for the reader and writer of file_session.hpp.
 #pragma once
 
 #include <fcntl.h>
@@ -12,9 +12,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "main_job_session.hpp"
+#include "file_session.hpp"
 
-namespace main_job {
+namespace tarn_bench {
 
 class SystemFile : public File {
  public:
@@ -75,4 +75,4 @@ class SystemFile : public File {
   int fd_;
 };
 
-}  // namespace main_job
+}  // namespace tarn_bench
