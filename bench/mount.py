@@ -19,13 +19,14 @@ from mounted import KiB, MiB, PASSTHROUGH, PATHS, PLAN_WRITES, REFERENCE
 from mounted import Arm, Mounts, Progress, Rounds, Session, mounting
 
 READS = ["4KiB", "128KiB", "512KiB", "1MiB"]
-WRITES = ["128KiB", "1MiB"]
+WRITES = ["4KiB", "128KiB", "1MiB"]
 FORMS = {
     # As in main_job.py; written: bytes of a file that is written.
-    "whole": dict(large=64 * MiB, written=300 * MiB, pairs=15, mounts=1, passes=2, length={"4KiB": 8 * MiB}),
+    "whole": dict(large=64 * MiB, written=300 * MiB, pairs=15, mounts=1, passes=2, length={"4KiB": 16 * MiB}),
     "quick": dict(large=32 * MiB, written=32 * MiB, pairs=5, mounts=1, passes=2, length={"4KiB": 4 * MiB}),
 }
 PATHS_SAID = {REFERENCE: "plan/after", PLAN_WRITES: "buffers that grow (reconstruction)", PASSTHROUGH: PASSTHROUGH}
+COPIED = ("--receive=copy",)
 SMALL_BUDGET = 16 * MiB  # holds neither form's file
 
 
@@ -44,7 +45,8 @@ def say_costs(rounds, named):
                 say(name, "CPU s/GiB", ours)
                 continue
             theirs = [mounted.cost(pair) for pair in rounds.pairs(arms[beside])]
-            say(name, "CPU s/GiB", ours, PATHS_SAID[beside], [r / o for r, o in zip(theirs, ours)])
+            said = PATHS_SAID.get(beside, "threads anywhere")
+            say(name, "CPU s/GiB", ours, said, [r / o for r, o in zip(theirs, ours)])
 
 
 def measure_reads(session, mounts, form, copy, progress):
@@ -98,18 +100,43 @@ def measure_rereads(session, mounts, form, copy, progress):
     say("mount/reread_requests", "requests", requests)
 
 
+def measure_placement(session, mounts, form, copy, progress):
+    """What it is worth that each thread of tarnfs stays on a processor: to a reader that does so, and to others."""
+    rounds = Rounds(session, mounts, form, copy, progress)
+
+    def visit(order, _):
+        for reader, cpu in (("reader_anywhere", "any"), ("reader_on_one_cpu", mounted.CPU)):
+            session("pin", cpu)
+            for size in ("4KiB", "128KiB"):
+                rounds.read(size, order, f"/{reader}")
+        session("pin", "any")
+
+    arms = {"anywhere": Arm("gather"), "one_thread_a_cpu": Arm("gather", options=("--one-thread-a-cpu",))}
+    rounds.run("reads, by where threads run", arms, visit, ["--direct-io"], stored=False, pinned=False)
+
+    def named(figure, arm):
+        threads, reader = arm.split("/")
+        name = f"mount/{figure}/{reader}"
+        return (name, None) if threads == "anywhere" else (f"{name}/{threads}", f"anywhere/{reader}")
+
+    say_costs(rounds, named)
+
+
 def measure_writes(session, mounts, form, copy, progress, what, beside, sizes, options, suffix):
     """New files, each written twice: into a new mount and, which is what counts, again. Then closed, which is timed by
     itself: tarnfs stores there what it has held. `beside` is what tarnfs is compared with; tmpfs is shown."""
+    arms = {"gather": Arm("gather"), "copied": Arm("gather", options=COPIED), beside: Arm(beside), "tmpfs": None}
     rounds = Rounds(session, mounts, form, copy, progress)
-    size_bytes = form["written"]
     plain = mounts.scratch / "plain"
     plain.mkdir()
+
+    def written_bytes(size):
+        return min(form["length"].get(size, form["written"]), form["written"])
 
     def write(arm, folder, size):
         mounts.watch(arm)
         with session.open(folder / "written", "create", "written"):
-            return session("write", "written", 0, size_bytes, mounted.bytes_of(size), 70)
+            return session("write", "written", 0, written_bytes(size), mounted.bytes_of(size), 70)
 
     def round_of(order, folders):
         for size in sizes:
@@ -126,17 +153,18 @@ def measure_writes(session, mounts, form, copy, progress, what, beside, sizes, o
             os.unlink(folders[arm] / "written")
 
     number_of_rounds = form["pairs"] * form["mounts"]
-    for number, order in mounted.orders(["gather", beside, "tmpfs"], number_of_rounds):
+    for number, order in mounted.orders(arms, number_of_rounds):
         progress(what, f"round {number + 1} of {number_of_rounds}")
         with contextlib.ExitStack() as stack:
             folders = {"tmpfs": plain}
             for arm in order:
-                if arm == "tmpfs":
+                its = arms[arm]
+                if its is None:
                     continue
                 source = mounts.scratch / f"source-{arm}"
                 source.mkdir()
                 stack.callback(shutil.rmtree, source)
-                folders[arm] = stack.enter_context(mounts.mounted(arm, arm, source, *options))
+                folders[arm] = stack.enter_context(mounts.mounted(arm, its.path, source, *options, *its.options))
             mounts.pin(True)
             round_of(order, folders)
             mounts.pin(False)
@@ -145,7 +173,7 @@ def measure_writes(session, mounts, form, copy, progress, what, beside, sizes, o
     def named(figure, arm):
         words = figure.split("/")
         name = "/".join(["mount", "write", suffix + words[1], *words[2:], *([] if arm == "gather" else [arm])])
-        return name, beside if arm == "gather" else None
+        return name, beside if arm in ("gather", "copied") else None
 
     say_costs(rounds, named)
 
@@ -178,6 +206,7 @@ def run(arguments, form):
         measure_reads(*everything)
         measure_cached_reads(*everything)
         measure_rereads(*everything)
+        measure_placement(*everything)
         measure_writes(*everything, "writes, direct", PLAN_WRITES, WRITES, ["--direct-io"], "")
         measure_writes(*everything, "writes, through the page cache", PASSTHROUGH, ["128KiB"], [], "cached_")
     progress.end()

@@ -227,9 +227,10 @@ class Rounds:
         self._session, self._mounts, self.form, self._copy, self._progress = session, mounts, form, copy, progress
         self.sections = {}  # figure -> arm -> a section for each round
 
-    def run(self, what, arms, visit, options, stored):
-        """For each round, mounts the arms (name -> Arm), each with the file `measured`, verified, and lets `visit(order,
-        folders)` time them. The file is stored before the mount, or written in it and kept open.
+    def run(self, what, arms, visit, options, stored, pinned=True):
+        """For each round, mounts the arms (name -> Arm), each with the file `measured`, verified, and lets
+        `visit(order, folders)` time them. The file is stored before the mount, or written in it and kept open. Pinned,
+        all run on one CPU.
         """
         rounds = self.form["pairs"] * self.form["mounts"]
         for number, order in orders(arms, rounds):
@@ -247,7 +248,8 @@ class Rounds:
                             arm, its.path, sources[arm], *options, *its.options, environment=its.environment
                         )
                     )
-                self._mounts.pin(True)
+                if pinned:
+                    self._mounts.pin(True)
                 stack.enter_context(self._session.open(self._copy / "measured", "r", "wanted"))
                 for arm in order:
                     # Kept open: no close flushes what is written here, so reads are of dirty bytes.
@@ -257,7 +259,8 @@ class Rounds:
                 for arm in order:
                     self._session.must_be_equal(arm, "wanted", MiB, f"{what}, {arm}")
                 visit(order, folders)
-                self._mounts.pin(False)
+                if pinned:
+                    self._mounts.pin(False)
             for arm in arms:
                 with self._session.open(sources[arm] / "measured", "r", "a"), self._session.open(
                     self._copy / "measured", "r", "b"

@@ -300,6 +300,30 @@ void hit_ratios(const Suite& suite) {
     }
     return trace;
   });
+  // The same, and each object of a scan is looked up 16 times in a row, as a chunk is that is read in small pieces.
+  compare("hit_ratio/burst_scan_in_16ths", [](std::uint64_t seed) {
+    Zipf zipf{objects, seed};
+    Trace trace;
+    for (Object next = 0; trace.size() < length; ++next) {
+      if (next % room == 0) {
+        for (std::size_t i = 0; i < 5 * room; ++i) trace.push_back(zipf.next());
+      }
+      for (int piece = 0; piece < 16; ++piece) trace.push_back(next % objects);
+    }
+    return trace;
+  });
+  // A scan in such pieces that never ends, a piece of it for each other look-up.
+  compare("hit_ratio/stream_in_16ths", [](std::uint64_t seed) {
+    Zipf zipf{objects, seed};
+    Trace trace;
+    for (Object next = 0; trace.size() < length; ++next) {
+      for (int piece = 0; piece < 16; ++piece) {
+        trace.push_back(zipf.next());
+        trace.push_back(next % objects);
+      }
+    }
+    return trace;
+  });
   // Of each three look-ups one is of what is wanted always, and two are of what is used twice, a quarter of a room of
   // others between: S3-FIFO has let go of that by then, LRU has not.
   compare("hit_ratio/lru_wins", [](std::uint64_t seed) {

@@ -67,7 +67,7 @@ class Evicting {
       entry.held = true;
       policy_.insert(entry, tarn::testing::Random{object}.next());
     }
-    Policy::touch(entry);
+    policy_.touch(entry);
     return was_held;
   }
   [[nodiscard]] std::size_t count() const { return policy_.count(); }

@@ -18,6 +18,7 @@
 #include "compare_reads.hpp"
 #include "held_file.hpp"
 #include "paired.hpp"
+#include "scale_chunk_size.hpp"
 #include "scale_files.hpp"
 #include "scale_memory.hpp"
 #include "scale_plan_table.hpp"
@@ -306,6 +307,7 @@ int run(const Suite& suite) {
   metadata_per_chunk(suite);  // these fork, and want a heap that nobody has used
   sparse_file(suite);
   small_files(suite);
+  chunk_sizes(suite);
   drops(suite);
   calls_by_count(suite);
   touches(suite);

@@ -24,6 +24,7 @@
 
 #include "support/catch.hpp"
 #include "support/model_store.hpp"
+#include "support/received.hpp"
 #include "support/traits.hpp"
 
 // Many threads on a few files, with a small budget and a store that fails. Every cell of 64 bytes that is written holds
@@ -245,12 +246,19 @@ struct World {
     watched.begun[group] = stamp_count;
     const auto at = shift_bytes + group * group_bytes;
     std::size_t given = 0;
-    const auto n = random.one_in(2) ? watched.file.write(at, bytes, 1)
-                                    : watched.file.write(at, bytes.size(), [&](tarn::MutableBuffers into) {
-                                        const auto taken = into.copy_from(std::span{bytes}.subspan(given));
-                                        given += taken;
-                                        return taken;
-                                      });
+    const auto write = [&]() -> tarn::Result<std::size_t> {
+      if (random.one_in(3)) {
+        auto spares = received(pool, std::span<const std::byte>{bytes});
+        if (spares) return watched.file.write(at, *spares, bytes.size(), 1);
+      }
+      if (random.one_in(2)) return watched.file.write(at, bytes, 1);
+      return watched.file.write(at, bytes.size(), [&](tarn::MutableBuffers into) {
+        const auto taken = into.copy_from(std::span{bytes}.subspan(given));
+        given += taken;
+        return taken;
+      });
+    };
+    const auto n = write();
     if (n && *n == bytes.size()) {
       watched.done[group] = stamp_count;
     } else {

@@ -5,6 +5,7 @@
 #include <tarn/chunk_pool.hpp>
 #include <tarn/dirty_file.hpp>
 #include <tarn/fuse_async.hpp>
+#include <tarn/fuse_loop.hpp>
 
 #include <algorithm>
 #include <optional>
@@ -292,6 +293,9 @@ class TarnPool final : public ContentPool {
   std::unique_ptr<Content> add(SourceFile& source, std::uint64_t id, std::uint64_t size_bytes) override {
     return std::make_unique<TarnContent<Traits>>(
         shared_, source, tarn::MetadataFor<Traits>::from_store(id, size_bytes, {.part_bytes = part_bytes_}));
+  }
+  int serve(fuse_session* session, unsigned threads, bool one_a_cpu) override {
+    return tarn::fuse::serve(session, shared_.pool, {.workers = threads, .one_a_cpu = one_a_cpu});
   }
   void wait_until_idle() override { shared_.operations.wait_for_none(); }
   std::string stats() const override {

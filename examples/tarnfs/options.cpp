@@ -31,6 +31,10 @@ options (sizes take K, M or G, powers of 1024; --x=v and --x v are the same):
   --read-ahead=SIZE     the most to load ahead of a program that reads in order;
                         the kernel reads ahead itself, but for --direct-io        [0: nothing]
   --threads=N           threads that serve requests                               [one a CPU, at least 2]
+  --receive=KIND        how what is written gets into the pool: in-place, received
+                        there, which takes 1M of the budget a thread; copy; or
+                        auto: in-place if that is a sixteenth of it at most       [auto]
+  --one-thread-a-cpu    each thread stays on a processor; not with --receive=copy [off]
   --loaders=N           threads that load from SOURCE and store to it             [4]
   --cpu=LIST            run on these CPUs only, as in 0,2-3                        [all]
   --foreground          stay in the foreground and say errors on standard error   [off: daemon, syslog]
@@ -108,6 +112,14 @@ constexpr std::array options_known{
     Option{"keep-cache", false, [](Options& o, Value) { return o.keep_cache = true; }},
     Option{"read-ahead", true, [](Options& o, Value v) { return set_size(o.read_ahead_bytes, v); }},
     Option{"threads", true, [](Options& o, Value v) { return set_count(o.threads, v); }},
+    Option{"receive", true,
+           [](Options& o, Value v) {
+             return set_choice(
+                 o.receive, v,
+                 std::array{std::pair{Value{"in-place"}, Receive::in_place}, std::pair{Value{"copy"}, Receive::copy},
+                            std::pair{Value{"auto"}, Receive::by_budget}});
+           }},
+    Option{"one-thread-a-cpu", false, [](Options& o, Value) { return o.one_thread_a_cpu = true; }},
     Option{"loaders", true, [](Options& o, Value v) { return set_count(o.content.loaders, v); }},
     Option{"cpu", true,
            [](Options& o, Value v) {
@@ -207,6 +219,10 @@ std::variant<Options, UsageError, Information> parse_options(std::span<const cha
     if (!known->set(options, value)) {
       return UsageError{std::string{name} + " does not take '" + in_one_line(value) + "'"};
     }
+  }
+  if (options.one_thread_a_cpu) {
+    if (options.receive == Receive::copy) return UsageError{"--one-thread-a-cpu does not go with --receive=copy"};
+    options.receive = Receive::in_place;
   }
   if (operands.size() != 2) return UsageError{"SOURCE and MOUNTPOINT are needed, and nothing else (see --help)"};
   options.source = operands[0];

@@ -27,7 +27,7 @@
 #include <tarn/detail/pool_core.hpp>
 #include <tarn/detail/read_loop.hpp>
 #include <tarn/dirty_file_metadata.hpp>
-#include <tarn/eviction/clock.hpp>
+#include <tarn/eviction/s3_fifo.hpp>
 #include <tarn/policies.hpp>
 #include <tarn/pool_options.hpp>
 #include <tarn/pool_stats.hpp>
@@ -99,7 +99,7 @@ class PinnedChunk {
     if (chunk_->state.is(detail::ChunkState::detached) || !chunk_->valid.contains(in_chunk)) {
       return fail(std::errc::no_message_available);
     }
-    detail::PoolCore<Traits>::touch(*chunk_);
+    core_->touch(*chunk_);
     count.add(in_chunk.size_bytes());
     const std::span<const std::byte> bytes{chunk_->memory + in_chunk.offset(),
                                            static_cast<std::size_t>(in_chunk.size_bytes())};

@@ -158,6 +158,15 @@ class DirtyFile final : private detail::Flushable {
                                     detail::AskStore<Store>{store_});
     }));
   }
+  /// As the write_range with spare chunks.
+  [[nodiscard]] Result<std::size_t> write(std::uint64_t offset, SpareChunks<Traits>& from, std::size_t size_bytes,
+                                          Mtime mtime_ns = {}, const CallOptions& options = {}) {
+    return size_of(guarded([&] {
+      auto file = body_->access();
+      return detail::write_received(file, offset, from, size_bytes, detail::RoomRule::of(options), options, mtime_ns,
+                                    detail::AskStore<Store>{store_});
+    }));
+  }
   /// A write that waits for no memory, and for no flush of one moment.
   /// Errors: EAGAIN if it would have to; else as write.
   [[nodiscard]] Result<std::size_t> try_write(std::uint64_t offset, std::span<const std::byte> from,

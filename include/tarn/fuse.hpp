@@ -40,6 +40,7 @@
 #include <tarn/call_options.hpp>
 #include <tarn/detail/sync.hpp>
 #include <tarn/result.hpp>
+#include <tarn/spare_chunks.hpp>
 
 namespace tarn::fuse {
 
@@ -118,10 +119,77 @@ void reply_read(fuse_req_t request, File& file, std::size_t size_bytes, off_t of
 
 namespace detail {
 
+/// The bytes of a write request that lie in spare chunks, while its handler runs in this thread; see fuse_loop.hpp.
+/// libfuse has a place instead that nobody can read.
+struct Received {
+  const void* place;
+  void* spares;                     // of the traits of their pool
+  const void* pool;                 // which no other is
+  mutable std::size_t taken_bytes;  // of the first, that are in a file now and not in the spares
+  void (*copy_some)(const void* spares, std::size_t at, std::span<std::byte> into);
+
+  static inline thread_local const Received* in_this_thread = nullptr;
+
+  /// Returns: null if the request's bytes are libfuse's.
+  [[nodiscard]] static const Received* of(const fuse_bufvec& from) {
+    const bool is = in_this_thread != nullptr && from.count == 1 && from.buf[0].mem == in_this_thread->place;
+    return is ? in_this_thread : nullptr;
+  }
+  /// Whether the bytes from `at` on are there still: they can be taken once.
+  [[nodiscard]] bool has(std::size_t at) const { return at >= taken_bytes; }
+  template <class Traits>
+  [[nodiscard]] SpareChunks<Traits>* spares_of(const ChunkPool<Traits>& its_pool) const {
+    return pool == &its_pool ? static_cast<SpareChunks<Traits>*>(spares) : nullptr;
+  }
+  /// The bytes from `at` on.
+  template <class File>
+  [[nodiscard]] Result<std::size_t> write_to(File& file, std::size_t at, std::uint64_t offset, std::size_t size_bytes,
+                                             std::optional<std::int64_t> mtime_ns, const CallOptions& options) const {
+    if (!has(at)) return fail(std::errc::io_error);
+    const auto written = write(file, at, offset, size_bytes, mtime_ns, options);
+    if (written) taken_bytes = at + *written;
+    return written;
+  }
+
+ private:
+  template <class File>
+  [[nodiscard]] Result<std::size_t> write(File& file, std::size_t at, std::uint64_t offset, std::size_t size_bytes,
+                                          std::optional<std::int64_t> mtime_ns, const CallOptions& options) const {
+    if constexpr (requires { file.write(offset, *spares_of(file.pool()), size_bytes, mtime_ns, options); }) {
+      if (auto* const whole = at == 0 ? spares_of(file.pool()) : nullptr) {
+        return file.write(offset, *whole, size_bytes, mtime_ns, options);
+      }
+    }
+    const auto fill = [&](MutableBuffers into) {
+      const auto begin = at;
+      for (std::size_t i = 0; i < into.count(); at += into[i].size(), ++i) copy_some(spares, at, into[i]);
+      return at - begin;
+    };
+    return file.write(offset, size_bytes, fill, mtime_ns, options);
+  }
+};
+
+/// Copies what is left of the request's buffers. Returns: how much, or a negated errno.
+[[nodiscard]] inline ssize_t copy_left(fuse_bufvec* from, std::span<std::byte> into) {
+  if (const auto* const received = Received::of(*from)) {
+    if (!received->has(from->off)) return -EIO;
+    received->copy_some(received->spares, from->off, into);
+    return static_cast<ssize_t>(into.size());
+  }
+  fuse_bufvec to = FUSE_BUFVEC_INIT(into.size());
+  to.buf[0].mem = into.data();
+  return fuse_buf_copy(&to, from, fuse_buf_copy_flags{});
+}
+
 /// Writes up to `size_bytes` bytes of what is left of the request's buffers, which then hold what was not taken in.
 template <class File>
 [[nodiscard]] Result<std::size_t> take_in(File& file, fuse_bufvec* from, std::uint64_t offset, std::size_t size_bytes,
                                           std::optional<std::int64_t> mtime_ns, const CallOptions& options) {
+  if (const auto* const received = Received::of(*from)) {
+    const auto written = received->write_to(file, from->off, offset, size_bytes, mtime_ns, options);
+    if (written) from->off += *written;
+    return written;
+  }
   if (from->count == 1 && !(from->buf[0].flags & FUSE_BUF_IS_FD)) {
     const auto* const bytes = static_cast<const std::byte*>(from->buf[0].mem) + from->off;
     const Result<std::size_t> written = file.write(offset, std::span{bytes, size_bytes}, mtime_ns, options);
@@ -157,7 +225,8 @@ template <class File>
 /// Returns:  the bytes taken in; fewer than there are only as file.write.
 /// Errors:   the file's own; that of reading the request's descriptor.
 /// Requires: `from` was not copied from before.
-/// Cost:     one copy, from the request's memory, or straight from its descriptor.
+/// Cost:     one copy, from the request's memory, or straight from its descriptor. Of whole chunks none, where the
+///           request was received by fuse_loop.hpp.
 template <class File>
 [[nodiscard]] Result<std::size_t> write_from(File& file, fuse_bufvec* from, off_t offset,
                                              std::optional<std::int64_t> mtime_ns = {},

@@ -226,9 +226,7 @@ void write_from_later(Pointer file, fuse_bufvec* from, off_t offset, std::size_t
     waiting.give_back(left_bytes);
     return done(file, in_all(detail::no_memory(), 0));
   }
-  fuse_bufvec to = FUSE_BUFVEC_INIT(left_bytes);
-  to.buf[0].mem = copy.get();
-  const auto n = fuse_buf_copy(&to, from, fuse_buf_copy_flags{});
+  const auto n = detail::copy_left(from, {copy.get(), left_bytes});
   if (n < 0) return done(file, in_all({static_cast<int>(-n), std::generic_category()}, 0));
   const std::span<const std::byte> bytes{copy.get(), static_cast<std::size_t>(n)};
   start_keeping(

@@ -68,7 +68,7 @@ concept EvictionPolicy = requires(E& policy, typename E::Hook& hook, bool (*try_
   noexcept;
   { policy.remove(hook) }
   noexcept;
-  { E::touch(hook) }
+  { std::as_const(policy).touch(hook) }
   noexcept;
   { hook.reset() }
   noexcept;
@@ -175,14 +175,14 @@ inline constexpr bool hears_syncs =
 }  // namespace detail
 
 class ArenaStorage;
-class ClockEviction;
+class S3FifoEviction;
 
 struct DefaultTraits {
   using FileId = std::uint64_t;
   using ContentId = Digest<16>;
   using Payload = std::monostate;  ///< carried by a file's metadata: a path, a parent, whatever the filesystem likes
   using Storage = ArenaStorage;
-  using Eviction = ClockEviction;
+  using Eviction = S3FifoEviction;
   using Observer = NullObserver;
   using TimeSource = SteadyTime;
 };

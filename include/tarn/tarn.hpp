@@ -25,6 +25,7 @@
 #include <tarn/read_ahead.hpp>
 #include <tarn/read_range.hpp>
 #include <tarn/result.hpp>
+#include <tarn/spare_chunks.hpp>
 #include <tarn/storage/arena.hpp>
 #include <tarn/storage/heap.hpp>
 #include <tarn/store.hpp>

@@ -21,6 +21,7 @@
 #include <tarn/detail/held_write.hpp>
 #include <tarn/detail/write_window.hpp>
 #include <tarn/read_range.hpp>
+#include <tarn/spare_chunks.hpp>
 
 namespace tarn {
 
@@ -219,6 +220,21 @@ struct FillFrom {
   }
 };
 
+/// Fills with what was received.
+template <class Traits>
+struct FillFromSpares {
+  SpareChunks<Traits>& from;
+
+  template <class Window>
+  [[nodiscard]] Result<std::size_t> operator()(Window& window, std::size_t done, std::size_t size) const {
+    window.for_each_memory([&](std::byte*& memory, ByteRange in_chunk) {
+      from.give(done, memory, in_chunk);
+      done += static_cast<std::size_t>(in_chunk.size_bytes());
+    });
+    return size;
+  }
+};
+
 /// Lets the embedder's filler receive in place.
 template <class Filler>
 struct FillBy {
@@ -242,6 +258,20 @@ template <class File, class Admit>
     if (offset && write_held(file, *offset, from, mtime_ns)) return Written{*offset, from.size()};
   }
   Write write{file, offset, from.size(), false, room, mtime_ns, FillFrom{from}, admit};
+  return run_to_end(file.core, options, write);
+}
+
+template <class File, class Admit>
+[[nodiscard]] Result<Written> write_received(File& file, std::uint64_t offset,
+                                             SpareChunks<typename File::TraitsType>& from, std::size_t size_bytes,
+                                             const RoomRule& room, const CallOptions& options,
+                                             std::optional<std::int64_t> mtime_ns, Admit admit) {
+  if (&file.core != &from.core() || size_bytes > from.size_bytes()) return fail(std::errc::invalid_argument);
+  if (size_bytes < file.core.chunk_bytes()) {  // nothing to exchange
+    const auto bytes = size_bytes != 0 ? from[0].first(size_bytes) : std::span<std::byte>{};
+    return write_copy(file, offset, bytes, room, options, mtime_ns, admit);
+  }
+  Write write{file, offset, size_bytes, false, room, mtime_ns, FillFromSpares<typename File::TraitsType>{from}, admit};
   return run_to_end(file.core, options, write);
 }
 
@@ -271,6 +301,23 @@ template <class Traits>
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
     const auto written =
         detail::write_copy(file, offset, from, detail::RoomRule{}, {}, std::nullopt, detail::AdmitAll{});
+    if (!written) return fail(written.error());
+    return written->size_bytes;
+  });
+}
+
+/// Takes in the first `size_bytes` bytes of what was received into `from`. A chunk that they cover whole, as it lies in
+/// `from`, takes that memory in place of its own; the others are copied.
+///
+/// Returns:  as above.
+/// Errors:   as above; EINVAL if `from` is of another pool or has fewer bytes. `from` has them still then.
+/// Cost:     of a whole chunk an exchange of two pointers, if `offset` is a multiple of the chunk; else one copy.
+template <class Traits>
+[[nodiscard]] Result<std::size_t> write_range(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta,
+                                              std::uint64_t offset, SpareChunks<Traits>& from, std::size_t size_bytes) {
+  return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
+    const auto written = detail::write_received(file, offset, from, size_bytes, detail::RoomRule{}, {}, std::nullopt,
+                                                detail::AdmitAll{});
     if (!written) return fail(written.error());
     return written->size_bytes;
   });

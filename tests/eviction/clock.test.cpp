@@ -85,10 +85,19 @@ TEST_CASE("a removal keeps the others' order, wherever the hand is", "[eviction]
   CHECK(clock.count() == 0);
 }
 
+namespace {
+
+template <class Traits>
+struct ByClock : Traits {
+  using Eviction = Clock;
+};
+
+}  // namespace
+
 TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of others", "[eviction]",
                    EACH_STORAGE(Heap, Arena)) {
   const bool by_write = GENERATE(false, true);
-  OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
+  OneFile<ByClock<TestType>> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
   const std::uint64_t C = 65536, hot = 200;
   file.become_stored(400 * C);
   REQUIRE(file.read(hot * C, static_cast<std::size_t>(C)) == pattern(hot * C, C));
@@ -112,7 +121,7 @@ TEMPLATE_TEST_CASE("a chunk that is read again and again outlives a scan of othe
 TEMPLATE_TEST_CASE("a chunk that was written often outlives one that was written once", "[eviction]",
                    EACH_STORAGE(Heap, Arena)) {
   const auto scan_survived = [](int writes) {
-    OneFile<TestType> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
+    OneFile<ByClock<TestType>> file{{.chunk_bytes = 65536, .chunks_per_part = 1}, 1 * MiB};
     const std::uint64_t C = 65536, written = 500;
     file.become_stored(600 * C);
     for (int i = 0; i < writes; ++i) REQUIRE(file.write(written * C, "w"));
@@ -194,7 +203,7 @@ TEST_CASE("a policy is told one name of one chunk, whenever that comes, and is c
     }
     return charged;
   };
-  const auto by_clock = charged_bytes(Usual{});
+  const auto by_clock = charged_bytes(ByClock<Usual>{});
   CHECK(Noting::names.empty());
   CHECK(charged_bytes(ByNoting{}) == by_clock + chunks * Noting::extra_bytes);
   const auto second = Noting::names.begin() + chunks;

@@ -27,10 +27,21 @@ struct Queues {
 
   void come(int i) {
     policy.insert(hooks[static_cast<std::size_t>(i)], static_cast<std::uint64_t>(i));
-    touch(i);
+    policy.touch(hooks[static_cast<std::size_t>(i)]);
   }
+  /// Each touch is in a moment of its own.
   void touch(int i, int times = 1) {
-    while (times-- > 0) S3Fifo::touch(hooks[static_cast<std::size_t>(i)]);
+    while (times-- > 0) {
+      pass_a_moment();
+      policy.touch(hooks[static_cast<std::size_t>(i)]);
+    }
+  }
+  /// By what comes, and goes at once.
+  void pass_a_moment() {
+    for (auto left = policy.count() / S3Fifo::moment_share + 1; left != 0; --left) {
+      policy.insert(passing, UINT32_MAX);
+      policy.remove(passing);
+    }
   }
   void go(int i) { policy.remove(hooks[static_cast<std::size_t>(i)]); }
   /// Returns: which one went; -1 for none.
@@ -49,6 +60,7 @@ struct Queues {
 
   S3Fifo policy;
   std::vector<Hook> hooks;
+  Hook passing;
 };
 
 }  // namespace
@@ -78,6 +90,54 @@ TEST_CASE("what is used twice more stays through a scan of any length", "[s3_fif
     if (i != 7 && i != 8) expected.push_back(i);
   }
   CHECK(gone == expected);
+}
+
+TEST_CASE("touches in one moment are one use, however many they are", "[s3_fifo]") {
+  Queues queues{2000};
+  for (int i = 0; i < 256; ++i) queues.come(i);
+  queues.pass_a_moment();
+  for (int i = 0; i < 100; ++i) queues.policy.touch(queues.hooks[3]);
+  queues.touch(7, 2);  // in two
+  std::vector<int> gone;
+  for (int i = 256; i < 2000; ++i) {
+    gone.push_back(queues.evict());
+    queues.come(i);
+  }
+  CHECK(std::count(gone.begin(), gone.end(), 3) == 1);
+  CHECK(std::count(gone.begin(), gone.end(), 7) == 0);
+}
+
+TEST_CASE("a moment is over when a chunk in 128 has come, and the count of moments goes round", "[s3_fifo]") {
+  Queues queues{600};
+  int next = 0;
+  const auto& hook = queues.hooks[0];
+  const auto counts = [&] {
+    const auto before = hook.heat.load();
+    queues.policy.touch(queues.hooks[0]);
+    return hook.heat.load() > before;
+  };
+  while (next < 500) queues.come(next++);
+  (void)counts();
+  queues.hooks[0].heat.store(0);
+  do queues.come(next++);
+  while (!counts());
+  queues.hooks[0].heat.store(0);
+  for (int come = 1; come <= 3; ++come) {
+    queues.come(next++);
+    CHECK_FALSE(counts());
+  }
+  queues.come(next++);
+  CHECK(next < 512);
+  CHECK(counts());
+
+  Queues few{2};
+  few.come(0);
+  for (int moments = 1; moments <= 600; ++moments) {
+    few.hooks[0].heat.store(S3Fifo::brought);
+    few.touch(0);
+    CHECK(few.hooks[0].heat.load() == S3Fifo::brought + 1);
+    CHECK(few.hooks[0].moment.load() != 0);  // which is of a hook that nothing has touched
+  }
 }
 
 TEST_CASE("of what is proven goes what is not used any more, and the hotter the later", "[s3_fifo]") {
@@ -239,7 +299,7 @@ class Cache {
       hook->number = number;
       policy_.insert(*hook, number * 0x9E3779B97F4A7C15u);
     }
-    S3Fifo::touch(*hook);
+    policy_.touch(*hook);
   }
   std::uint64_t hits = 0;
 

@@ -23,6 +23,7 @@
 #include "explore/small_pool.hpp"
 #include "support/catch.hpp"
 #include "support/linearizable.hpp"
+#include "support/received.hpp"
 
 using tarn_test::chunk_bytes;
 using tarn_test::explore;
@@ -206,6 +207,27 @@ TEST_CASE("a window is read as of one moment", "[explore]") {
             race(sixteen, true, {read(0, 32, {sixteen, grown}), write(0, grown)}, {grown}));
     explore("at the end of a file that grows meanwhile, by a try",
             race(sixteen, true, {try_read(0, 32, {sixteen, grown, "busy"}), write(0, grown)}, {grown}));
+  }
+}
+
+TEST_CASE("a chunk that takes memory which was received is seen before or after, and flushed as one of both",
+          "[explore]") {
+  const auto after = std::string(16, 'b') + sixteen;
+  const Call take_in = [](World& world) {
+    const std::string text(16, 'b');
+    auto spares = tarn_test::received(world.pool, text_bytes(text));
+    Explorer::expect(spares.has_value(), "nothing to receive into");
+    const auto n = world.file->write(0, *spares, text.size());
+    Explorer::expect(n && *n == text.size(), "a write is refused");
+    tarn_test::receive(*spares, text_bytes(std::string(16, '?')));  // what comes next
+  };
+  explore("by a read", race(two_chunks, true, {take_in, read(0, 32, {two_chunks, after})}, {after}));
+  explore("by a view", race(two_chunks, true, {take_in, view(0, 32, {two_chunks, after})}, {after}));
+  explore("by a flush", race(two_chunks, true, {take_in, flush}, {after}));
+  explore("while it is evicted", race(two_chunks, true, {take_in, evict}, {after}), 3);
+  {
+    const Call both = [](World& world) { write(3, "cc")(world), flush(world); };
+    explore("while what it had is flushed", race(two_chunks, true, {take_in, both}, {after, with(after, 3, "cc")}));
   }
 }
 

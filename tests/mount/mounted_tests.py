@@ -218,6 +218,13 @@ def fio_finds_every_block_it_wrote():
         ),
         (TIGHT, ["--ioengine=psync --rw=randwrite --numjobs=2", "--ioengine=psync --rw=write"]),
         (["--direct-io"], ["--ioengine=psync --rw=randrw --bsrange=4k-1m --blockalign=4k"]),
+        (
+            ["--direct-io", "--receive=in-place", "--budget=24M"],
+            [
+                "--ioengine=psync --rw=randwrite --bs=128k",
+                "--ioengine=psync --rw=randrw --bsrange=4k-1m --blockalign=4k --numjobs=2",
+            ],
+        ),
     ):
         with Pair(*options) as pair:
             for number, job in enumerate(jobs):
@@ -314,8 +321,11 @@ def every_combination(chunk):
         cache = [[], ["--direct-io"], ["--keep-cache"]][seed % 3]
         if "--storage=heap" in memory:
             budget += MiB  # its least is four chunks and the tables; the arena's, less
+        receive = [["--receive=in-place"], ["--receive=copy"]][seed % 2]
+        if seed % 2 == 0:
+            budget += 4 * MiB  # with chunks of 2 MiB, one for each of two threads
         sizes = [f"--budget={budget}", f"--chunk-size={chunk}", f"--part-size={part}"]
-        differential([f"--read-path={path}", *sizes, *memory, *cache], seed)
+        differential([f"--read-path={path}", *sizes, *memory, *cache, *receive], seed)
 
 
 @case(timeout=120)
@@ -346,8 +356,8 @@ def bytes_are_equal_with_2m_chunks_on_every_path_budget_and_part():
 @case(timeout=120)
 def a_read_never_shows_half_a_write():
     block, reads = 256 * KiB, 1500  # within one window, and across chunks
-    for path in ("copy", "gather"):
-        with Pair(f"--read-path={path}", "--direct-io", "--threads=4") as pair:
+    for path, received in itertools.product(("copy", "gather"), (["--receive=copy"], ["--receive=in-place"])):
+        with Pair(f"--read-path={path}", "--direct-io", "--threads=4", *received) as pair:
             fd = os.open(pair.at / "f", os.O_RDWR | os.O_CREAT)
             done, torn = threading.Event(), []
             try:
@@ -374,7 +384,7 @@ def a_read_never_shows_half_a_write():
                     thread.join()
                 done.set()
                 writer.join()
-                expect(not torn, f"{path}: {len(torn)} of {2 * reads} reads are torn")
+                expect(not torn, f"{path} {received}: {len(torn)} of {2 * reads} reads are torn")
             finally:
                 done.set()
                 os.close(fd)
@@ -1170,6 +1180,8 @@ def wrong_arguments_are_refused_in_one_line():
             ["--threads=0", source, mount],
             ["--loaders=0", source, mount],
             ["--storage=disk", source, mount],
+            ["--receive=there", source, mount],
+            ["--one-thread-a-cpu", "--receive=copy", source, mount],
             ["--cpu=", source, mount],
             ["--cpu=3-1", source, mount],
             ["--cpu=1023", source, mount],
@@ -1210,8 +1222,8 @@ def a_second_tarnfs_on_one_source_is_refused():
 @case()
 def a_term_signal_stores_everything():
     data = noise(20 * MiB + 77, 1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with Pair() as pair:
+    for number, options in itertools.product((signal.SIGTERM, signal.SIGINT), ([], ["--receive=copy"])):
+        with Pair(*options) as pair:
             fd = os.open(pair.at / "f", os.O_WRONLY | os.O_CREAT)
             try:
                 for at in range(0, len(data), MiB):

@@ -377,9 +377,18 @@ def a_daemon_runs_on_the_cpus_it_was_given():
 
 
 @case()
+def each_thread_stays_on_a_cpu_of_its_own_if_that_is_asked_for():
+    usable = os.sched_getaffinity(0)
+    with Pair("--one-thread-a-cpu", f"--threads={len(usable)}") as pair:
+        (pair.at / "f").write_bytes(b"so that threads are started")
+        ones = {frozenset([cpu]) for cpu in usable}
+        expect(ones <= affinities(pair.mounted.tarnfs.pid), f"not one a CPU: {affinities(pair.mounted.tarnfs.pid)}")
+
+
+@case()
 def a_direct_mebibyte_is_one_request():
-    for path in ("copy", "gather", "after"):
-        with Pair("--direct-io", f"--read-path={path}") as pair, mmap.mmap(-1, MiB) as buffer:
+    for path, received in itertools.product(("copy", "gather", "after"), (["--receive=copy"], ["--receive=in-place"])):
+        with Pair("--direct-io", f"--read-path={path}", *received) as pair, mmap.mmap(-1, MiB) as buffer:
             # Memory from a page's start: a piece that begins within one touches a page more than a request may.
             fd = os.open(pair.at / "f", os.O_RDWR | os.O_CREAT)
             try:
@@ -435,10 +444,11 @@ def options_are_taken_with_and_without_an_equals_sign():
         "--read-ahead": "256K",
         "--threads": "2",
         "--loaders": "3",
+        "--receive": "in-place",
         "--cpu": str(min(os.sched_getaffinity(0))),
         "--rescue": "/tmp",
     }
-    plain = ["--prefault", "--keep-cache"]
+    plain = ["--prefault", "--keep-cache", "--one-thread-a-cpu"]
     for options in (
         [*plain, *(f"{name}={value}" for name, value in valued.items())],
         [*itertools.chain.from_iterable(valued.items()), *plain],
@@ -485,6 +495,8 @@ def help_names_every_option_and_its_default():
             "--keep-cache": "off",
             "--read-ahead": "0: nothing",
             "--threads": "one a CPU, at least 2",
+            "--receive": "auto",
+            "--one-thread-a-cpu": "off",
             "--loaders": "4",
             "--cpu": "all",
             "--foreground": "off: daemon, syslog",

@@ -8,6 +8,7 @@
 
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -53,7 +54,11 @@ class Kernel {
     ::close(ends_[0]);
   }
 
-  // The handler runs in this thread. They return what the reply is asked for by.
+  [[nodiscard]] fuse_session* session() const { return session_; }
+  /// From now on requests come by the session's descriptor, for a loop that serves it.
+  void come_by_descriptor() { by_descriptor_ = true; }
+
+  // The handler runs in this thread, or in that of a loop. They return what the reply is asked for by.
   std::uint64_t read(std::uint64_t offset, std::size_t size_bytes) {
     fuse_read_in in{};
     in.offset = offset;
@@ -66,6 +71,16 @@ class Kernel {
     in.size = static_cast<std::uint32_t>(bytes.size());
     return send(FUSE_WRITE, in, bytes);
   }
+  /// A request that carries other bytes than a write does.
+  std::uint64_t set_attribute(std::string_view name, std::string_view value) {
+    fuse_setxattr_in in{};
+    in.size = static_cast<std::uint32_t>(value.size());
+    // Of a connection without FUSE_SETXATTR_EXT, the head ends before the flags that came with that.
+    std::string bytes{name};
+    bytes += '\0';
+    bytes += value;
+    return send(FUSE_SETXATTR, std::array<std::uint32_t, 2>{in.size, in.flags}, bytes);
+  }
   std::uint64_t flush() { return send(FUSE_FLUSH, fuse_flush_in{}); }
   std::uint64_t fsync() { return send(FUSE_FSYNC, fuse_fsync_in{}); }
 
@@ -77,6 +92,14 @@ class Kernel {
     auto reply = std::move(found->second);
     replies_.erase(found);
     return reply;
+  }
+  /// The reply, which is waited for: of a loop.
+  Reply await(std::uint64_t request) {
+    for (;;) {
+      if (auto got = reply(request)) return *std::move(got);
+      ::pollfd readable{ends_[0], POLLIN, 0};
+      REQUIRE(::poll(&readable, 1, 60'000) == 1);
+    }
   }
   /// How many bytes a write was told it has written.
   static std::size_t written(const Reply& reply) {
@@ -97,6 +120,10 @@ class Kernel {
     std::memcpy(message.data(), &header, sizeof header);
     std::memcpy(message.data() + sizeof header, &in, sizeof in);
     bytes.copy(message.data() + sizeof header + sizeof in, bytes.size());
+    if (by_descriptor_) {
+      REQUIRE(::send(ends_[0], message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
+      return header.unique;
+    }
     fuse_buf buffer{};
     buffer.size = message.size();
     buffer.mem = message.data();
@@ -120,6 +147,7 @@ class Kernel {
 
   std::array<int, 2> ends_{};
   fuse_session* session_ = nullptr;
+  bool by_descriptor_ = false;
   std::uint64_t sent_ = 0;
   std::map<std::uint64_t, Reply> replies_;
 };

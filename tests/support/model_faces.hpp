@@ -15,6 +15,7 @@
 #include <tarn/tarn.hpp>
 
 #include "support/model_store.hpp"
+#include "support/received.hpp"
 
 namespace tarn_test {
 
@@ -41,6 +42,9 @@ class BlockFace {
     return tarn::try_read_range(pool_, meta, at, into);
   }
   tarn::Result<std::size_t> write(std::uint64_t at, std::span<const std::byte> from) {
+    if (from.size() >= pool_.chunk_bytes() && ++writes_ % 2 == 0) {  // by copy, or from where it was received
+      if (auto spares = received(pool_, from)) return tarn::write_range(pool_, meta, at, *spares, from.size());
+    }
     return tarn::write_range(pool_, meta, at, from);
   }
   template <class Filler>
@@ -73,6 +77,7 @@ class BlockFace {
  private:
   Pool& pool_;
   Store& store_;
+  std::uint64_t writes_ = 0;
 };
 
 template <class TraitsType>
@@ -95,7 +100,11 @@ class FileFace {
     return file.try_read(at, into);
   }
   tarn::Result<std::size_t> write(std::uint64_t at, std::span<const std::byte> from) {
-    return file.write(at, from, ++mtime_ns);
+    ++mtime_ns;
+    if (from.size() >= file.pool().chunk_bytes() && mtime_ns % 2 == 0) {  // as above
+      if (auto spares = received(file.pool(), from)) return file.write(at, *spares, from.size(), mtime_ns);
+    }
+    return file.write(at, from, mtime_ns);
   }
   template <class Filler>
   tarn::Result<std::size_t> fill(std::uint64_t at, std::uint64_t size_bytes, Filler&& filler) {

@@ -70,7 +70,7 @@ class HeldChunks {
     std::uint64_t any = 0;
     for (std::size_t i = 0; i < count_; ++i) {
       any |= chunks_[i]->state.word();
-      PoolCore<Traits>::touch(*chunks_[i]);
+      core_.touch(*chunks_[i]);
     }
     return (any & ChunkState::detached) == 0;
   }
@@ -135,7 +135,7 @@ template <class Traits, class Use>
   } const held{core, *chunk};
   if (!is_of(*chunk, record, index)) return false;
   if (!chunk->valid.contains(ByteRange::between(from, from + size_bytes))) return false;
-  PoolCore<Traits>::touch(*chunk);
+  core.touch(*chunk);
   use(std::span<const std::byte>{chunk->memory + from, static_cast<std::size_t>(size_bytes)});
   return true;
 }

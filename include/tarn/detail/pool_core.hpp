@@ -197,7 +197,8 @@ class PoolCore {
       MutexLock wait{contended->table_mutex};
     }
   }
-  static void touch(PoolChunk& chunk) noexcept { Traits::Eviction::touch(chunk); }
+  /// Any thread: the one call of a policy that is (see EvictionPolicy).
+  void touch(PoolChunk& chunk) const noexcept TARN_NO_THREAD_SAFETY_ANALYSIS { eviction_.touch(chunk); }
 
   // ---- states of a chunk; the owner's table mutex is held for all but unpin
 

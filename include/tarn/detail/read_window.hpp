@@ -72,7 +72,7 @@ class ReadWindow {
     for (auto index = chunks.first; index < chunks.last; ++index) {
       const auto part = layout.chunk_range(index).intersect(range);
       auto* const chunk = own[static_cast<std::size_t>(index - chunks.first)];
-      if (chunk != nullptr) PoolCore<Traits>::touch(*chunk);
+      if (chunk != nullptr) core_.touch(*chunk);
       if (const auto error = add_chunk(chunk, meta, layout, part, layout.chunk_range(index).offset()); error)
         return error;
     }
@@ -162,7 +162,7 @@ class ReadWindow {
       add_bytes(chunk->memory + run->offset(), run->size_bytes());
       at = run->end() + chunk_offset;
     }
-    PoolCore<Traits>::touch(*chunk);
+    core_.touch(*chunk);
     return {};
   }
 

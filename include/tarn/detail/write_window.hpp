@@ -53,7 +53,7 @@ void note_chunk_written(PoolCore<Traits>& core, FileRecord<Traits>& record, Chun
     chunk.dirty.add(written, core.chunk_bytes());
     core.count_dirty(record, written.size_bytes(), dirty_before_bytes);
   }
-  PoolCore<Traits>::touch(chunk);
+  core.touch(chunk);
 }
 
 /// Bytes up to `end` were written to the file.
@@ -139,13 +139,18 @@ class WriteWindow {
   }
   [[nodiscard]] const Need<Traits>& need() const { return need_; }
 
+  /// Calls f(memory, in_chunk) for the memory of each chunk of the range, in order: where in it the new bytes go. Where
+  /// that is all of it, it may be exchanged for other memory of the pool, which has them.
+  template <class F>
+  void for_each_memory(F f) {
+    for (auto& target : targets_) f(target.swaps ? target.fresh->memory : target.chunk->memory, target.in_chunk);
+  }
   /// Calls f(memory, size) for the memory of the range, in order: where the new bytes go.
   template <class F>
   void for_each_target(F f) {
-    for (auto& target : targets_) {
-      auto* const memory = target.swaps ? target.fresh->memory : target.chunk->memory;
-      f(memory + target.in_chunk.offset(), static_cast<std::size_t>(target.in_chunk.size_bytes()));
-    }
+    for_each_memory([&](std::byte* memory, ByteRange in_chunk) {
+      f(memory + in_chunk.offset(), static_cast<std::size_t>(in_chunk.size_bytes()));
+    });
   }
 
   /// The first `size_bytes` bytes of the range have been filled: they are the file's now, and dirty.

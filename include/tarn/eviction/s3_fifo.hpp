@@ -3,19 +3,21 @@
 
 // S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023): a queue of
 // what is new, a queue of what is proven, and the names of what has gone. The first touch of a chunk is by what brought
-// it, and says nothing; each one after that is a use.
+// it, and says nothing. Of those after that, one in each moment is a use: what reads a chunk in small pieces, one after
+// the other, uses it once (the correlated references of O'Neil, O'Neil and Weikum, "The LRU-K page replacement
+// algorithm for database disk buffering", SIGMOD 1993). Time goes by what comes: a moment is a chunk in 128 of those
+// that are kept, so that a fresh one is there for some thirteen.
 //
 //   fresh    what comes enters here. A tenth of the chunks: while it has more, the oldest of it goes, or is proven if
 //            it has two uses
 //   proven   the oldest goes if it has no use; else it goes round once more, one use the less
 //   gone     of what went from the fresh, as many names as there are chunks: what comes again by one of these is proven
 //
-// So a scan passes through the fresh, and what is used again and again stays whatever is scanned; but a scan in reads
-// smaller than a chunk uses each a few times, and proves it. All chunks of a pool take the same memory: a tenth of them
-// is a tenth of the bytes.
+// So a scan passes through the fresh, be it in reads smaller than a chunk, and what is used again and again stays
+// whatever is scanned. All chunks of a pool take the same memory: a tenth of them is a tenth of the bytes.
 //
-// Thread safety: touch is a relaxed load and at most one store, from any thread (a lost count is harmless); everything
-//                else is called one at a time.
+// Thread safety: touch is two relaxed loads and at most one store, from any thread (a lost count is harmless);
+//                everything else is called one at a time.
 // Cost:          touch, insert, remove O(1), and once in a while the table of names is made anew; evict at most six
 //                turns of both queues, the last one whatever the heat.
 
@@ -108,17 +110,20 @@ class S3FifoEviction {
     std::uint32_t name = 0;
     bool proven = false;
     detail::Atomic<std::uint8_t> heat{0};
+    detail::Atomic<std::uint8_t> moment{0};  // of the last touch that counted; 0: of none
   };
   struct Hook : Mark, detail::RingLinks<Hook> {  // as ClockEviction's
     void reset() noexcept {
       proven = false;
       heat.store(0, std::memory_order_relaxed);
+      moment.store(0, std::memory_order_relaxed);
     }
   };
   static constexpr std::uint8_t brought = 1;  ///< the heat of what was touched, and not used
   static constexpr std::uint8_t to_be_proven = brought + 2;
   static constexpr std::uint8_t max_heat = brought + 3;
-  static constexpr std::size_t fresh_share = 10;  ///< one chunk in so many
+  static constexpr std::size_t fresh_share = 10;    ///< one chunk in so many
+  static constexpr std::size_t moment_share = 128;  ///< as many come in a moment
   static constexpr std::size_t extra_bytes = detail::NamesGone::bytes_per_name;
 
   void insert(Hook& hook, std::uint64_t name) noexcept {
@@ -126,12 +131,19 @@ class S3FifoEviction {
     if (!hook.proven) hook.proven = gone_.take(hook.name, count());
     queue_of(hook).push(hook);
     gone_.resize(count());
+    if (++came_ * moment_share < count()) return;
+    came_ = 0;
+    const auto moment = moment_.load(std::memory_order_relaxed);
+    moment_.store(static_cast<std::uint8_t>(moment == UINT8_MAX ? 1 : moment + 1), std::memory_order_relaxed);
   }
   void remove(Hook& hook) noexcept {
     queue_of(hook).take(hook);
     gone_.resize(count());
   }
-  static void touch(Hook& hook) noexcept {
+  void touch(Hook& hook) const noexcept {
+    const auto moment = moment_.load(std::memory_order_relaxed);
+    if (hook.moment.load(std::memory_order_relaxed) == moment) return;
+    hook.moment.store(moment, std::memory_order_relaxed);
     const auto heat = hook.heat.load(std::memory_order_relaxed);
     if (heat < max_heat) hook.heat.store(static_cast<std::uint8_t>(heat + 1), std::memory_order_relaxed);
   }
@@ -186,6 +198,9 @@ class S3FifoEviction {
 
   Queue fresh_, proven_;
   detail::NamesGone gone_;
+  std::size_t came_ = 0;  // since the moment began
+  // Every hit reads it, so it shares no line with what changes more often. From 1, and round.
+  alignas(64) detail::Atomic<std::uint8_t> moment_{1};
 };
 
 }  // namespace tarn

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT
+// Compile: alone
+#include <tarn/fuse_loop.hpp>
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <tarn/fuse_async.hpp>
+#include <tarn/testing/gate.hpp>
+#include <tarn/testing/later_store.hpp>
+
+#include "support/catch.hpp"
+#include "support/kernel.hpp"
+#include "support/one_file.hpp"
+
+using namespace tarn_test;
+
+namespace {
+
+using Store = tarn::testing::LaterStore<Heap>;
+using File = tarn::DirtyFile<Heap, Store>;
+constexpr std::uint64_t id = 7, C = 4096;
+
+/// Runs something when its thread ends.
+struct AtEnd {
+  std::function<void()> f;
+  ~AtEnd() {
+    if (f) f();
+  }
+};
+thread_local AtEnd at_end;
+
+/// A filesystem of one file, served by tarn's loop in threads of its own.
+struct Served {
+  explicit Served(const tarn::fuse::LoopOptions& options, std::uint64_t more_bytes = 16 * MiB,
+                  std::uint64_t chunk_bytes = C)
+      : pool{pool_options<Heap>(chunk_bytes, more_bytes, 16)} {
+    store.answer_at_once();
+    store.memory.expect_parts_of(chunk_bytes);
+    file = std::make_shared<File>(pool, tarn::MetadataFor<Heap>::created(id, {.part_bytes = chunk_bytes}), store);
+    kernel.emplace(handlers(), this);
+    kernel->come_by_descriptor();
+    struct sigaction nothing {};
+    nothing.sa_handler = [](int) {};  // what the loop puts back, perhaps before we hear that it has ended
+    ::sigaction(SIGALRM, &nothing, nullptr);
+    loop = std::thread{[this, options] { ended = tarn::fuse::serve(kernel->session(), pool, options); }};
+  }
+  ~Served() {
+    end();
+    CHECK(store.memory.complaints() == "");
+  }
+  void end() {
+    if (!loop.joinable()) return;
+    fuse_session_exit(kernel->session());
+    // As one ends libfuse's loops: it may be about to wait, so again until it is out.
+    while (ended.load() < 0) ::pthread_kill(loop.native_handle(), SIGALRM), std::this_thread::yield();
+    loop.join();
+  }
+
+  static Served& of(fuse_req_t request) { return *static_cast<Served*>(fuse_req_userdata(request)); }
+  static fuse_lowlevel_ops handlers() {
+    fuse_lowlevel_ops ops{};
+    ops.read = [](fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info*) {
+      tarn::fuse::reply_read(request, of(request).file, size, offset);
+    };
+    ops.write_buf = [](fuse_req_t request, fuse_ino_t, fuse_bufvec* from, off_t offset, fuse_file_info*) {
+      of(request).note_where();
+      if (of(request).on_write) of(request).on_write();
+      if (of(request).writes_twice) {
+        fuse_bufvec same = *from;
+        CHECK(tarn::fuse::write_from(*of(request).file, &same, offset));
+      }
+      tarn::fuse::reply_write(request, of(request).file, from, offset, of(request).waiting);
+    };
+    ops.setxattr = [](fuse_req_t request, fuse_ino_t, const char* name, const char* value, std::size_t size, int) {
+      of(request).attribute = std::string{name} + "=" + std::string{value, size};
+      if (of(request).on_attribute) of(request).on_attribute();
+      fuse_reply_err(request, 0);
+    };
+    return ops;
+  }
+  void note_where() {
+    const std::lock_guard lock{mutex};
+    ::cpu_set_t set;
+    CPU_ZERO(&set);
+    (void)::sched_getaffinity(0, sizeof set, &set);
+    where[std::this_thread::get_id()] = CPU_COUNT(&set);
+  }
+  [[nodiscard]] std::string written(std::uint64_t offset, std::string_view bytes) {
+    const auto reply = kernel->await(kernel->write(offset, bytes));
+    return reply.error != 0 ? std::strerror(reply.error) : std::to_string(Kernel::written(reply));
+  }
+  [[nodiscard]] std::string read(std::uint64_t offset, std::size_t size) {
+    const auto reply = kernel->await(kernel->read(offset, size));
+    return reply.error != 0 ? std::strerror(reply.error) : reply.bytes;
+  }
+
+  tarn::ChunkPool<Heap> pool;
+  Store store;
+  std::shared_ptr<File> file;
+  tarn::fuse::WaitingWrites waiting;
+  std::string attribute;
+  std::function<void()> on_write, on_attribute;
+  bool writes_twice = false;
+  std::mutex mutex;
+  std::map<std::thread::id, int> where;  // workers that wrote, and on how many processors each may run
+  std::optional<Kernel> kernel;
+  std::atomic<int> ended{-1};
+  std::thread loop;
+};
+
+}  // namespace
+
+TEST_CASE("what a loop receives is written and read back, whole chunks and others", "[fuse_loop]") {
+  Served served{{.workers = GENERATE(1u, 2u)}};
+  std::string expected;
+  for (const auto& [offset, size] : std::vector<std::pair<std::uint64_t, std::size_t>>{
+           {0, 4 * C}, {4 * C, 32 * C}, {100, 5}, {C, 2 * C + 7}, {3 * C - 1, 4 * C}, {36 * C + 5, C}, {0, 1}}) {
+    const auto bytes = pattern(offset, size, expected.size());
+    CHECK(served.written(offset, bytes) == std::to_string(size));
+    expected.resize(std::max<std::size_t>(expected.size(), offset + size), '\0');
+    expected.replace(offset, size, bytes);
+    CHECK(served.read(0, 128 * KiB).substr(0, expected.size()) == expected.substr(0, 128 * KiB));
+  }
+  served.end();
+  CHECK(served.ended == 0);
+  std::string all(expected.size() + 1, '?');
+  REQUIRE(served.file->read(0, writable(all)).value() == expected.size());
+  CHECK(all.substr(0, expected.size()) == expected);
+  REQUIRE(served.file->flush());
+  CHECK(served.store.memory.text(id) == expected);
+}
+
+TEST_CASE("a whole chunk that a loop receives is not copied: the pool has its memory", "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  const auto where = [&] {
+    const auto pin = served.pool.pin(served.file->metadata(), 0);
+    REQUIRE(pin);
+    return pin->with_data(range(0, 1), [](auto bytes) { return bytes.data(); }).value();
+  };
+  CHECK(served.written(0, pattern(0, C)) == std::to_string(C));
+  const auto* const first = where();
+  CHECK(served.written(0, pattern(0, C, 1)) == std::to_string(C));
+  const auto* const second = where();
+  CHECK(first != second);
+  CHECK(served.written(0, pattern(0, C, 2)) == std::to_string(C));
+  CHECK(where() == first);  // which was the worker's meanwhile
+  CHECK(served.written(0, pattern(0, C - 1, 3)) == std::to_string(C - 1));
+  CHECK(where() == first);
+  CHECK(served.read(0, C) == pattern(0, C - 1, 3) + pattern(0, C, 2).substr(C - 1));
+}
+
+TEST_CASE("a request that is no write is put together again, however long it is", "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  const auto size = GENERATE(std::size_t{0}, 1, 31, 32, 33, C - 1, C, 64 * KiB);
+  const auto value = pattern(0, size);
+  CHECK(served.kernel->await(served.kernel->set_attribute("user.name", value)).error == 0);
+  CHECK(served.attribute == "user.name=" + value);
+}
+
+TEST_CASE("a write that a loop received and that waits for memory keeps its bytes", "[fuse_loop]") {
+  Served served{{.workers = 1}, MiB + 8 * C};
+  served.store.answer_at_once(false);
+  std::uint64_t at = 0;
+  std::vector<std::uint64_t> waiting;
+  std::string expected;
+  std::uint64_t request = 0;
+  do {  // until one waits
+    const auto bytes = pattern(at, 4 * C);
+    request = served.kernel->write(at, bytes);
+    expected += bytes;
+    at += 4 * C;
+    // What comes after it in the one worker is replied to when that has been served.
+    served.kernel->await(served.kernel->set_attribute("after", ""));
+  } while (served.kernel->reply(request));
+  // Another write has the worker's memory meanwhile.
+  const auto second = served.kernel->write(at, pattern(at, 4 * C));
+  expected += pattern(at, 4 * C);
+  served.kernel->await(served.kernel->set_attribute("after", std::string(2 * C, '!')));
+  served.store.answer_at_once();
+  while (served.store.open_flushes() != 0) served.store.finish_flush();
+  CHECK(Kernel::written(served.kernel->await(request)) == 4 * C);
+  CHECK(Kernel::written(served.kernel->await(second)) == 4 * C);
+  REQUIRE(served.file->flush());
+  CHECK(served.store.memory.text(id) == expected);
+}
+
+TEST_CASE("each worker stays on a processor of its own, if that is asked for", "[fuse_loop]") {
+  const bool stays = GENERATE(true, false);
+  const auto cpus = static_cast<int>(tarn::fuse::detail::usable_cpus().size());
+  Served served{{.workers = 0, .one_a_cpu = stays}};
+  for (int i = 0; i < 50; ++i) CHECK(served.written(0, "x") == "1");
+  served.end();
+  for (const auto& [thread, count] : served.where) CHECK(count == (stays ? 1 : cpus));
+  CHECK(static_cast<int>(served.where.size()) <= cpus);
+}
+
+TEST_CASE("a loop that has no memory to receive into ends with an error, and serves nothing", "[fuse_loop]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * KiB)};
+  int nothing = 0;
+  Kernel kernel{fuse_lowlevel_ops{}, &nothing};
+  CHECK(tarn::fuse::serve(kernel.session(), pool, {.workers = 2}) == ENOBUFS);
+  CHECK(pool.stats().chunks_reserved == 0);
+}
+
+TEST_CASE("a handler for the signal is put back when the loop has ended", "[fuse_loop]") {
+  struct sigaction own {
+  }, after{};
+  own.sa_handler = SIG_IGN;
+  ::sigaction(SIGALRM, &own, nullptr);
+  {
+    const tarn::fuse::detail::WakingSignal signal{SIGALRM}, another{SIGALRM};
+    ::sigaction(SIGALRM, nullptr, &after);
+    CHECK(after.sa_handler != SIG_IGN);
+    CHECK((after.sa_flags & SA_RESTART) == 0);
+  }
+  ::sigaction(SIGALRM, nullptr, &after);
+  CHECK(after.sa_handler == SIG_IGN);
+  own.sa_handler = SIG_DFL;
+  ::sigaction(SIGALRM, &own, nullptr);
+}
+
+TEST_CASE("a loop serves pools of every size of chunk", "[fuse_loop]") {
+  const auto chunk_bytes = GENERATE(std::uint64_t{1}, 512, 1024, 2048, MiB, 2 * MiB);
+  Served served{{.workers = 1}, 64 * MiB, chunk_bytes};
+  const auto bytes = pattern(0, chunk_bytes == 1 ? 2000 : 128 * KiB), other = pattern(0, 1000, 1);
+  CHECK(served.written(0, bytes) == std::to_string(bytes.size()));
+  CHECK((served.pool.stats().chunks_reserved == 0) == (chunk_bytes > MiB));
+  CHECK(served.written(7, other) == "1000");
+  const auto expected = std::string{bytes}.replace(7, 1000, other);
+  std::string all(bytes.size(), '?');
+  REQUIRE(served.file->read(0, writable(all)));
+  CHECK(all == expected);
+}
+
+TEST_CASE("what a loop received can be written once, and then is an error, not other bytes", "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  served.writes_twice = true;
+  CHECK(served.written(0, pattern(0, 2 * C)) == std::strerror(EIO));
+  CHECK(served.written(5, pattern(0, 100)) == std::strerror(EIO));
+  CHECK(served.read(0, C) == pattern(0, 5) + pattern(0, 100) + pattern(0, C).substr(105));
+}
+
+TEST_CASE("two loops in one process end by one signal, each by itself", "[fuse_loop]") {
+  std::signal(SIGALRM, SIG_DFL);
+  std::optional<Served> first, second;
+  first.emplace(tarn::fuse::LoopOptions{.workers = 2});
+  second.emplace(tarn::fuse::LoopOptions{.workers = 2});
+  CHECK(first->written(0, "first") == "5");
+  first.reset();
+  CHECK(second->written(0, "second") == "6");
+  second.reset();
+}
+
+TEST_CASE("a handler that is at work when its loop ends is not interrupted", "[fuse_loop]") {
+  Served served{{.workers = 2}};
+  tarn::testing::Gate ended, at_work;
+  ended.close();
+  at_work.close();
+  // Each worker is to say when it has ended, so each is to serve something first.
+  std::set<std::thread::id> both;
+  served.on_attribute = [&] {
+    const std::lock_guard lock{served.mutex};
+    both.insert(std::this_thread::get_id());
+    at_end.f = [&ended] { ended.open(); };
+  };
+  for (std::size_t workers = 0; workers < 2;) {
+    served.kernel->await(served.kernel->set_attribute("a", ""));
+    const std::lock_guard lock{served.mutex};
+    workers = both.size();
+  }
+  std::atomic<bool> interrupted{false};
+  served.on_write = [&] {
+    ::sigset_t set, before;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    ::pthread_sigmask(SIG_BLOCK, &set, &before);
+    at_work.open();
+    ended.pass();  // the other one, which took a signal
+    ::sigpending(&set);
+    interrupted = sigismember(&set, SIGALRM) != 0;
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  };
+  const auto request = served.kernel->write(0, "x");
+  REQUIRE(at_work.pass());
+  served.end();
+  CHECK_FALSE(interrupted);
+  CHECK(served.kernel->await(request).error == 0);
+}
+
+TEST_CASE("a signal that cannot be handled is refused", "[fuse_loop]") {
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  int nothing = 0;
+  Kernel kernel{fuse_lowlevel_ops{}, &nothing};
+  CHECK(tarn::fuse::serve(kernel.session(), pool, {.wake_signal = GENERATE(0, -1, 65, SIGKILL)}) == EINVAL);
+}
