@@ -82,6 +82,7 @@ struct Served {
     ops.write_buf = [](fuse_req_t request, fuse_ino_t, fuse_bufvec* from, off_t offset, fuse_file_info*) {
       of(request).note_where();
       if (of(request).on_write) of(request).on_write();
+      if (of(request).on_bytes) of(request).on_bytes(from);
       if (of(request).writes_twice) {
         fuse_bufvec same = *from;
         CHECK(tarn::fuse::write_from(*of(request).file, &same, offset));
@@ -117,6 +118,7 @@ struct Served {
   tarn::fuse::WaitingWrites waiting;
   std::string attribute;
   std::function<void()> on_write, on_attribute;
+  std::function<void(fuse_bufvec*)> on_bytes;
   bool writes_twice = false;
   std::mutex mutex;
   std::map<std::thread::id, int> where;  // workers that wrote, and on how many processors each may run
@@ -211,12 +213,39 @@ TEST_CASE("each worker stays on a processor of its own, if that is asked for", "
   CHECK(static_cast<int>(served.where.size()) <= cpus);
 }
 
+TEST_CASE("a loop takes a quarter at most of what a pool has beside the least, and copies what it cannot receive",
+          "[fuse_loop]") {
+  const auto more_bytes = GENERATE(std::uint64_t{0}, 64 * KiB, MiB, 64 * MiB);
+  Served served{{.workers = 3}, more_bytes};
+  const auto bytes = pattern(0, 8 * C);
+  for (std::uint64_t at = 0; at < 2 * MiB; at += bytes.size()) CHECK(served.written(at, bytes) == "32768");
+  CHECK(served.pool.stats().chunks_reserved == std::min(3 * MiB, more_bytes / 4 / 3 / C * C * 3) / C);
+  CHECK(served.read(MiB, 8 * C) == bytes);
+}
+
+TEST_CASE("what a loop received is copied for who wants no file of tarn's", "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  std::string copied(3 * C, '?');
+  served.on_bytes = [&](fuse_bufvec* from) {
+    const auto n = tarn::fuse::copy_bytes_of(from, writable(copied));
+    copied.resize(n ? *n : 0);
+  };
+  CHECK(served.written(0, pattern(0, 2 * C + 7)) == std::to_string(2 * C + 7));
+  CHECK(copied == pattern(0, 2 * C + 7));
+}
+
 TEST_CASE("a loop that has no memory to receive into ends with an error, and serves nothing", "[fuse_loop]") {
-  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * KiB)};
+  Served full{{.workers = 1}};
+  full.end();
+  full.store.answer_at_once(false);
+  const auto chunk = pattern(0, C);
+  for (std::uint64_t at = 0; full.file->try_write(at, bytes_of(chunk)); at += C) continue;
   int nothing = 0;
   Kernel kernel{fuse_lowlevel_ops{}, &nothing};
-  CHECK(tarn::fuse::serve(kernel.session(), pool, {.workers = 2}) == ENOBUFS);
-  CHECK(pool.stats().chunks_reserved == 0);
+  CHECK(tarn::fuse::serve(kernel.session(), full.pool, {.workers = 2}) == ENOBUFS);
+  CHECK(full.pool.stats().chunks_reserved == 0);
+  full.store.answer_at_once();
+  CHECK(full.file->flush());
 }
 
 TEST_CASE("a handler for the signal is put back when the loop has ended", "[fuse_loop]") {

@@ -248,30 +248,9 @@ class SignalThread {
   std::thread thread_;  // last: it uses the others
 };
 
-unsigned threads_of(const Options& options) { return options.threads ? options.threads : std::max(2u, usable_cpus()); }
-
-/// What all threads take of the budget to receive into, at most.
-std::uint64_t receive_bytes(const Options& options) { return std::uint64_t{threads_of(options)} << 20; }
-
-bool receives_in_place(const Options& options) {
-  if (options.receive != Receive::by_budget) return options.receive == Receive::in_place;
-  return options.content.budget_bytes / 16 >= receive_bytes(options);
-}
-
-/// What is wrong with what the pool is told: one line, or nothing.
-std::string check_content(const Options& options) {
-  auto wrong = ContentPool::check(options.content);
-  if (!wrong.empty() || !receives_in_place(options)) return wrong;
-  auto less = options.content;
-  less.budget_bytes -= std::min(less.budget_bytes, receive_bytes(options));
-  if (ContentPool::check(less).empty()) return {};
-  return "--budget " + std::to_string(options.content.budget_bytes) + " is too little for --receive=in-place by " +
-         std::to_string(threads_of(options)) + " threads";
-}
-
 void serve(fuse_session* session, Filesystem& fs) {
-  const auto threads = threads_of(fs.options);
-  if (receives_in_place(fs.options)) {
+  const auto threads = fs.options.threads ? fs.options.threads : std::max(2u, usable_cpus());
+  if (fs.options.receive_in_place) {
     if (const int error = fs.pool->serve(session, threads, fs.options.one_thread_a_cpu)) {
       fs.tree.failed = true;
       fs.tree.log.error("cannot serve" + because(error));
@@ -289,7 +268,7 @@ void serve(fuse_session* session, Filesystem& fs) {
 }
 
 int run(const Options& options) {
-  if (const auto wrong = check_content(options); !wrong.empty()) refuse(wrong);
+  if (const auto wrong = ContentPool::check(options.content); !wrong.empty()) refuse(wrong);
   const auto source = open_directory(options.source);
   const auto source_attributes = attributes_of(source.get());
   std::string mountpoint;

@@ -32,8 +32,8 @@ options (sizes take K, M or G, powers of 1024; --x=v and --x v are the same):
                         the kernel reads ahead itself, but for --direct-io        [0: nothing]
   --threads=N           threads that serve requests                               [one a CPU, at least 2]
   --receive=KIND        how what is written gets into the pool: in-place, received
-                        there, which takes 1M of the budget a thread; copy; or
-                        auto: in-place if that is a sixteenth of it at most       [auto]
+                        there, which takes a mebibyte of the budget a thread and
+                        a quarter of it at most; or copy                          [in-place]
   --one-thread-a-cpu    each thread stays on a processor; not with --receive=copy [off]
   --loaders=N           threads that load from SOURCE and store to it             [4]
   --cpu=LIST            run on these CPUs only, as in 0,2-3                        [all]
@@ -114,10 +114,8 @@ constexpr std::array options_known{
     Option{"threads", true, [](Options& o, Value v) { return set_count(o.threads, v); }},
     Option{"receive", true,
            [](Options& o, Value v) {
-             return set_choice(
-                 o.receive, v,
-                 std::array{std::pair{Value{"in-place"}, Receive::in_place}, std::pair{Value{"copy"}, Receive::copy},
-                            std::pair{Value{"auto"}, Receive::by_budget}});
+             return set_choice(o.receive_in_place, v,
+                               std::array{std::pair{Value{"in-place"}, true}, std::pair{Value{"copy"}, false}});
            }},
     Option{"one-thread-a-cpu", false, [](Options& o, Value) { return o.one_thread_a_cpu = true; }},
     Option{"loaders", true, [](Options& o, Value v) { return set_count(o.content.loaders, v); }},
@@ -220,9 +218,8 @@ std::variant<Options, UsageError, Information> parse_options(std::span<const cha
       return UsageError{std::string{name} + " does not take '" + in_one_line(value) + "'"};
     }
   }
-  if (options.one_thread_a_cpu) {
-    if (options.receive == Receive::copy) return UsageError{"--one-thread-a-cpu does not go with --receive=copy"};
-    options.receive = Receive::in_place;
+  if (options.one_thread_a_cpu && !options.receive_in_place) {
+    return UsageError{"--one-thread-a-cpu does not go with --receive=copy"};
   }
   if (operands.size() != 2) return UsageError{"SOURCE and MOUNTPOINT are needed, and nothing else (see --help)"};
   options.source = operands[0];

@@ -28,9 +28,6 @@ struct ContentOptions {
   unsigned loaders = 4;  ///< threads that ask SOURCE for bytes and give it some
 };
 
-/// Where what is written is received: in the pool's memory, in libfuse's, or in the pool's if it has much.
-enum class Receive : std::uint8_t { in_place, copy, by_budget };
-
 struct Options {
   std::string source;
   std::string mountpoint;
@@ -40,8 +37,8 @@ struct Options {
   std::uint64_t read_ahead_bytes = 0;  ///< the most that is loaded ahead of a program that reads in order
   bool foreground = false;
   bool stats = false;
-  unsigned threads = 0;  ///< 0: one a CPU, at least two
-  Receive receive = Receive::by_budget;
+  unsigned threads = 0;          ///< 0: one a CPU, at least two
+  bool receive_in_place = true;  ///< what is written, into the pool's memory
   bool one_thread_a_cpu = false;
   std::vector<int> cpus;  ///< empty: wherever the system likes
   std::string rescue;     ///< empty: what cannot be stored is lost, and named

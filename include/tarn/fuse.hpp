@@ -102,7 +102,8 @@ template <class File>
 
 }  // namespace detail
 
-/// Replies to a read with the bytes [offset, offset + size_bytes) of the file, fewer at its end, or with the error.
+/// Replies to a read with the bytes [offset, offset + size_bytes) of the file, fewer at its end, or with the error. The
+/// one in fuse_async.hpp takes a std::shared_ptr of the file, and waits with no thread.
 ///
 /// Replies:       exactly once.
 /// Requires:      the file outlives the call, whatever the kernel asks for next: a reply lets the opener go on and
@@ -236,7 +237,17 @@ template <class File>
   return detail::take_in(file, from, static_cast<std::uint64_t>(offset), fuse_buf_size(from), mtime_ns, options);
 }
 
-// ---- For libfuse's high-level interface, whose handlers answer a count or a negated errno
+/// Copies what a write_buf request brought, for a file that is none of tarn's: so that it is right by any loop.
+/// Returns:  the bytes copied: those that there are, or into.size().
+/// Errors:   that of reading the request's descriptor; EIO for bytes that were written to a file before.
+[[nodiscard]] inline Result<std::size_t> copy_bytes_of(fuse_bufvec* from, std::span<std::byte> into) {
+  const auto n = detail::copy_left(from, into.first(std::min(into.size(), fuse_buf_size(from))));
+  if (n < 0) return fail(std::error_code{static_cast<int>(-n), std::generic_category()});
+  return static_cast<std::size_t>(n);
+}
+
+// ---- For libfuse's high-level interface, whose handlers answer a count or a negated errno. Not with fuse_loop.hpp:
+// ---- nobody can read what a write handler is given there.
 
 template <class File>
 [[nodiscard]] int read(File& file, char* into, std::size_t size_bytes, off_t offset) {

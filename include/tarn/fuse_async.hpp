@@ -8,6 +8,9 @@
 // by std::shared_ptr that is one call: reply_read, reply_write, reply_flush, reply_sync. Others call the two halves,
 // try_ and _later; the second takes any pointer that keeps the file.
 //
+// The session must outlive the replies, too: before fuse_session_destroy wait until what was kept has been let go of,
+// which the pointer's destructor can count (see examples/tarnfs).
+//
 // The pointer is let go of after the reply, perhaps deep inside another call of tarn. If it may be the last reference,
 // let its destructor hand the file to a thread of yours: a DirtyFile is destroyed outside of all calls.
 //
@@ -156,8 +159,8 @@ void reply_read(fuse_req_t request, std::shared_ptr<File> file, std::size_t size
 
 // ---- Writes
 
-/// Bounds the memory of writes that wait: what a request brought is libfuse's, and gone when its handler returns, so a
-/// write that waits keeps a copy. One mebibyte a thread that writes: many threads could make it too much.
+/// Bounds the memory of writes that wait, of all files of a mount: what a request brought is gone when its handler
+/// returns, so a write that waits keeps a copy. One mebibyte a thread that writes: many threads could make it too much.
 ///
 /// Thread safety: any thread. Outlives the writes.
 class WaitingWrites {
@@ -259,7 +262,8 @@ void reply_write(fuse_req_t request, std::shared_ptr<File> file, fuse_bufvec* fr
 // ---- Write-back
 
 /// Stores what is dirty in the file, and replies when that is done (FUSE's flush); with reply_sync, makes it durable
-/// (fsync: of SyncScope::data if the request says datasync). Replies: exactly once; perhaps in another thread.
+/// (fsync: of SyncScope::data if the request says datasync). What failed in the background before, each opener hears by
+/// its OpenFile. Replies: exactly once; perhaps in another thread.
 template <class File>
 void reply_flush(fuse_req_t request, std::shared_ptr<File> file) {
   try {

@@ -8,8 +8,12 @@
 // the chunk on, in pieces of whole chunks; what else comes is copied once, as by libfuse's loops.
 //
 // All but the receiving is libfuse's: its requests, replies and interrupts. It is handed the head of a write, and in
-// place of its bytes an address that nobody can read: a write_buf handler hands its fuse_bufvec to the functions above,
-// in the thread that it is called in, and looks at its size alone. What they have taken in is not there any more.
+// place of the bytes an address that nobody can read, which is what its handlers then get. So
+//
+//   - writes come by a write_buf handler, not a write handler;
+//   - that hands its fuse_bufvec to one of the functions above, or, for a file that is not tarn's, to copy_bytes_of;
+//   - once, and in the thread that it is called in. What a function has taken in is not there any more: EIO;
+//   - of the fuse_bufvec itself it looks at fuse_buf_size alone. Whatever else reads the bytes is ended by SIGSEGV.
 //
 // Placement: with one_a_cpu each worker stays on a processor of its own. The kernel gives a request to the worker that
 // has waited longest, wherever the asker runs. It is worth most to an asker that stays on a processor, too: small reads
@@ -51,7 +55,9 @@
 namespace tarn::fuse {
 
 struct LoopOptions {
-  unsigned workers = 0;       ///< 0: one for each processor that the caller may run on
+  /// Threads that serve; never more, and a handler that waits for a store holds one. 0: one for each processor that the
+  /// caller may run on, two at least.
+  unsigned workers = 0;
   bool one_a_cpu = false;     ///< worker i stays on the i-th of those processors, and so do threads that handlers start
   int wake_signal = SIGALRM;  ///< ends the wait of a worker for a request; it has a handler while any loop serves
 };
@@ -136,11 +142,12 @@ class WakingSignal {
 template <class Traits>
 class Receiver {
  public:
+  /// Has a mebibyte of spare chunks, or what `most_bytes` are.
   /// Errors: throws bad_alloc, and system_error(ENOBUFS) if the pool has no chunks to spare.
-  Receiver(fuse_session* session, ChunkPool<Traits>& pool)
+  Receiver(fuse_session* session, ChunkPool<Traits>& pool, std::uint64_t most_bytes)
       : session_{session},
         pool_{pool},
-        spares_{spares_of(pool)},
+        spares_{spares_of(pool, most_bytes)},
         page_bytes_{static_cast<std::size_t>(::getpagesize())} {
     mapped_bytes_ = page_bytes_ + max_write_bytes;
     void* const mapped = ::mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -194,9 +201,10 @@ class Receiver {
   static constexpr std::size_t max_write_bytes = std::size_t{1} << 20;  // the most that libfuse lets the kernel send
   static constexpr std::size_t most_pieces = 1024;                      // IOV_MAX
 
-  [[nodiscard]] static SpareChunks<Traits> spares_of(ChunkPool<Traits>& pool) {
+  [[nodiscard]] static SpareChunks<Traits> spares_of(ChunkPool<Traits>& pool, std::uint64_t most_bytes) {
+    const auto bytes = std::min<std::uint64_t>(max_write_bytes, most_bytes);
     auto spares = SpareChunks<Traits>::make(
-        pool, std::min(max_write_bytes / static_cast<std::size_t>(pool.chunk_bytes()), most_pieces - 2));
+        pool, std::min(static_cast<std::size_t>(bytes / pool.chunk_bytes()), most_pieces - 2));
     if (!spares) throw std::system_error{spares.error(), "spare chunks for a FUSE worker"};
     return *std::move(spares);
   }
@@ -263,8 +271,12 @@ class Workers {
       : session_{session}, signal_{options.wake_signal} {
     ::sem_init(&left_, 0, 0);
     const auto cpus = usable_cpus();
-    const auto count = options.workers != 0 ? options.workers : std::max<std::size_t>(cpus.size(), 1);
-    for (std::size_t i = 0; i < count; ++i) receivers_.push_back(std::make_unique<Receiver<Traits>>(session, pool));
+    const auto count = options.workers != 0 ? options.workers : std::max<std::size_t>(cpus.size(), 2);
+    const auto least_bytes = pool.core().min_budget_bytes(pool.core().marks);
+    const auto more_bytes = pool.budget_bytes() - std::min(pool.budget_bytes(), least_bytes);
+    for (std::size_t i = 0; i < count; ++i) {
+      receivers_.push_back(std::make_unique<Receiver<Traits>>(session, pool, more_bytes / 4 / count));
+    }
     threads_.reserve(count);
     try {
       for (std::size_t i = 0; i < count; ++i) {
@@ -329,14 +341,19 @@ class Workers {
 /// Serves a session until it is unmounted, or exits (fuse_session_exit). The caller waits meanwhile, as in
 /// fuse_session_loop_mt: a signal that it handles has it look whether the session has exited.
 ///
+/// Afterwards files may be dirty: after a signal no close comes that flushes them. Flush them all, and see if it fails.
+/// Where a store answers later, replies may be due: keep the session until what keeps their files (see fuse_async.hpp)
+/// has gone.
+///
 /// Returns:  0, or an errno. The session may be served again.
-/// Errors:   ENOMEM; ENOBUFS if the pool cannot spare the chunks; EINVAL for a signal that cannot be handled; libfuse's
-///           own, and those of the device: EAGAIN if it does not block.
-/// Requires: configure() was called for the connection; a write_buf handler that leaves the bytes to tarn, once, in the
-///           thread that it is called in; no write handler. The pool outlives the call.
+/// Errors:   ENOMEM; ENOBUFS if the pool is full of what is dirty; EINVAL for a signal that cannot be handled; those of
+///           libfuse and of the device: EAGAIN if it does not block.
+/// Requires: what is said above of write_buf handlers; configure() was called for the connection. The pool outlives the
+///           call.
 /// Blocks:   until then.
-/// Cost:     of the pool's budget a mebibyte a worker, less where that is more than 1022 chunks; nothing where a chunk
-///           is larger, since no write covers one then. A lowered budget gets none of it back.
+/// Cost:     of the pool's budget a mebibyte a worker, and, in all, a quarter of what it has beside the least. What is
+///           larger than a worker's is copied, as everything is with chunks above a mebibyte. A lowered budget gets
+///           none of it back.
 template <class Traits>
 [[nodiscard]] int serve(fuse_session* session, ChunkPool<Traits>& pool, const LoopOptions& options = {}) {
   try {

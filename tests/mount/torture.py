@@ -47,16 +47,14 @@ def settings(chunks=CHUNKS):
         heap = number // 2 % 2 == 0
         small = chunk == "4K"
         budget = (2 if small else 3) if heap else 8  # MiB; an arena needs some 5
-        receive = number % 3 == 0
-        spare = 4 if receive else 0  # a mebibyte for each thread that receives
         options = [
             f"--read-path={path}",
             "--direct-io" if direct else ["--keep-cache", "--threads=4"][number // 4 % 2],
             f"--chunk-size={chunk}",
             f"--part-size={'64K' if small else '1M'}",
             f"--storage={'heap' if heap else 'arena'}",
-            f"--budget={budget + spare}M",
-            *(["--receive=in-place"] if receive else []),
+            f"--budget={budget}M",
+            f"--receive={['in-place', 'copy'][number // 3 % 2]}",
             *[["--prefault"], [], ["--read-ahead=256K"]][number % 3],
         ]
         part = 64 * KiB if small else MiB

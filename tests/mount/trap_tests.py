@@ -444,11 +444,11 @@ def options_are_taken_with_and_without_an_equals_sign():
         "--read-ahead": "256K",
         "--threads": "2",
         "--loaders": "3",
-        "--receive": "in-place",
+        "--receive": "copy",
         "--cpu": str(min(os.sched_getaffinity(0))),
         "--rescue": "/tmp",
     }
-    plain = ["--prefault", "--keep-cache", "--one-thread-a-cpu"]
+    plain = ["--prefault", "--keep-cache"]
     for options in (
         [*plain, *(f"{name}={value}" for name, value in valued.items())],
         [*itertools.chain.from_iterable(valued.items()), *plain],
@@ -495,7 +495,7 @@ def help_names_every_option_and_its_default():
             "--keep-cache": "off",
             "--read-ahead": "0: nothing",
             "--threads": "one a CPU, at least 2",
-            "--receive": "auto",
+            "--receive": "in-place",
             "--one-thread-a-cpu": "off",
             "--loaders": "4",
             "--cpu": "all",
