@@ -16,8 +16,8 @@
 //   - of the fuse_bufvec itself it looks at fuse_buf_size alone. Whatever else reads the bytes is ended by SIGSEGV.
 //
 // Placement: with one_a_cpu each worker stays on a processor of its own. The kernel gives a request to the worker that
-// has waited longest, wherever the asker runs. It is worth most to an asker that stays on a processor, too: small reads
-// take a third less, on two processors (bench/README.md).
+// has waited longest, wherever the asker runs. To an asker that stays on a processor, too, small reads take a quarter
+// less then; to one that the system moves about they take a third more (on two processors: bench/README.md).
 //
 // Thread safety: a session is served by one call of serve at a time.
 
