@@ -100,11 +100,12 @@ fuse_lowlevel_ops handlers() {
   return ops;
 }
 
-/// Writes the file and reads it again. Returns: whether it has what was written.
+/// Writes the file, over a longer one, and reads it again. Returns: whether it has what was written.
 bool try_out(const std::string& path) {
   std::string text(3 * tarn::MiB, '?');
+  std::ofstream{path} << text << text;
   for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>('a' + i % 23);
-  std::ofstream{path, std::ios::in} << text;
+  std::ofstream{path} << text;
   std::ifstream file{path};
   return std::string{std::istreambuf_iterator{file}, {}} == text;
 }
@@ -112,6 +113,7 @@ bool try_out(const std::string& path) {
 int main(int count, char** arguments) {
   char own[] = "/tmp/smallest_fuse.XXXXXX";
   const char* const mountpoint = count > 1 ? arguments[1] : ::mkdtemp(own);
+  if (mountpoint == nullptr) return 1;
   const auto ops = handlers();
   Filesystem filesystem;  // after daemonising, if you do: no forked child may touch the pool
   fuse_args none = FUSE_ARGS_INIT(1, arguments);
@@ -129,8 +131,8 @@ int main(int count, char** arguments) {
       }};
     }
     const int error = tarn::fuse::serve(session, filesystem.pool);
+    fuse_session_unmount(session);  // whoever waits for an answer still gets an error
     if (user.joinable()) user.join();
-    fuse_session_unmount(session);
     // What a signal ended has not been closed, and may be dirty still.
     const auto flushed = filesystem.file->flush();
     if (error != 0 || !flushed) std::cerr << "not served, or not stored: " << error << '\n';
@@ -139,6 +141,7 @@ int main(int count, char** arguments) {
   }
   fuse_remove_signal_handlers(session);
   fuse_session_destroy(session);  // no reply is due: this store answers at once
+  fuse_opt_free_args(&none);
   if (count == 1) (void)::rmdir(own);
   return good ? 0 : 1;
 }

@@ -153,7 +153,7 @@ TEMPLATE_TEST_CASE("spares are charged while they live, and fewer than asked for
   CHECK(file.pool.stats().chunks_reserved == 0);
   CHECK(tarn::SpareChunks<TestType>::make(file.pool, 100'000).error() == std::errc::no_buffer_space);
   CHECK(file.pool.stats().chunks_reserved == 0);
-  auto none = with_text(file.pool, "");
+  auto none = with_text(file.pool, "");  // which is to be had of a pool that is over its budget, too
   CHECK(none.count() == 0);
   CHECK(tarn::write_range(file.pool, file.meta, 0, none, 0).value() == 0);
   none = with_text(file.pool, "a");

@@ -3,8 +3,8 @@
 // tarnfs: mounts a directory through a pool of its files' bytes. Here: the process. Arguments are checked while there
 // is still somebody to tell, then it becomes a daemon, makes the pool, mounts, serves, stores everything, and leaves.
 //
-// Threads: libfuse's workers serve requests; the main thread waits for them, or is the one worker; the pool's loaders
-// wait for SOURCE in their place; one more takes signals, so that a signal is handled by ordinary code that may wait for
+// Threads: workers serve requests, tarn's or libfuse's; the main thread waits for them; the pool's loaders wait for
+// SOURCE in their place; one more takes signals, so that a signal is handled by ordinary code that may wait for
 // requests to be served.
 
 #include <fcntl.h>

@@ -52,10 +52,12 @@ inline constexpr std::size_t max_reply_spans = 64;
 
 inline void reply_error(fuse_req_t request, std::error_code error) { fuse_reply_err(request, errno_of(error)); }
 
-/// Sets up a connection for byte requests of up to 1 MiB that come in memory and are answered from memory. Called from
-/// the filesystem's init.
+/// Sets up a connection for byte requests of up to 1 MiB that come in memory and are answered from memory; and so that
+/// an open that truncates is preceded by a setattr of the size, as other truncations are. Called from the filesystem's
+/// init.
 inline void configure(fuse_conn_info* connection) {
   connection->max_write = static_cast<unsigned>(1 * MiB);
+  connection->want &= ~static_cast<unsigned>(FUSE_CAP_ATOMIC_O_TRUNC);
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 }
 
@@ -170,12 +172,18 @@ struct Received {
   }
 };
 
-/// Copies what is left of the request's buffers. Returns: how much, or a negated errno.
+/// How many bytes of what came into spares are left.
+[[nodiscard]] inline std::size_t received_left(const fuse_bufvec& from) {
+  return from.buf[0].size - std::min(from.buf[0].size, from.off);
+}
+/// Copies of what is left of the request's buffers. Returns: how much, or a negated errno.
 [[nodiscard]] inline ssize_t copy_left(fuse_bufvec* from, std::span<std::byte> into) {
   if (const auto* const received = Received::of(*from)) {
     if (!received->has(from->off)) return -EIO;
-    received->copy_some(received->spares, from->off, into);
-    return static_cast<ssize_t>(into.size());
+    const auto n = std::min(into.size(), received_left(*from));
+    received->copy_some(received->spares, from->off, into.first(n));
+    from->off += n;
+    return static_cast<ssize_t>(n);
   }
   fuse_bufvec to = FUSE_BUFVEC_INIT(into.size());
   to.buf[0].mem = into.data();
@@ -187,6 +195,7 @@ template <class File>
 [[nodiscard]] Result<std::size_t> take_in(File& file, fuse_bufvec* from, std::uint64_t offset, std::size_t size_bytes,
                                           std::optional<std::int64_t> mtime_ns, const CallOptions& options) {
   if (const auto* const received = Received::of(*from)) {
+    size_bytes = std::min(size_bytes, received_left(*from));
     const auto written = received->write_to(file, from->off, offset, size_bytes, mtime_ns, options);
     if (written) from->off += *written;
     return written;
@@ -237,11 +246,12 @@ template <class File>
   return detail::take_in(file, from, static_cast<std::uint64_t>(offset), fuse_buf_size(from), mtime_ns, options);
 }
 
-/// Copies what a write_buf request brought, for a file that is none of tarn's: so that it is right by any loop.
+/// Copies what a write_buf request brought, for a file that is none of tarn's: so that it is right by any loop. Called
+/// again, it goes on where it ended.
 /// Returns:  the bytes copied: those that there are, or into.size().
 /// Errors:   that of reading the request's descriptor; EIO for bytes that were written to a file before.
 [[nodiscard]] inline Result<std::size_t> copy_bytes_of(fuse_bufvec* from, std::span<std::byte> into) {
-  const auto n = detail::copy_left(from, into.first(std::min(into.size(), fuse_buf_size(from))));
+  const auto n = detail::copy_left(from, into);
   if (n < 0) return fail(std::error_code{static_cast<int>(-n), std::generic_category()});
   return static_cast<std::size_t>(n);
 }

@@ -13,7 +13,8 @@
 //   - writes come by a write_buf handler, not a write handler;
 //   - that hands its fuse_bufvec to one of the functions above, or, for a file that is not tarn's, to copy_bytes_of;
 //   - once, and in the thread that it is called in. What a function has taken in is not there any more: EIO;
-//   - of the fuse_bufvec itself it looks at fuse_buf_size alone. Whatever else reads the bytes is ended by SIGSEGV.
+//   - of the fuse_bufvec itself it looks at fuse_buf_size alone. Whatever else reads the bytes is ended by SIGSEGV, or
+//     a system call that does answers EFAULT.
 //
 // Placement: with one_a_cpu each worker stays on a processor of its own. The kernel gives a request to the worker that
 // has waited longest, wherever the asker runs. To an asker that stays on a processor, too, small reads take a quarter
@@ -136,18 +137,19 @@ class WakingSignal {
 /// One worker's memory, and what it does with a request.
 ///
 /// A request is a head, as long as that of a write, and what follows. The head goes to the end of a page behind which
-/// nothing can be read, what follows to the spares, and what is too much for them to rest(). What is no write, or a
-/// write that the spares are too few for, is put together again, in one piece, as libfuse wants it. There are no spares
-/// where a chunk is more than a write can bring, and no more than one call can receive into.
+/// nothing can be read, what follows to the spares, and what is too much for them to rest(). What is no write is put
+/// together again, in one piece, as libfuse wants it; and so is a write where there are no spares: there it lies in one
+/// piece already, but for its head. They are a mebibyte, which is the most that comes, or none.
 template <class Traits>
 class Receiver {
  public:
-  /// Has a mebibyte of spare chunks, or what `most_bytes` are.
+  static constexpr std::size_t max_write_bytes = std::size_t{1} << 20;  ///< the most that libfuse lets the kernel send
+
   /// Errors: throws bad_alloc, and system_error(ENOBUFS) if the pool has no chunks to spare.
-  Receiver(fuse_session* session, ChunkPool<Traits>& pool, std::uint64_t most_bytes)
+  Receiver(fuse_session* session, ChunkPool<Traits>& pool, bool in_place)
       : session_{session},
         pool_{pool},
-        spares_{spares_of(pool, most_bytes)},
+        spares_{spares_of(pool, in_place ? max_write_bytes / static_cast<std::size_t>(pool.chunk_bytes()) : 0)},
         page_bytes_{static_cast<std::size_t>(::getpagesize())} {
     mapped_bytes_ = page_bytes_ + max_write_bytes;
     void* const mapped = ::mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -198,19 +200,19 @@ class Receiver {
 
  private:
   static constexpr std::size_t head_bytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
-  static constexpr std::size_t max_write_bytes = std::size_t{1} << 20;  // the most that libfuse lets the kernel send
-  static constexpr std::size_t most_pieces = 1024;                      // IOV_MAX
+  static constexpr std::size_t most_pieces = 1024;  // IOV_MAX
 
-  [[nodiscard]] static SpareChunks<Traits> spares_of(ChunkPool<Traits>& pool, std::uint64_t most_bytes) {
-    const auto bytes = std::min<std::uint64_t>(max_write_bytes, most_bytes);
-    auto spares = SpareChunks<Traits>::make(
-        pool, std::min(static_cast<std::size_t>(bytes / pool.chunk_bytes()), most_pieces - 2));
+  // With chunks too small for one call to receive into so many: none.
+  [[nodiscard]] static SpareChunks<Traits> spares_of(ChunkPool<Traits>& pool, std::size_t count) {
+    auto spares = SpareChunks<Traits>::make(pool, count > most_pieces - 2 ? 0 : count);
     if (!spares) throw std::system_error{spares.error(), "spare chunks for a FUSE worker"};
     return *std::move(spares);
   }
   [[nodiscard]] std::byte* head() const { return mapped_ + page_bytes_ - head_bytes; }
 
   [[nodiscard]] ssize_t receive() {
+    // A budget that was lowered has them back.
+    if (spares_.count() != 0 && pool_.core().budget.over_limit()) spares_ = spares_of(pool_, 0);
     // Each time: a write has left other memory.
     pieces_[0] = {head(), head_bytes};
     for (std::size_t i = 0; i < spares_.count(); ++i) pieces_[i + 1] = {spares_[i].data(), spares_[i].size()};
@@ -262,7 +264,7 @@ class Receiver {
 /// Workers, each a thread. Who made them waits for the first that ends, and then ends the others.
 ///
 /// A signal may come to a worker just before it begins to wait, and is then for nothing: so again until it is out. A
-/// handler that is at work gets none, since what it does may not like that.
+/// handler that is at work gets none, since what it does may not like that; one that has only just begun may get one.
 template <class Traits>
 class Workers {
  public:
@@ -275,7 +277,8 @@ class Workers {
     const auto least_bytes = pool.core().min_budget_bytes(pool.core().marks);
     const auto more_bytes = pool.budget_bytes() - std::min(pool.budget_bytes(), least_bytes);
     for (std::size_t i = 0; i < count; ++i) {
-      receivers_.push_back(std::make_unique<Receiver<Traits>>(session, pool, more_bytes / 4 / count));
+      const bool in_place = i < more_bytes / 4 / Receiver<Traits>::max_write_bytes;
+      receivers_.push_back(std::make_unique<Receiver<Traits>>(session, pool, in_place));
     }
     threads_.reserve(count);
     try {
@@ -288,6 +291,7 @@ class Workers {
     } catch (...) {
       fuse_session_exit(session_);
       end();
+      fuse_session_reset(session_);
       throw;
     }
   }
@@ -297,8 +301,9 @@ class Workers {
 
   /// Waits until the session has ended. Returns: 0, or an errno.
   [[nodiscard]] int wait() {
-    // A signal that comes to this thread ends the wait, too, for a look.
-    while (!fuse_session_exited(session_)) (void)::sem_wait(&left_);
+    // A signal to this thread ends the wait, too, for a look. It may come just before that, or to another thread, or
+    // the session be ended by one that is no worker: so there is a look now and then.
+    while (!fuse_session_exited(session_)) wait_for_one(200'000'000);
     end();
     return error_;
   }
@@ -318,13 +323,17 @@ class Workers {
       for (std::size_t i = 0; i < threads_.size(); ++i) {
         if (receivers_[i]->waits()) signal_.send_to(threads_[i]);
       }
-      ::timespec soon{};
-      ::clock_gettime(CLOCK_REALTIME, &soon);
-      soon.tv_nsec += 5'000'000;
-      if (soon.tv_nsec >= 1'000'000'000) soon.tv_nsec -= 1'000'000'000, ++soon.tv_sec;
-      (void)::sem_timedwait(&left_, &soon);
+      wait_for_one(5'000'000);
     }
     for (auto& thread : threads_) thread.join();
+  }
+
+  void wait_for_one(long ns) {
+    ::timespec until{};
+    ::clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += ns;
+    if (until.tv_nsec >= 1'000'000'000) until.tv_nsec -= 1'000'000'000, ++until.tv_sec;
+    (void)::sem_clockwait(&left_, CLOCK_MONOTONIC, &until);
   }
 
   fuse_session* const session_;
@@ -346,20 +355,21 @@ class Workers {
 /// has gone.
 ///
 /// Returns:  0, or an errno. The session may be served again.
-/// Errors:   ENOMEM; ENOBUFS if the pool is full of what is dirty; EINVAL for a signal that cannot be handled; those of
-///           libfuse and of the device: EAGAIN if it does not block.
-/// Requires: what is said above of write_buf handlers; configure() was called for the connection. The pool outlives the
-///           call.
+/// Errors:   ENOMEM; ENOBUFS if the pool is full of what is dirty or in use; EINVAL for a signal that cannot be
+///           handled; those of libfuse and of the device: EAGAIN if it does not block.
+/// Requires: what is said above of write_buf handlers; configure() was called for the connection; requests come by the
+///           session's descriptor, by no fuse_custom_io. The pool outlives the call.
 /// Blocks:   until then.
-/// Cost:     of the pool's budget a mebibyte a worker, and, in all, a quarter of what it has beside the least. What is
-///           larger than a worker's is copied, as everything is with chunks above a mebibyte. A lowered budget gets
-///           none of it back.
+/// Cost:     of the pool's budget a mebibyte a worker, as far as a quarter goes of what it has beside the least. The
+///           others copy what they receive, once; and so do all with chunks above a mebibyte, or of 1 KiB and less. A
+///           lowered budget has it back, with the next request of each.
 template <class Traits>
 [[nodiscard]] int serve(fuse_session* session, ChunkPool<Traits>& pool, const LoopOptions& options = {}) {
   try {
     detail::Workers<Traits> workers{session, pool, options};
     const int error = workers.wait();
-    const int said = fuse_session_loop(session);  // it has exited: this says libfuse's own error, and makes it as new
+    const int said = fuse_session_loop(session);  // it has exited: this says libfuse's own error
+    fuse_session_reset(session);
     return error == 0 && said < 0 ? -said : error;
   } catch (const std::bad_alloc&) {
     return ENOMEM;

@@ -34,6 +34,7 @@ class SpareChunks {
     const detail::Resumer resumer;
     try {
       SpareChunks spares{pool.core()};
+      if (count == 0) return spares;
       spares.chunks_.reserve(count);
       detail::ChunkReserve<Traits> reserve{pool.core()};
       using Freed = typename detail::PoolCore<Traits>::Freed;

@@ -47,6 +47,9 @@ def settings(chunks=CHUNKS):
         heap = number // 2 % 2 == 0
         small = chunk == "4K"
         budget = (2 if small else 3) if heap else 8  # MiB; an arena needs some 5
+        receive = "copy" if number // 3 % 2 else "in-place"
+        if receive == "in-place":
+            budget += 9  # of which a quarter goes to two threads
         options = [
             f"--read-path={path}",
             "--direct-io" if direct else ["--keep-cache", "--threads=4"][number // 4 % 2],
@@ -54,7 +57,7 @@ def settings(chunks=CHUNKS):
             f"--part-size={'64K' if small else '1M'}",
             f"--storage={'heap' if heap else 'arena'}",
             f"--budget={budget}M",
-            f"--receive={['in-place', 'copy'][number // 3 % 2]}",
+            f"--receive={receive}",
             *[["--prefault"], [], ["--read-ahead=256K"]][number % 3],
         ]
         part = 64 * KiB if small else MiB
