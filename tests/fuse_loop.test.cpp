@@ -2,6 +2,7 @@
 // Compile: alone
 #include <tarn/fuse_loop.hpp>
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -404,4 +405,70 @@ TEST_CASE("a signal that cannot be handled is refused", "[fuse_loop]") {
   int nothing = 0;
   Kernel kernel{fuse_lowlevel_ops{}, &nothing};
   CHECK(tarn::fuse::serve(kernel.session(), pool, {.wake_signal = GENERATE(0, -1, 65, SIGKILL)}) == EINVAL);
+}
+
+TEST_CASE("an error of the device ends a loop, and is said", "[fuse_loop]") {
+  Served served{{.workers = 2}};
+  int expected = 0;
+  SECTION("what is no request") {
+    served.kernel->send_short();
+    expected = EIO;
+  }
+  SECTION("a device that does not wait") {
+    served.end();
+    REQUIRE(served.ended == 0);
+    REQUIRE(::fcntl(fuse_session_fd(served.kernel->session()), F_SETFL, O_NONBLOCK) == 0);
+    served.ended = -1;
+    served.loop = std::thread{[&] { served.ended = tarn::fuse::serve(served.kernel->session(), served.pool); }};
+    expected = EAGAIN;
+  }
+  served.loop.join();
+  CHECK(served.ended == expected);
+}
+
+TEST_CASE("an error of libfuse ends a loop, and is said", "[fuse_loop]") {
+  fuse_lowlevel_ops ops{};
+  ops.init = [](void*, fuse_conn_info* connection) { connection->want |= 1U << 31U; };  // which there is not
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 16 * MiB)};
+  int nothing = 0;
+  Kernel kernel{ops, &nothing, false};
+  kernel.come_by_descriptor();
+  (void)kernel.init();
+  CHECK(tarn::fuse::serve(kernel.session(), pool) == EPROTO);
+}
+
+TEST_CASE("a write of no bytes is one", "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  CHECK(served.written(5, "") == "0");
+  CHECK(served.file->size() == 0);
+}
+
+TEST_CASE("bytes of its own are written by a handler as by any loop, and received ones to a file of another pool",
+          "[fuse_loop]") {
+  Served served{{.workers = 1}};
+  OneFile<Heap> other{{.chunk_bytes = C, .chunks_per_part = 1}};
+  tarn::DirtyFile<Heap, MemoryStore<Heap>> elsewhere{other.pool, tarn::MetadataFor<Heap>::created(3, {.part_bytes = C}),
+                                                     other.store};
+  std::string own = pattern(0, 100, 7);
+  served.on_bytes = [&](fuse_bufvec* from) {
+    fuse_bufvec one = FUSE_BUFVEC_INIT(own.size());
+    one.buf[0].mem = own.data();
+    CHECK(tarn::fuse::write_from(elsewhere, &one, 0).value() == own.size());
+    std::array<std::byte, sizeof(fuse_bufvec) + sizeof(fuse_buf)> memory{};
+    auto* const two = new (memory.data()) fuse_bufvec{};
+    two->count = 2;
+    two->buf[0] = fuse_buf{.size = 40, .flags = {}, .mem = own.data(), .fd = -1, .pos = 0};
+    (&two->buf[0])[1] = fuse_buf{.size = 60, .flags = {}, .mem = own.data() + 40, .fd = -1, .pos = 0};
+    CHECK(tarn::fuse::write_from(elsewhere, two, 100).value() == own.size());
+    CHECK(tarn::fuse::write_from(elsewhere, from, 200).value() == 2 * C + 9);
+    // And there they are: what has been taken in once is neither written nor copied.
+    std::array<std::byte, 10> more;
+    from->off = 0;
+    CHECK(tarn::fuse::copy_bytes_of(from, more).error() == std::errc::io_error);
+  };
+  CHECK(served.written(0, pattern(0, 2 * C + 9)) == std::strerror(EIO));
+  std::string all(200 + 2 * C + 9, '?');
+  REQUIRE(elsewhere.read(0, writable(all)).value() == all.size());
+  CHECK(all == own + own + pattern(0, 2 * C + 9));
+  REQUIRE(elsewhere.flush());
 }

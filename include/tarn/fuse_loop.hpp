@@ -332,7 +332,8 @@ class Workers {
     ::timespec until{};
     ::clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += ns;
-    if (until.tv_nsec >= 1'000'000'000) until.tv_nsec -= 1'000'000'000, ++until.tv_sec;
+    until.tv_sec += until.tv_nsec / 1'000'000'000;
+    until.tv_nsec %= 1'000'000'000;
     (void)::sem_clockwait(&left_, CLOCK_MONOTONIC, &until);
   }
 

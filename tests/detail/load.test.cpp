@@ -152,3 +152,34 @@ TEST_CASE("who shared a load reads what it brought, though the chunk is evicted 
   file.finish_loads();
   CHECK(read == std::vector(2, pattern(0, 10)));
 }
+
+TEST_CASE(
+    "a read of two pieces of content, of which another file's read loads the second, begins neither till that is in",
+    "[load]") {
+  constexpr std::uint64_t P = 64;
+  using Metadata = tarn::MetadataFor<Heap>;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(P, MiB, 4)};
+  LaterStore<Heap> store;
+  const tarn::Digest<16> a{.bytes = {std::byte{1}}}, b{.bytes = {std::byte{2}}};
+  store.memory.put_content(a, pattern(0, P));
+  store.memory.put_content(b, pattern(P, P));
+  store.memory.expect_parts_of(P);
+  using File = tarn::DirtyFile<Heap, LaterStore<Heap>>;
+  File other{pool, Metadata::from_content(1, P, std::vector{b}, {.part_bytes = P}), store};
+  File file{pool, Metadata::from_content(2, 2 * P, std::vector{a, b}, {.part_bytes = P}), store};
+  std::string of_other(P, '?'), of_file(2 * P, '?');
+  std::optional<tarn::Result<std::size_t>> other_read, read;
+  tarn::start_read(other, 0, writable(of_other), [&](const tarn::Result<std::size_t>& n) { other_read = n; });
+  REQUIRE(store.open_loads() == 1);
+  tarn::start_read(file, 0, writable(of_file), [&](const tarn::Result<std::size_t>& n) { read = n; });
+  CHECK(store.open_loads() == 1);
+  CHECK_FALSE(read);
+  while (store.open_loads() != 0) store.finish_load();
+  REQUIRE(other_read);
+  REQUIRE(read);
+  CHECK(of_other == pattern(P, P));
+  CHECK(read->value() == 2 * P);
+  CHECK(of_file == pattern(0, 2 * P));
+  CHECK(pool.stats().loads == 2);
+  CHECK(store.memory.complaints() == "");
+}

@@ -155,6 +155,21 @@ TEST_CASE("a touch takes as many steps among a million hooks as among a hundred"
   }
 }
 
+TEST_CASE("in its last turn the hand offers what is hot, too", "[eviction]") {
+  Clock clock;
+  std::vector<Hook> hooks(20);
+  for (auto& hook : hooks) clock.insert(hook, 0);
+  std::set<const Hook*> offered;
+  CHECK_FALSE(clock.evict([&](Hook& hook) {
+    offered.insert(&hook);
+    for (auto& hot : hooks) {
+      for (int i = 0; i < 3; ++i) Clock::touch(hot);  // all the while
+    }
+    return false;
+  }));
+  CHECK(offered.size() == hooks.size());
+}
+
 TEST_CASE("a policy whose last hook goes while it is offered ends its search", "[eviction]") {
   Clock clock;
   Hook hook;

@@ -33,7 +33,8 @@ class Kernel {
     std::string bytes;
   };
 
-  Kernel(const fuse_lowlevel_ops& handlers, void* userdata) {
+  /// `begins`: the connection has been set up.
+  Kernel(const fuse_lowlevel_ops& handlers, void* userdata, bool begins = true) {
     REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends_.data()) == 0);
     const char* const names[] = {"test"};
     fuse_args arguments{1, const_cast<char**>(names), 0};
@@ -41,10 +42,7 @@ class Kernel {
     fuse_opt_free_args(&arguments);
     REQUIRE(session_ != nullptr);
     REQUIRE(fuse_session_mount(session_, ("/dev/fd/" + std::to_string(ends_[1])).c_str()) == 0);
-    fuse_init_in init{};
-    init.major = FUSE_KERNEL_VERSION;
-    init.minor = 31;
-    REQUIRE(reply(send(FUSE_INIT, init))->error == 0);
+    if (begins) REQUIRE(reply(init())->error == 0);
   }
   Kernel(const Kernel&) = delete;
   Kernel& operator=(const Kernel&) = delete;
@@ -81,6 +79,15 @@ class Kernel {
     bytes += value;
     return send(FUSE_SETXATTR, std::array<std::uint32_t, 2>{in.size, in.flags}, bytes);
   }
+  /// The first request of a connection.
+  std::uint64_t init() {
+    fuse_init_in init{};
+    init.major = FUSE_KERNEL_VERSION;
+    init.minor = 31;
+    return send(FUSE_INIT, init);
+  }
+  /// So few bytes that they are no request.
+  void send_short() { REQUIRE(::send(ends_[0], "abc", 3, 0) == 3); }
   std::uint64_t flush() { return send(FUSE_FLUSH, fuse_flush_in{}); }
   std::uint64_t fsync() { return send(FUSE_FSYNC, fuse_fsync_in{}); }
 

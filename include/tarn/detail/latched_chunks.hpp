@@ -6,6 +6,7 @@
 //
 // Also here: how a chunk's extent lists are charged before they grow and released after they shrink.
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 
@@ -61,11 +62,12 @@ class LatchedChunks {
     return false;
   }
 
-  /// Lets go of the latches, and gives the pins to `to`. Requires: that has room for size() more.
+  /// Lets go of the latches, and gives the pins to `to`. Requires: all are shared; that has room for size() more.
   void pass_pins_to(LatchedChunks& to) noexcept {
     for (; !entries_.empty(); entries_.pop_back()) {
       const auto [chunk, mode] = entries_.back();
-      unlatch(*chunk, mode);
+      assert(mode == LatchMode::shared);
+      chunk->state.unlatch_shared(core_.parking);
       to.hold(*chunk);
     }
   }
@@ -90,11 +92,6 @@ class LatchedChunks {
   }
 
  private:
-  void unlatch(PoolChunk& chunk, LatchMode mode) noexcept {
-    if (mode == LatchMode::shared) chunk.state.unlatch_shared(core_.parking);
-    if (mode == LatchMode::exclusive) chunk.state.unlatch_exclusive(core_.parking);
-  }
-
   struct Entry {
     PoolChunk* chunk;
     LatchMode mode;
