@@ -61,15 +61,17 @@ __extension__ using Wide = unsigned __int128;
   return found;
 }
 
-enum class Kind : std::uint8_t { none, size, count, cpus, storage, path, text };
+enum class Kind : std::uint8_t { none, size, count, cpus, storage, path, receive, text };
 const std::map<Text, Kind> kinds{
-    {"budget", Kind::size},     {"chunk-size", Kind::size}, {"part-size", Kind::size}, {"storage", Kind::storage},
-    {"prefault", Kind::none},   {"read-path", Kind::path},  {"direct-io", Kind::none}, {"keep-cache", Kind::none},
-    {"read-ahead", Kind::size}, {"threads", Kind::count},   {"loaders", Kind::count},  {"cpu", Kind::cpus},
-    {"foreground", Kind::none}, {"stats", Kind::none},      {"rescue", Kind::text},
+    {"budget", Kind::size},           {"chunk-size", Kind::size}, {"part-size", Kind::size}, {"storage", Kind::storage},
+    {"prefault", Kind::none},         {"read-path", Kind::path},  {"direct-io", Kind::none}, {"keep-cache", Kind::none},
+    {"read-ahead", Kind::size},       {"threads", Kind::count},   {"loaders", Kind::count},  {"cpu", Kind::cpus},
+    {"foreground", Kind::none},       {"stats", Kind::none},      {"rescue", Kind::text},    {"receive", Kind::receive},
+    {"one-thread-a-cpu", Kind::none},
 };
 constexpr std::array<Text, 2> storages{"arena", "heap"};
 constexpr std::array<Text, 4> paths{"before", "after", "copy", "gather"};
+constexpr std::array<Text, 2> receives{"copy", "in-place"};
 
 [[nodiscard]] bool may_be(Kind kind, Text value) {
   switch (kind) {
@@ -85,6 +87,8 @@ constexpr std::array<Text, 4> paths{"before", "after", "copy", "gather"};
       return std::ranges::count(storages, value) != 0;
     case Kind::path:
       return std::ranges::count(paths, value) != 0;
+    case Kind::receive:
+      return std::ranges::count(receives, value) != 0;
     default:
       return !value.empty();
   }
@@ -130,7 +134,10 @@ struct Expected {
       made.given[name] = value;
     }
   }
-  return end_as(made.operands.size() == 2 ? Expected::Answer::options : Expected::Answer::error);
+  const auto receive = made.given.find("receive");
+  const bool copies = receive != made.given.end() && receive->second == "copy";
+  const bool fits = !copies || made.given.count("one-thread-a-cpu") == 0;
+  return end_as(fits && made.operands.size() == 2 ? Expected::Answer::options : Expected::Answer::error);
 }
 
 void check_options(const tarnfs::Options& options, const Expected& expected) {
@@ -155,6 +162,8 @@ void check_options(const tarnfs::Options& options, const Expected& expected) {
   must(options.foreground == has("foreground") && options.stats == has("stats"), "--foreground, --stats");
   must(options.cpus == (has("cpu") ? *cpus(value("cpu", "")) : std::vector<int>{}), "--cpu");
   must(options.rescue == value("rescue", ""), "--rescue");
+  must(options.receive_in_place == (value("receive", "in-place") == "in-place"), "--receive");
+  must(options.one_thread_a_cpu == has("one-thread-a-cpu"), "--one-thread-a-cpu");
 }
 
 }  // namespace
