@@ -182,7 +182,7 @@ TEST_CASE("a request that is no write is put together again, however long it is"
 }
 
 TEST_CASE("a write that a loop received and that waits for memory keeps its bytes", "[fuse_loop]") {
-  Served served{{.workers = 1}, MiB + 8 * C};
+  Served served{{.workers = 1}, 5 * MiB};
   served.store.answer_at_once(false);
   std::uint64_t at = 0;
   std::vector<std::uint64_t> waiting;
@@ -196,6 +196,7 @@ TEST_CASE("a write that a loop received and that waits for memory keeps its byte
     // What comes after it in the one worker is replied to when that has been served.
     served.kernel->await(served.kernel->set_attribute("after", ""));
   } while (served.kernel->reply(request));
+  REQUIRE(served.pool.stats().chunks_reserved == MiB / C);  // it was received in place
   // Another write has the worker's memory meanwhile.
   const auto second = served.kernel->write(at, pattern(at, 4 * C));
   expected += pattern(at, 4 * C);
