@@ -130,13 +130,10 @@ def measure_writes(session, mounts, form, copy, progress, what, beside, sizes, o
     plain = mounts.scratch / "plain"
     plain.mkdir()
 
-    def written_bytes(size):
-        return min(form["length"].get(size, form["written"]), form["written"])
-
     def write(arm, folder, size):
         mounts.watch(arm)
         with session.open(folder / "written", "create", "written"):
-            return session("write", "written", 0, written_bytes(size), mounted.bytes_of(size), 70)
+            return session("write", "written", 0, rounds.length(size, "written"), mounted.bytes_of(size), 70)
 
     def round_of(order, folders):
         for size in sizes:

@@ -268,8 +268,9 @@ class Rounds:
                     self._session.must_be_equal("a", "b", MiB, f"{what}, {arm}, stored")
                 shutil.rmtree(sources[arm])
 
-    def length(self, size):
-        return min(self.form["length"].get(size, self.form["large"]), self.form["large"])
+    def length(self, size, whole="large"):
+        """How much of a file a pass with requests of that size reads or writes; `whole`: which of the form's files."""
+        return min(self.form["length"].get(size, self.form[whole]), self.form[whole])
 
     def read(self, size, order, suffix="", before_each=None):
         """Timed reads for each arm, in several short passes that take turns, after one that warms up the buffers of its

@@ -165,10 +165,7 @@ fuse_entry_param entry(fuse_req_t request, fuse_ino_t inode) {
   return of;
 }
 
-void init(void*, fuse_conn_info* connection) {
-  tarn::fuse::configure(connection);
-  connection->want &= ~static_cast<unsigned>(FUSE_CAP_ATOMIC_O_TRUNC);
-}
+void init(void*, fuse_conn_info* connection) { tarn::fuse::configure(connection); }
 
 void lookup(fuse_req_t request, fuse_ino_t, const char* name) {
   const auto inode = directory(request).find(name);

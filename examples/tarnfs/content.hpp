@@ -94,7 +94,7 @@ class ContentPool {
   /// Waits for memory. Errors: throws system_error(ENOBUFS) if the pool has no room for one more file.
   [[nodiscard]] virtual std::unique_ptr<Content> add(SourceFile& source, std::uint64_t id,
                                                      std::uint64_t size_bytes) = 0;
-  /// Serves the session by tarn's loop, which receives what is written into the pool's memory.
+  /// Serves the session by tarn's loop, which receives what is written into the pool's memory; 0 threads: its default.
   /// Returns: 0, or an errno.
   [[nodiscard]] virtual int serve(fuse_session* session, unsigned threads, bool one_a_cpu) = 0;
   /// Waits until all that was to come later is done, and what it kept is let go of. Called when no request is served.

@@ -173,8 +173,6 @@ void init(void* userdata, fuse_conn_info* connection) {
   configure_connection(*connection);
   // Every change of a file comes through the kernel, which keeps its own cache right; a moving mtime says nothing new.
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
-  // O_TRUNC as an open and a truncate: the truncate then brings along the mode that suid and sgid are cleared from.
-  connection->want &= ~static_cast<unsigned>(FUSE_CAP_ATOMIC_O_TRUNC);
   // Suid and sgid on a write: the kernel clears them with a setattr, unless it is told that we would.
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_HANDLE_KILLPRIV);
   constexpr unsigned acls = FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
@@ -249,14 +247,14 @@ class SignalThread {
 };
 
 void serve(fuse_session* session, Filesystem& fs) {
-  const auto threads = fs.options.threads ? fs.options.threads : std::max(2u, usable_cpus());
   if (fs.options.receive_in_place) {
-    if (const int error = fs.pool->serve(session, threads, fs.options.one_thread_a_cpu)) {
+    if (const int error = fs.pool->serve(session, fs.options.threads, fs.options.one_thread_a_cpu)) {
       fs.tree.failed = true;
       fs.tree.log.error("cannot serve" + because(error));
     }
     return;
   }
+  const auto threads = fs.options.threads ? fs.options.threads : std::max(2u, usable_cpus());
   if (threads == 1) {
     fuse_session_loop(session);
     return;

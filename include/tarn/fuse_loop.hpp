@@ -18,7 +18,7 @@
 //
 // Placement: with one_a_cpu each worker stays on a processor of its own. The kernel gives a request to the worker that
 // has waited longest, wherever the asker runs. To an asker that stays on a processor, too, small reads take a quarter
-// less then; to one that the system moves about they take a third more (on two processors: bench/README.md).
+// less then; to one that the system moves about they take two fifths more (on two processors: bench/README.md).
 //
 // Thread safety: a session is served by one call of serve at a time.
 
@@ -134,6 +134,32 @@ class WakingSignal {
   const int number_;
 };
 
+/// The end of a page, behind which nothing can be read for as long as a write is.
+class Head {
+ public:
+  static constexpr std::size_t size_bytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
+
+  /// Errors: throws bad_alloc.
+  explicit Head(std::size_t behind_bytes) : mapped_bytes_{page_bytes_ + behind_bytes} {
+    void* const mapped = ::mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc{};
+    mapped_ = static_cast<std::byte*>(mapped);
+    if (::mprotect(mapped_, page_bytes_, PROT_READ | PROT_WRITE) == 0) return;
+    ::munmap(mapped_, mapped_bytes_);
+    throw std::bad_alloc{};
+  }
+  Head(const Head&) = delete;
+  Head& operator=(const Head&) = delete;
+  ~Head() { ::munmap(mapped_, mapped_bytes_); }
+
+  [[nodiscard]] std::byte* data() const { return end() - size_bytes; }
+  [[nodiscard]] std::byte* end() const { return mapped_ + page_bytes_; }
+
+ private:
+  const std::size_t page_bytes_ = static_cast<std::size_t>(::getpagesize()), mapped_bytes_;
+  std::byte* mapped_ = nullptr;
+};
+
 /// One worker's memory, and what it does with a request.
 ///
 /// A request is a head, as long as that of a write, and what follows. The head goes to the end of a page behind which
@@ -150,26 +176,10 @@ class Receiver {
       : session_{session},
         pool_{pool},
         spares_{spares_of(pool, in_place ? max_write_bytes / static_cast<std::size_t>(pool.chunk_bytes()) : 0)},
-        page_bytes_{static_cast<std::size_t>(::getpagesize())} {
-    mapped_bytes_ = page_bytes_ + max_write_bytes;
-    void* const mapped = ::mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) throw std::bad_alloc{};
-    mapped_ = static_cast<std::byte*>(mapped);
-    if (::mprotect(mapped_, page_bytes_, PROT_READ | PROT_WRITE) != 0) {
-      ::munmap(mapped_, mapped_bytes_);
-      throw std::bad_alloc{};
-    }
-    try {
-      whole_.reset(new std::byte[whole_bytes()]);  // not initialised
-      pieces_.resize(spares_.count() + 2);
-    } catch (...) {
-      ::munmap(mapped_, mapped_bytes_);
-      throw;
-    }
-  }
+        whole_{new std::byte[whole_bytes()]},  // not initialised
+        pieces_(spares_.count() + 2) {}
   Receiver(const Receiver&) = delete;
   Receiver& operator=(const Receiver&) = delete;
-  ~Receiver() { ::munmap(mapped_, mapped_bytes_); }
 
   /// Serves requests until the session has ended. Returns: 0, or an errno of the device.
   [[nodiscard]] int serve() {
@@ -199,7 +209,7 @@ class Receiver {
   [[nodiscard]] bool waits() const { return waits_; }
 
  private:
-  static constexpr std::size_t head_bytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
+  static constexpr std::size_t head_bytes = Head::size_bytes;
   static constexpr std::size_t most_pieces = 1024;  // IOV_MAX
 
   // With chunks too small for one call to receive into so many: none.
@@ -208,24 +218,22 @@ class Receiver {
     if (!spares) throw std::system_error{spares.error(), "spare chunks for a FUSE worker"};
     return *std::move(spares);
   }
-  [[nodiscard]] std::byte* head() const { return mapped_ + page_bytes_ - head_bytes; }
-
   [[nodiscard]] ssize_t receive() {
     // A budget that was lowered has them back.
     if (spares_.count() != 0 && pool_.core().budget.over_limit()) spares_ = spares_of(pool_, 0);
     // Each time: a write has left other memory.
-    pieces_[0] = {head(), head_bytes};
+    pieces_[0] = {head_.data(), head_bytes};
     for (std::size_t i = 0; i < spares_.count(); ++i) pieces_[i + 1] = {spares_[i].data(), spares_[i].size()};
     pieces_[spares_.count() + 1] = {rest(), rest_bytes()};
     return ::readv(fuse_session_fd(session_), pieces_.data(), static_cast<int>(pieces_.size()));
   }
   void process(std::size_t size_bytes) {
     fuse_in_header header;
-    std::memcpy(&header, head(), sizeof header);
+    std::memcpy(&header, head_.data(), sizeof header);
     fuse_buf buffer{};
     buffer.size = size_bytes;
     if (header.opcode == FUSE_WRITE && size_bytes > head_bytes && size_bytes <= head_bytes + spares_.size_bytes()) {
-      const Received received{.place = head() + head_bytes,
+      const Received received{.place = head_.end(),
                               .spares = &spares_,
                               .pool = &pool_,
                               .taken_bytes = 0,
@@ -233,12 +241,12 @@ class Receiver {
                                 static_cast<const SpareChunks<Traits>*>(spares)->copy(at, into);
                               }};
       Received::in_this_thread = &received;
-      buffer.mem = head();
+      buffer.mem = head_.data();
       fuse_session_process_buf(session_, &buffer);
       Received::in_this_thread = nullptr;
       return;
     }
-    std::memcpy(whole_.get(), head(), std::min(size_bytes, head_bytes));
+    std::memcpy(whole_.get(), head_.data(), std::min(size_bytes, head_bytes));
     if (size_bytes > head_bytes) {
       const auto in_spares = std::min(size_bytes - head_bytes, spares_.size_bytes());
       spares_.copy(0, {whole_.get() + head_bytes, in_spares});  // what is more is there already
@@ -253,10 +261,8 @@ class Receiver {
   fuse_session* const session_;
   ChunkPool<Traits>& pool_;
   SpareChunks<Traits> spares_;
-  const std::size_t page_bytes_;
-  std::size_t mapped_bytes_ = 0;
-  std::byte* mapped_ = nullptr;
-  std::unique_ptr<std::byte[]> whole_;  // where a request is put together
+  const Head head_{max_write_bytes};
+  const std::unique_ptr<std::byte[]> whole_;  // where a request is put together
   std::vector<::iovec> pieces_;
   std::atomic<bool> waits_{false};
 };
