@@ -53,6 +53,13 @@ def expect(condition, what):
         raise Failed(what)
 
 
+def wait_until(holds, what, seconds=20):
+    """Asks until it holds: for what another thread or process does, and tells nobody."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        expect(time.monotonic() < deadline, f"not in {seconds} s: {what}")
+
+
 def expect_equal(got, wanted, what):
     if got != wanted:
 

@@ -14,7 +14,7 @@ import threading
 import time
 
 import mounting
-from cases import KiB, case, expect, expect_equal, main, noise, program
+from cases import KiB, case, expect, expect_equal, main, noise, program, wait_until
 from mounting import MiB
 
 
@@ -50,9 +50,7 @@ class SlowSource:
 
     def wait_for_loads(self, count):
         """Until so many loads were asked for since the start."""
-        deadline = time.monotonic() + 20
-        while self.tarnfs.stats()["loads"] < count:
-            expect(time.monotonic() < deadline, f"{count} loads were not asked for")
+        wait_until(lambda: self.tarnfs.stats()["loads"] >= count, f"{count} loads are asked for")
 
 
 class Threads:
@@ -190,9 +188,7 @@ def more_writes_than_there_are_threads_that_wait_for_memory_hold_up_nothing_else
 
             mount.become_slow()
             with Threads(writers, write) as writes:
-                deadline = time.monotonic() + 20
-                while mount.tarnfs.stats()["dirty_bytes"] < budget * 3 // 4:
-                    expect(time.monotonic() < deadline, "the pool does not fill")
+                wait_until(lambda: mount.tarnfs.stats()["dirty_bytes"] >= budget * 3 // 4, "the pool is full")
                 expect_quick(mount.tarnfs, read, f"reads of what is held, with {writers} writes that wait for memory")
                 expect(len(writes.took) <= (budget - held) // MiB, f"{len(writes.took)} writes did not have to wait")
                 mount.become_fast()
