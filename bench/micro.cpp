@@ -45,6 +45,45 @@ void reads(const Suite& suite) {
   }
 }
 
+// As a stream may read: with a pin that is kept from one read to the next, so that a chunk is looked for once.
+void reads_by_cursor(const Suite& suite) {
+  const std::string name = "read/4KiB/cursor";
+  if (!suite.wants(name)) return;
+  constexpr std::size_t size = 4 * KiB;
+  HeldFile file{file_bytes};
+  const WarmBuffer into{MiB};
+  const Offsets offsets{file_bytes, size, Order::sequential};
+  const auto named = file->metadata();
+  const auto chunk_bytes = file.pool().chunk_bytes();
+  auto pin = file.pool().pin(named, 0);
+  std::uint64_t pinned = 0;
+  const auto copies = [&](std::uint64_t i) {
+    file.copy(offsets[i], into.first(size));
+    used(into.data());
+  };
+  const auto reads = [&](std::uint64_t i) {
+    const auto at = offsets[i];
+    if (at / chunk_bytes != pinned) {
+      pinned = at / chunk_bytes;
+      pin = file.pool().pin(named, pinned);
+      if (!pin) fail(name);
+    }
+    const auto from = at % chunk_bytes;
+    const auto shown = pin->with_data(tarn::ByteRange::between(from, from + size), [&](auto bytes) {
+      std::memcpy(into.data(), bytes.data(), size);
+      return bytes.size();
+    });
+    if (!is_all(shown, size)) fail(name);
+    used(into.data());
+  };
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    std::memset(into.data(), 0, size);
+    reads(i);
+    expect(has_pattern(into.first(size), offsets[i]), name);
+  }
+  suite.compare(name, "memcpy, one after the other", each(copies), each(reads));
+}
+
 void reads_of_one_chunk(const Suite& suite) {
   const std::string name = "read/4KiB/2t_same_chunk";
   if (!suite.wants(name)) return;
@@ -254,6 +293,7 @@ int run(const Suite& suite) {
     return 0;
   }
   reads(suite);
+  reads_by_cursor(suite);
   reads_of_one_chunk(suite);
   views(suite);
   writes(suite);

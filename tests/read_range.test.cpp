@@ -2,6 +2,7 @@
 #include <tarn/read_range.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -495,4 +496,20 @@ TEST_CASE("a file for whose record there is no room is ENOBUFS, and what is clea
     CHECK(file.pool.stats().evictions == 1);
   }
   CHECK(file.read_all() == pattern(0, 4096));
+}
+
+TEST_CASE("parts of equal content in one window are loaded once, and take the room of one", "[read_range]") {
+  constexpr std::uint64_t C = 65536, parts = 4;
+  tarn::ChunkPool<Heap> pool{pool_options<Heap>(C, 64 * C, parts)};
+  MemoryStore<Heap> store;
+  const tarn::Digest<16> same{.bytes = {std::byte{1}}};
+  store.put_content(same, pattern(0, C));
+  const auto meta = tarn::MetadataFor<Heap>::from_content(1, parts * C, std::vector(parts, same), {.part_bytes = C});
+  const Brim one_is_left{pool, C + 8192};
+  const auto shown =
+      tarn::read_range(pool, meta, 0, parts * C, store, [](tarn::ConstBuffers bytes) { return bytes.size_bytes(); });
+  REQUIRE(shown);
+  CHECK(*shown == parts * C);
+  CHECK(store.counts().loads == 1);
+  CHECK(pool.stats().chunks_held == 1);
 }

@@ -61,7 +61,11 @@ class DirtyFile final : private detail::Flushable {
   ///           pool has no room for its record; EDEADLK inside the flush of a file of the id; bad_alloc.
   /// Blocks:   on a flush in flight of the last file of the id, and for room: with no bound.
   DirtyFile(ChunkPool<Traits>& pool, Metadata metadata, Store& store)
-      : pool_{pool}, core_{pool.core()}, store_{store}, body_{make_body(pool, std::move(metadata))} {
+      : pool_{pool},
+        core_{pool.core()},
+        store_{store},
+        body_{make_body(pool, std::move(metadata))},
+        held_{body_->held_reads()} {
     body_->record->member = this;
     if (has_changes()) core_.pressure.list(*this);  // what building blocks left
   }
@@ -96,7 +100,7 @@ class DirtyFile final : private detail::Flushable {
   /// later some file is flushed for room, and if that makes none, the load has memory of its own for the while.
   [[nodiscard]] Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
                                          const CallOptions& options = {}) {
-    if (body_->copy_held(offset, into)) return into.size();
+    if (held_.copy(offset, into)) return into.size();
     return guarded([&] {
       auto file = body_->access();
       detail::CopyRead read{file, offset, into, store_, room_for_read(options)};
@@ -109,7 +113,7 @@ class DirtyFile final : private detail::Flushable {
   template <std::invocable<ConstBuffers> F>
   [[nodiscard]] auto view(std::uint64_t offset, std::uint64_t size_bytes, F&& f, const CallOptions& options = {})
       -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-    if (auto shown = body_->show_held(offset, size_bytes, f)) return std::move(*shown);
+    if (auto shown = held_.show(offset, size_bytes, f)) return std::move(*shown);
     return guarded([&] {
       auto file = body_->access();
       detail::ViewRead read{file, offset, size_bytes, store_, detail::RoomRule::of(options), f};
@@ -118,7 +122,7 @@ class DirtyFile final : private detail::Flushable {
   }
   /// As try_read_range; busy, perhaps, also while a change of the file is under way.
   [[nodiscard]] ReadOutcome<std::size_t> try_read(std::uint64_t offset, std::span<std::byte> into) {
-    if (body_->copy_held(offset, into)) return ReadOutcome<std::size_t>::of(into.size());
+    if (held_.copy(offset, into)) return ReadOutcome<std::size_t>::of(into.size());
     const detail::Resumer resumer;
     auto file = body_->access();
     try {
@@ -436,6 +440,7 @@ class DirtyFile final : private detail::Flushable {
   detail::PoolCore<Traits>& core_;
   Store& store_;
   const std::shared_ptr<Body> body_;
+  const detail::HeldReads<Traits> held_;
   detail::CheckedMutex append_mutex_;
 };
 

@@ -33,17 +33,13 @@ struct World : SharedFile<WatchedUsual> {
     REQUIRE(write(0, pattern(0, chunk_bytes)));
     REQUIRE(write(chunk_bytes, pattern(chunk_bytes, 4)));
   }
-  /// What use_held shows; "not" if it does not.
+  /// What HeldReads shows; "not" if it does not.
   std::string held(std::uint64_t offset, std::uint64_t size_bytes) {
     const tarn::detail::Resumer resumer;
     std::string seen = "not";
-    const bool used = (*this)->body()->use_held(offset, size_bytes, [&](auto bytes) {
-      if constexpr (std::is_same_v<decltype(bytes), tarn::ConstBuffers>) {
-        seen.assign(bytes.size_bytes(), '?');
-        bytes.copy_to(writable(seen));
-      } else {
-        seen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-      }
+    const bool used = (*this)->body()->held_reads().use(offset, size_bytes, [&](tarn::ConstBuffers bytes) {
+      seen.assign(bytes.size_bytes(), '?');
+      bytes.copy_to(writable(seen));
     });
     CHECK(used == (seen != "not"));
     return seen;
@@ -133,12 +129,8 @@ TEST_CASE("of several chunks as many are shown as a window has, if their pieces 
     REQUIRE(file.read(0, writable(all)));
     for (const auto asked : {std::uint64_t{2}, most - 1, most, most + 1}) {
       CAPTURE(asked);
-      const bool shown = file.body()->use_held(chunk_bytes, asked * chunk_bytes, [&](auto bytes) {
-        if constexpr (std::is_same_v<decltype(bytes), tarn::ConstBuffers>) {
-          CHECK(bytes.size_bytes() == asked * chunk_bytes);
-        } else {
-          FAIL_CHECK("of several chunks a span was shown");
-        }
+      const bool shown = file.body()->held_reads().use(chunk_bytes, asked * chunk_bytes, [&](tarn::ConstBuffers bytes) {
+        CHECK(bytes.size_bytes() == asked * chunk_bytes);
       });
       CHECK(shown == (asked <= std::min(most, window_chunks)));
     }

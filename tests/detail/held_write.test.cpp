@@ -158,3 +158,23 @@ TEST_CASE("a write that its file or a mark refuses is left to be refused", "[hel
     REQUIRE(file.flush());
   }
 }
+
+TEST_CASE("a load past a full pool is made anew if a write of a held chunk has changed its bytes", "[held_write]") {
+  SharedFile<WatchedUsual> file{{.chunk_bytes = 4096, .chunks_per_part = 4}, 4096, 0};
+  REQUIRE(file.write(0, "dirt"));
+  SharedFile<WatchedUsual>::File other{
+      file.pool, SharedFile<WatchedUsual>::Metadata::created(8, {.part_bytes = file.P}), file.store};
+  const std::string chunk(4096, 'x');
+  for (std::uint64_t at = 0; other.try_write(at, bytes_of(chunk)); at += chunk.size()) continue;  // dirty to the brim
+  file.store.load_gate.close();
+  std::string seen;
+  Worker reads{file.store.load_gate, [&] { seen = file.read(4, 4); }};
+  REQUIRE(file.store.load_gate.wait_for_arrivals());  // it has its bytes, and is on its way back
+  const auto written = file->try_write(4, bytes_of("ty"));
+  REQUIRE(written);
+  file.store.load_gate.open();
+  reads.join();
+  CHECK(seen == "ty" + pattern(6, 2));
+  CHECK(file.pool.stats().loads_uncached == 1);
+  REQUIRE(other.flush());
+}

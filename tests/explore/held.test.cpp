@@ -54,7 +54,7 @@ struct World {
     const std::string text(chunk_bytes, letter);
     Explorer::expect(file.write(at * chunk_bytes, text_bytes(text)).has_value(), "a write is refused");
   }
-  /// What a read shows: of one chunk a span, of several the pieces.
+  /// What a pin shows, or a read.
   static std::string text_of(std::span<const std::byte> bytes) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
@@ -69,8 +69,8 @@ struct World {
   }
   /// Of the first file, if its chunk is held; all of `letters` are right.
   void look(const std::string& letters) {
-    (void)a.body()->use_held(chunk * chunk_bytes, chunk_bytes,
-                             [&](auto bytes) { expect_all(text_of(bytes), letters); });
+    (void)a.body()->held_reads().use(chunk * chunk_bytes, chunk_bytes,
+                                     [&](tarn::ConstBuffers bytes) { expect_all(text_of(bytes), letters); });
   }
   /// The same by its id.
   void pin(const std::string& letters) {
@@ -151,7 +151,7 @@ TEST_CASE("a read of two chunks is of one moment of their file", "[explore]") {
   struct Two : World {
     Two() : World{0} { write(a, 1, 'a'); }
     void look(const std::string& legal) {
-      (void)a.body()->use_held(0, 2 * chunk_bytes, [&](auto bytes) {
+      (void)a.body()->held_reads().use(0, 2 * chunk_bytes, [&](tarn::ConstBuffers bytes) {
         const auto text = text_of(bytes);
         Explorer::expect(text.size() == 2 * chunk_bytes, "a read is short");
         const std::string seen{text.front(), text.back()};

@@ -107,7 +107,7 @@ class ChunkExtents {
 
   /// Whether every byte of the range is in the set; of an empty range, it is.
   /// Cost: every read that hits asks this of a chunk with one extent, so that comes first: two compares, no call.
-  [[nodiscard]] bool contains(ByteRange range) const {
+  [[nodiscard, gnu::always_inline]] bool contains(ByteRange range) const {
     if (count_ == 1 && memory_.few[0].offset() <= range.offset() && range.end() <= memory_.few[0].end()) [[likely]] {
       return true;
     }

@@ -47,16 +47,17 @@ class ChunkTable {
 
   /// Returns: the chunk, or null.
   [[nodiscard]] Chunk* find(std::uint64_t index) const {
-    const auto load = [](const Slot& slot) { return load_owned(slot); };
-    const auto root = load(root_);
-    return is_sole(root) ? sole_in(root, index) : find_in(leaf_by(root, index, load), index, load);
+    return find_by(index, [](const Slot& slot) { return load_owned(slot); });
   }
-  /// Looks for chunks one after the other, with no lock.
+  /// Looks with no lock. Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
+  [[nodiscard, gnu::always_inline]] Chunk* find_unlocked(std::uint64_t index) const {
+    return find_by(index, load_unlocked);
+  }
+  /// The same for chunks one after the other.
   class Unlocked {
    public:
     explicit Unlocked(const ChunkTable& table) : root_{load_unlocked(table.root_)} {}
 
-    /// Returns: the chunk, or one that was there, or another table's; or null, which says nothing.
     [[nodiscard]] Chunk* find(std::uint64_t index) {
       if (is_sole(root_)) return sole_in(root_, index);
       if (leaf_ == nullptr || index / fan_out != of_) {
@@ -71,7 +72,6 @@ class ChunkTable {
     const Node* leaf_ = nullptr;
     std::uint64_t of_ = 0;  // the indexes that leaf_ has, divided by their number
   };
-  [[nodiscard]] Chunk* find_unlocked(std::uint64_t index) const { return Unlocked{*this}.find(index); }
 
   /// Makes room for one insert at `index`.
   /// Returns: false if the budget or the heap refuses; then nothing changed.
@@ -144,6 +144,11 @@ class ChunkTable {
     return height >= max_height || (index >> (bits * (height + 1))) == 0;
   }
 
+  template <class Load>
+  [[nodiscard, gnu::always_inline]] Chunk* find_by(std::uint64_t index, Load load) const {
+    const auto root = load(root_);
+    return is_sole(root) ? sole_in(root, index) : find_in(leaf_by(root, index, load), index, load);
+  }
   // The leaf that would have `index`, in the table that `root` is of; null says nothing.
   template <class Load>
   [[nodiscard]] static const Node* leaf_by(std::uintptr_t root, std::uint64_t index, Load load) {

@@ -19,7 +19,7 @@ namespace tarn::detail {
 /// begin at a page, and a large buffer from malloc begins 16 bytes into one. Pieces too small for that instruction
 /// have no such holes. A memcpy larger than the second-level cache is no such instruction, there, and a sixth slower
 /// than in pieces; chunks that lie side by side are copied as one. bench/copy_bytes.bench.cpp shows all of that.
-inline void copy_bytes(std::byte* to, const std::byte* from, std::size_t size_bytes) noexcept {
+[[gnu::always_inline]] inline void copy_bytes(std::byte* to, const std::byte* from, std::size_t size_bytes) noexcept {
   constexpr std::size_t page_bytes = 4096, slow_below = 32, slow_from_bytes = 1024, whole_below_bytes = 512 * 1024;
   const auto past = (reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from)) % page_bytes;
   const bool has_hole = size_bytes >= slow_from_bytes && past != 0 && past < slow_below;

@@ -17,8 +17,6 @@
 #include <type_traits>
 #include <utility>
 
-#include <tarn/buffers.hpp>
-#include <tarn/detail/copy_bytes.hpp>
 #include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/flush_job.hpp>
 #include <tarn/detail/held_read.hpp>
@@ -110,51 +108,8 @@ struct FileBody {
     return {};
   }
 
-  /// See detail/held_read.hpp.
-  template <class Use>
-  [[nodiscard]] bool use_held(std::uint64_t offset, std::uint64_t size_bytes, Use use) {
-    return !holds_past_size && detail::use_held(core, *record, offset, size_bytes, use);
-  }
-  /// A read or a view by that. Returns: false, or nothing, if it takes more than a look; then nothing is done.
-  [[nodiscard]] bool copy_held(std::uint64_t offset, std::span<std::byte> into) {
-    if (into.data() == nullptr) return false;
-    struct Copy {
-      void operator()(std::span<const std::byte> bytes) const {
-        copy_bytes(into.data(), bytes.data(), bytes.size());
-        count.add(bytes.size());
-      }
-      void operator()(ConstBuffers bytes) const { count.add(bytes.copy_to(into)); }
-      std::span<std::byte> into;
-      StripedCount& count;
-    };
-    return use_held(offset, into.size(), Copy{into, core.counters.copy_bytes});
-  }
-  template <class F>
-  [[nodiscard]] auto show_held(std::uint64_t offset, std::uint64_t size_bytes, F& f)
-      -> std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> {
-    using Shown = std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>>;
-    struct Show {
-      void operator()(std::span<const std::byte> bytes) const {
-        const ::iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};  // iovec has no const
-        (*this)(ConstBuffers{{&piece, 1}});
-      }
-      void operator()(ConstBuffers bytes) const {
-        shown.emplace(show(f, bytes));
-        count.add(size_bytes);
-      }
-      F& f;
-      std::uint64_t size_bytes;
-      Shown& shown;
-      StripedCount& count;
-    };
-    Shown shown;
-    try {
-      (void)use_held(offset, size_bytes, Show{f, size_bytes, shown, core.counters.view_bytes});
-    } catch (const std::bad_alloc&) {
-      shown.emplace(fail(std::errc::not_enough_memory));
-    }
-    return shown;
-  }
+  /// Those that need not look at the size.
+  [[nodiscard]] HeldReads<Traits> held_reads() const { return {core, *record, !holds_past_size}; }
 
   void note_error(std::error_code why) noexcept {
     {

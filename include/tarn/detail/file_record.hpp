@@ -181,6 +181,9 @@ struct FileRecord {
   Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
   bool owned = false, retired = false;       // guarded by the registry's shard; see there
   Atomic<bool> flush_failed{false};          // the last flush of its owner did
+  // Whether there are any `loads` or `flushes`. It changes with them, but is read without the mutex by who has the
+  // file's lock exclusively: nothing begins then, and who sees that there is nothing sees what it has left.
+  Atomic<bool> in_flight{false};
   CheckedMutex table_mutex;
   ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
   LoadInFlight* loads TARN_GUARDED_BY(table_mutex) = nullptr;  // and what is on the list, as that says
@@ -201,10 +204,23 @@ struct FileRecord {
   [[nodiscard]] typename ChunkTable<Chunk<Traits>>::Unlocked unlocked() const TARN_NO_THREAD_SAFETY_ANALYSIS {
     return typename ChunkTable<Chunk<Traits>>::Unlocked{table};
   }
-  [[nodiscard]] Chunk<Traits>* find_unlocked(std::uint64_t index) const TARN_NO_THREAD_SAFETY_ANALYSIS {
+  [[nodiscard, gnu::always_inline]] Chunk<Traits>* find_unlocked(std::uint64_t index) const
+      TARN_NO_THREAD_SAFETY_ANALYSIS {
     return table.find_unlocked(index);
   }
 
+  /// Begins. Requires: the caller has the file's lock, too.
+  void enlist(LoadInFlight& load) TARN_REQUIRES(table_mutex) {
+    load.next = std::exchange(loads, &load);
+    note_in_flight();
+  }
+  void enlist(FlushInFlight& flush) TARN_REQUIRES(table_mutex) {
+    flush.next = std::exchange(flushes, &flush);
+    note_in_flight();
+  }
+  void note_in_flight() TARN_REQUIRES(table_mutex) {
+    in_flight.store(loads != nullptr || flushes != nullptr, std::memory_order_release);
+  }
   /// Takes the bytes of `range` out of everything in flight. May throw bad_alloc; what was taken out by then stays out,
   /// which only makes a load or a flush settle less.
   /// Returns: the bytes that were lent.
@@ -231,7 +247,9 @@ struct FileRecord {
   /// The load has landed or failed. Whoever calls this wakes `arrivals` afterwards.
   void forget(LoadInFlight& load) TARN_REQUIRES(table_mutex) {
     arrivals.fetch_add(1);
-    if (!load.dropped) take_off(loads, load);
+    if (load.dropped) return;
+    take_off(loads, load);
+    note_in_flight();
   }
   /// The flush has ended. Whoever calls this wakes `arrivals` afterwards.
   void forget(FlushInFlight& flush) TARN_REQUIRES(table_mutex) {
@@ -240,6 +258,7 @@ struct FileRecord {
       --dropped_flushes;
     } else {
       take_off(flushes, flush);
+      note_in_flight();
     }
   }
 

@@ -107,7 +107,7 @@ class FlushJob {
       if (!free) return std::nullopt;
     }
     flight_->parts = layout.parts_around(*free);
-    flight_->next = std::exchange(record_->flushes, flight_.get());
+    record_->enlist(*flight_);
     promised_ = kind.promised;
     if (promised_) in_tallies([](detail::FlushTally& tally) { tally.flying.fetch_add(1); });
     entered_ = true;

@@ -27,15 +27,25 @@
 //
 // Thread safety: any thread.
 
+#include <sys/uio.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <new>
+#include <optional>
 #include <span>
+#include <system_error>
+#include <type_traits>
 
 #include <tarn/buffers.hpp>
+#include <tarn/detail/copy_bytes.hpp>
 #include <tarn/detail/piece_list.hpp>
 #include <tarn/detail/pool_core.hpp>
+#include <tarn/detail/read_window.hpp>
+#include <tarn/detail/striped_count.hpp>
 #include <tarn/detail/waiter.hpp>
+#include <tarn/result.hpp>
 
 namespace tarn::detail {
 
@@ -83,10 +93,17 @@ class HeldChunks {
   Chunk<Traits>* chunks_[usual_window_pieces];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
 };
 
-/// As use_held, of bytes in several chunks.
+/// Calls use(ConstBuffers) under the latches, if all the bytes [offset, offset + size_bytes) are held and the latches
+/// are to be had at once.
+///
+/// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
+/// Errors:   throws what `use` throws.
+/// Requires: the caller holds nothing. Nothing is held past the file's size.
+/// Blocks:   never.
+/// Cost:     a chunk: O(height of the table), two atomic changes of its word; no allocation.
 template <class Traits, class Use>
 [[nodiscard]] bool use_held_chunks(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
-                                   std::uint64_t size_bytes, Use& use) {
+                                   std::uint64_t size_bytes, const Use& use) {
   const auto range = ByteRange::at(offset, size_bytes);
   if (!range || range->empty() || size_bytes > core.window_bytes) return false;
   const auto chunk_bytes = core.layout.chunk_bytes();
@@ -108,36 +125,98 @@ template <class Traits, class Use>
   return true;
 }
 
-/// Calls use(bytes) under the latches, if all the bytes [offset, offset + size_bytes) are held and the latches are to
-/// be had at once: with a span of what one chunk holds, which is the usual case, or with ConstBuffers of several.
-///
-/// Returns:  whether it did. If not, nothing is said of the bytes, and the arguments may be wrong.
-/// Errors:   throws what `use` throws.
-/// Requires: the caller holds nothing. Nothing is held past the file's size.
-/// Blocks:   never.
-/// Cost:     a chunk: O(height of the table), two atomic changes of its word; no allocation.
-template <class Traits, class Use>
-[[nodiscard]] bool use_held(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
-                            std::uint64_t size_bytes, Use use) {
-  UnderLatches::note(0);
-  const auto from = core.layout.offset_in_chunk(offset);
-  if (size_bytes == 0 || size_bytes > core.layout.chunk_bytes() - from) {
-    return use_held_chunks(core, record, offset, size_bytes, use);
+/// The same of bytes in one chunk, while it lives: the shortest reads notice a list, and be it of one, and a call.
+template <class Traits>
+class HeldBytes {
+ public:
+  /// Requires: as use_held_chunks; fits.
+  [[gnu::always_inline]] HeldBytes(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
+                                   std::uint64_t size_bytes)
+      : core_{core} {
+    const auto index = core.layout.chunk_of(offset);
+    auto* const chunk = record.find_unlocked(index);
+    if (chunk == nullptr || !chunk->state.try_pin_shared()) return;
+    chunk_ = chunk;
+    const auto from = core.layout.offset_in_chunk(offset);
+    if (!is_of(*chunk, record, index)) return;
+    if (!chunk->valid.contains(ByteRange::between(from, from + size_bytes))) return;
+    core.touch(*chunk);
+    bytes_ = chunk->memory + from;
   }
-  // Without a HeldChunks: the shortest reads notice a list, and be it of one.
-  const auto index = core.layout.chunk_of(offset);
-  auto* const chunk = record.find_unlocked(index);
-  if (chunk == nullptr || !chunk->state.try_pin_shared()) return false;
-  struct Held {
-    ~Held() { core.unpin_shared(chunk); }
-    PoolCore<Traits>& core;
-    Chunk<Traits>& chunk;
-  } const held{core, *chunk};
-  if (!is_of(*chunk, record, index)) return false;
-  if (!chunk->valid.contains(ByteRange::between(from, from + size_bytes))) return false;
-  core.touch(*chunk);
-  use(std::span<const std::byte>{chunk->memory + from, static_cast<std::size_t>(size_bytes)});
-  return true;
-}
+  HeldBytes(const HeldBytes&) = delete;
+  HeldBytes& operator=(const HeldBytes&) = delete;
+  [[gnu::always_inline]] ~HeldBytes() {
+    if (chunk_ != nullptr) core_.unpin_shared(*chunk_);
+  }
+
+  /// Whether the bytes are in one chunk.
+  [[nodiscard]] static bool fits(const PoolCore<Traits>& core, std::uint64_t offset, std::uint64_t size_bytes) {
+    return size_bytes != 0 && size_bytes <= core.layout.chunk_bytes() - core.layout.offset_in_chunk(offset);
+  }
+  /// The first byte; null if they are not to be had.
+  [[nodiscard]] std::byte* data() const { return bytes_; }
+
+ private:
+  PoolCore<Traits>& core_;
+  Chunk<Traits>* chunk_ = nullptr;
+  std::byte* bytes_ = nullptr;
+};
+
+/// The short reads of a DirtyFile: with it, so that on the way to a chunk there is nothing but the record.
+template <class Traits>
+class HeldReads {
+ public:
+  /// `any`: false if none is to be short.
+  HeldReads(PoolCore<Traits>& core, const FileRecord<Traits>& record, bool any)
+      : core_{core}, record_{record}, any_{any} {}
+
+  /// A read. Returns: false if it takes more than a look; then nothing is done.
+  [[nodiscard]] bool copy(std::uint64_t offset, std::span<std::byte> into) const {
+    UnderLatches::note(0);
+    if (!any_ || into.data() == nullptr) return false;
+    if (HeldBytes<Traits>::fits(core_, offset, into.size())) {
+      const HeldBytes<Traits> held{core_, record_, offset, into.size()};
+      if (held.data() == nullptr) return false;
+      copy_bytes(into.data(), held.data(), into.size());
+    } else {
+      const auto copy = [&](ConstBuffers bytes) { (void)bytes.copy_to(into); };
+      if (!use_held_chunks(core_, record_, offset, into.size(), copy)) return false;
+    }
+    core_.counters.copy_bytes.add(into.size());
+    return true;
+  }
+  /// A view. Returns: nothing if it takes more than a look.
+  template <class F>
+  [[nodiscard]] auto show(std::uint64_t offset, std::uint64_t size_bytes, F& f) const
+      -> std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> {
+    std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> shown;
+    const auto show_it = [&](ConstBuffers bytes) { shown.emplace(detail::show(f, bytes)); };
+    try {
+      if (use(offset, size_bytes, show_it)) core_.counters.view_bytes.add(size_bytes);
+    } catch (const std::bad_alloc&) {
+      shown.emplace(fail(std::errc::not_enough_memory));
+    }
+    return shown;  // the one return: it is made where the caller wants it
+  }
+  /// As use_held_chunks, of one chunk or several.
+  template <class Use>
+  [[nodiscard, gnu::always_inline]] bool use(std::uint64_t offset, std::uint64_t size_bytes, const Use& use) const {
+    UnderLatches::note(0);
+    if (!any_) return false;
+    if (!HeldBytes<Traits>::fits(core_, offset, size_bytes)) {
+      return use_held_chunks(core_, record_, offset, size_bytes, use);
+    }
+    const HeldBytes<Traits> held{core_, record_, offset, size_bytes};
+    if (held.data() == nullptr) return false;
+    const ::iovec piece{held.data(), static_cast<std::size_t>(size_bytes)};
+    use(ConstBuffers{{&piece, 1}});
+    return true;
+  }
+
+ private:
+  PoolCore<Traits>& core_;
+  const FileRecord<Traits>& record_;
+  const bool any_;
+};
 
 }  // namespace tarn::detail

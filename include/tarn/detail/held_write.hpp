@@ -6,7 +6,7 @@
 // from where the last one ended.
 //
 // It is made under the file's lock, as every change; what it saves is the window. It finds its chunk without the table
-// mutex, as the shortest read does.
+// mutex, as the shortest read does, and takes that mutex only if something of the file is in flight.
 //
 // Thread safety: any thread.
 
@@ -18,7 +18,6 @@
 #include <tarn/detail/copy_bytes.hpp>
 #include <tarn/detail/file_lock.hpp>
 #include <tarn/detail/held_read.hpp>
-#include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/write_window.hpp>
 
 namespace tarn::detail {
@@ -47,14 +46,17 @@ template <class File>
   auto* const found = record.find_unlocked(index);
   if (found == nullptr || !found->state.try_pin_exclusive()) return false;
   auto& chunk = *found;
-  LatchedChunks<typename File::TraitsType> latched{core};
-  latched.hold(chunk, LatchMode::exclusive);
+  const struct Held {
+    ~Held() { its_core.unpin_exclusive(its_chunk); }
+    PoolCore<typename File::TraitsType>& its_core;
+    Chunk<typename File::TraitsType>& its_chunk;
+  } held{core, chunk};
   if (!is_of(chunk, record, index)) return false;
   if ((chunk.state.word() & (ChunkState::dirty | ChunkState::in_flush)) != ChunkState::dirty) return false;
   const auto written = ByteRange::between(at, at + from.size());
   const bool has_room = chunk.valid.has_room() && chunk.dirty.has_room();  // if not, its lists grow by more memory
   if (!has_room && !chunk.dirty.contains(written)) return false;
-  {
+  if (record.in_flight.load(std::memory_order_acquire)) {
     MutexLock table{record.table_mutex};
     take_out_to_write(core, record, *range);
   }

@@ -77,16 +77,12 @@ class LatchedChunks {
     while (!entries_.empty()) {
       const auto [chunk, mode] = entries_.back();
       entries_.pop_back();
-      switch (mode) {
-        case LatchMode::none:
-          core_.unpin(*chunk);
-          break;
-        case LatchMode::shared:
-          core_.unpin_shared(*chunk);
-          break;
-        case LatchMode::exclusive:
-          core_.unpin_exclusive(*chunk);
-          break;
+      if (mode == LatchMode::none) {
+        core_.unpin(*chunk);
+      } else if (mode == LatchMode::shared) {
+        core_.unpin_shared(*chunk);
+      } else {
+        core_.unpin_exclusive(*chunk);
       }
     }
   }

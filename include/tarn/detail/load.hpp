@@ -122,7 +122,7 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
       if (!places_.fill(*reserve)) return Begun::need_room;
       if (!in_parts.empty()) add_rest_of_parts(window, *reserve, spare_chunks);
     }
-    next = std::exchange(record_->loads, this);
+    record_->enlist(*this);
     begun_ = true;
     // Its chunks come back, also if nobody waits for it any more.
     if (places_.size() != 0) counted_.emplace(core_.reserves);

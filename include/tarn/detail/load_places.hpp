@@ -10,10 +10,10 @@
 #include <cstdint>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include <tarn/chunk_layout.hpp>
 #include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/small_vector.hpp>
 #include <tarn/extent_set.hpp>
 
 namespace tarn::detail {
@@ -43,7 +43,7 @@ class LoadPlaces {
   LoadPlaces(PoolCore<Traits>& core, FileRecord<Traits>& record) : core_{core}, record_{record} {}
 
   /// In ascending order, but for what add_spare has added since the last sort.
-  [[nodiscard]] std::span<Place> all() { return places_; }
+  [[nodiscard]] std::span<Place> all() { return places_.span(); }
   [[nodiscard]] std::size_t size() const { return places_.size(); }
 
   /// Places for all that holds a byte of `wanted`, without a chunk yet. Errors: throws bad_alloc.
@@ -75,15 +75,15 @@ class LoadPlaces {
     return false;
   }
   void sort() {
-    std::ranges::sort(places_, {}, &Place::index);
+    std::ranges::sort(all(), {}, &Place::index);
     sorted_ = places_.size();
   }
-  /// Whether there is one of that chunk: set, or the last that was added.
-  [[nodiscard]] bool has(std::uint64_t index) const {
-    if (places_.empty() || places_.back().index == index) return !places_.empty();
-    const auto end = places_.begin() + static_cast<std::ptrdiff_t>(sorted_);
-    const auto at = std::ranges::lower_bound(places_.begin(), end, index, {}, &Place::index);
-    return at != end && at->index == index;
+  /// Whether there is one of that chunk: set, or the last that was added. Requires: there is one at all.
+  [[nodiscard]] bool has(std::uint64_t index) {
+    if (places_.back().index == index) return true;
+    const auto sorted = all().first(sorted_);
+    const auto at = std::ranges::lower_bound(sorted, index, {}, &Place::index);
+    return at != sorted.end() && at->index == index;
   }
 
   void unreserve() noexcept {
@@ -109,7 +109,7 @@ class LoadPlaces {
 
   PoolCore<Traits>& core_;
   FileRecord<Traits>& record_;
-  std::vector<Place> places_;
+  SmallVector<Place, 4> places_;
   std::size_t sorted_ = 0;
 };
 

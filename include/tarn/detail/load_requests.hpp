@@ -63,26 +63,32 @@ class LoadRequests {
         if (!whole.empty()) range = *whole.next_in(part);
         asked_end = range.end();
         const auto first = into == nullptr ? ByteRange{} : wanted.extents().front().intersect(range);
-        auto asked = std::make_unique<Asked>();
-        list_buffers(layout, range, first, into, places, *asked);
-        asked->request = {.file = source_.file ? &*source_.file : nullptr,
-                          .content = source_.content ? &*source_.content : nullptr,
-                          .range = ByteRange::between(range.offset() + shift, range.end() + shift),
-                          .part = number,
-                          .offset_in_part = range.offset() - part.offset(),
-                          .version = source_.version,
-                          .into = MutableBuffers{asked->buffers.span()}};
-        requests_.push_back(std::move(asked));
+        auto& asked = add_one();
+        list_buffers(layout, range, first, into, places, asked);
+        asked.request = {.file = source_.file ? &*source_.file : nullptr,
+                         .content = source_.content ? &*source_.content : nullptr,
+                         .range = ByteRange::between(range.offset() + shift, range.end() + shift),
+                         .part = number,
+                         .offset_in_part = range.offset() - part.offset(),
+                         .version = source_.version,
+                         .into = MutableBuffers{asked.buffers.span()}};
       }
     }
   }
-  void clear() noexcept { requests_.clear(); }
+  void clear() noexcept {
+    first_.reset();
+    others_.clear();
+  }
 
-  [[nodiscard]] std::size_t size() const { return requests_.size(); }
-  [[nodiscard]] Asked& operator[](std::size_t index) { return *requests_[index]; }
-  [[nodiscard]] const Asked& operator[](std::size_t index) const { return *requests_[index]; }
+  [[nodiscard]] std::size_t size() const { return others_.size() + (first_ ? 1 : 0); }
+  [[nodiscard]] Asked& operator[](std::size_t index) { return index == 0 ? *first_ : *others_[index - 1]; }
+  [[nodiscard]] const Asked& operator[](std::size_t index) const { return index == 0 ? *first_ : *others_[index - 1]; }
 
  private:
+  [[nodiscard]] Asked& add_one() {
+    if (!first_) return first_.emplace();
+    return *others_.emplace_back(std::make_unique<Asked>());
+  }
   static void list_buffers(const ChunkLayout& layout, ByteRange range, ByteRange first, std::byte* into,
                            std::span<const LoadPlace<Traits>> places, Asked& asked) {
     auto at = range.offset();
@@ -118,7 +124,8 @@ class LoadRequests {
   }
 
   LoadSource<Traits> source_;
-  std::vector<std::unique_ptr<Asked>> requests_;
+  std::optional<Asked> first_;  // which is all that most loads have
+  std::vector<std::unique_ptr<Asked>> others_;
 };
 
 }  // namespace tarn::detail

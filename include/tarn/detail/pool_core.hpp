@@ -276,7 +276,7 @@ class PoolCore {
     if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unpinned(chunk, left);
   }
   /// The same with the latch.
-  void unpin_shared(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_shared()); }
+  [[gnu::always_inline]] void unpin_shared(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_shared()); }
   void unpin_exclusive(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_exclusive()); }
   /// A pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
   template <std::size_t alternative, class Id>
@@ -303,6 +303,7 @@ class PoolCore {
         record.flushes->dropped = true;
         ++record.dropped_flushes;
       }
+      record.note_in_flight();
       record.changed_since_ns = 0;
       lost_bytes = record.dirty_bytes.load();
       for (auto at = record.table.next(0); at.second != nullptr; at = record.table.next(at.first)) {
@@ -407,7 +408,7 @@ class PoolCore {
     }
   }
 
-  void unlatched(PoolChunk& chunk, std::uint64_t left) noexcept {
+  [[gnu::always_inline]] void unlatched(PoolChunk& chunk, std::uint64_t left) noexcept {
     if (!ChunkState::quiet(left) || room_queue.waited_for()) settle_unlatched(chunk, left);
   }
   [[gnu::noinline]] void settle_unlatched(PoolChunk& chunk, std::uint64_t word) noexcept {

@@ -18,6 +18,7 @@
 // its extent lists have no room: so reads end after about as many loads as they have windows, whoever evicts what.
 
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -97,6 +98,7 @@ class ReadLoop {
   using Core = PoolCore<Traits>;
   using Begun = typename Load<Traits>::Begun;
   static constexpr auto stale = static_cast<std::errc>(ESTALE);
+  static constexpr bool by_parts = load_unit_of<Store>() == LoadUnit::parts;
 
   // What the last step waited for: nothing to wait for any more, if it answers nothing.
   [[nodiscard]] std::optional<Progress> go_on() {
@@ -128,15 +130,16 @@ class ReadLoop {
       awaits_flush_ = false;
       fail_unless_version_moved(std::make_error_code(stale));
     }
-    if (needs_room_ && !result_ && reserve_with_rest()) needs_room_ = false;
-    if (needs_room_ && !result_) {
+    assert((!needs_room_ || !result_) && "nothing that gives a result is waited for by who needs room");
+    if (needs_room_ && reserve_with_rest()) needs_room_ = false;
+    if (needs_room_) {
       const auto progress = room_.step(reserve_, need_);
       if (progress == Progress::waiting) wait_ = room_.wait();
       if (progress != Progress::done) return progress;
       needs_room_ = false;
       if (const auto refusal = room_.refusal(); refusal) {
-        const bool may_go_past = !uncached_ && into_ != nullptr;
-        if (!may_go_past || refusal != std::errc::no_buffer_space) return fail_with(refusal);
+        assert(!uncached_ && "a read past the pool asks for no chunk");
+        if (into_ == nullptr || refusal != std::errc::no_buffer_space) return fail_with(refusal);
         uncached_ = true;
       }
     }
@@ -183,6 +186,16 @@ class ReadLoop {
       return finish(static_cast<std::size_t>(end - range.offset()), missing.empty() && end < asked_.end());
     }
 
+    // The loads are made once there are chunks for them. How many is clear without, but where parts may be of equal
+    // content; and of whole parts they say how much else would come.
+    if (!uncached_ && reserve_.size() == 0 && !failed_content_ && (!by_parts || rest_counted_) &&
+        file_.meta.content_count() == 0) {
+      need_ = {.chunks = chunks_of(missing), .bytes = more_bytes_};
+      window.release();
+      lock.unlock();
+      return ask_for_room();
+    }
+
     auto only = missing;  // of an uncached read: the part of the first extent that one request covers
     if (uncached_) {
       first_ = file_.layout.part_range(file_.layout.part_of(range.offset())).intersect(missing.front());
@@ -191,7 +204,7 @@ class ReadLoop {
         past_ = std::shared_ptr<std::byte[]>{new std::byte[static_cast<std::size_t>(first_.size_bytes())]};
       }
     }
-    auto loads = std::make_unique<WindowLoads<Traits>>(core);
+    auto loads = std::make_shared<WindowLoads<Traits>>(core);
     auto begun = Begun::need_room;
     need_ = {};
     const bool collected = loads->collect(file_, only, uncached_, load_unit_of<Store>());
@@ -205,16 +218,13 @@ class ReadLoop {
     if (collected && !uncached_ && !std::exchange(rest_counted_, true)) rest_chunks_ = loads->chunks_of_rest();
     if (!collected || uncached_ || reserve_.size() >= need_.chunks) {
       const auto spare = collected ? reserve_.size() - std::min(reserve_.size(), need_.chunks) : 0;
-      const auto pins = window.room_for_pins();
+      loads->pins.reserve(window.pin_count());
       kept_.reserve(kept_.size() + 1);
       if (collected) {
         const auto charged = rest_charge_ ? rest_charge_->chunks() : 0;
         begun = loads->begin(window, uncached_ ? nullptr : &reserve_, std::min(spare, charged));
       }
-      if (begun == Begun::yes && !uncached_) {
-        window.pass_pins_to(*pins);
-        kept_.push_back(pins);
-      }
+      if (begun == Begun::yes && !uncached_) window.pass_pins_to(loads->pins);
       if (begun == Begun::need_room && spare == 0) more_bytes_ *= 2;  // given back, spare chunks may be room enough
     }
     need_.bytes = more_bytes_;
@@ -238,6 +248,17 @@ class ReadLoop {
     } else if (begun == Begun::need_room) {
       ask_for_room();
     }
+  }
+  // How many chunks have a byte of them.
+  [[nodiscard]] std::size_t chunks_of(std::span<const ByteRange> missing) const {
+    std::size_t count = 0;
+    std::uint64_t seen = 0;  // up to this one
+    for (const auto& extent : missing) {
+      const auto chunks = file_.layout.chunks_of(extent);
+      count += static_cast<std::size_t>(chunks.last - std::max(chunks.first, seen));
+      seen = chunks.last;
+    }
+    return count;
   }
   // Where the bytes of an uncached load go.
   [[nodiscard]] std::byte* past_the_pool() const { return past_ ? past_.get() : into_; }
@@ -266,6 +287,7 @@ class ReadLoop {
   void end_loads() {
     auto loads = std::exchange(loads_, nullptr);
     if (const auto* const failed = loads->failed(); failed != nullptr) {
+      loads->pins.release();  // before anything is waited for
       // A file may be of other content by now, and the store may rightly not have the old one any more: it is an error
       // if the next look wants that again.
       const auto& load = *failed->load;
@@ -280,7 +302,7 @@ class ReadLoop {
       return ask_for_room();
     }
     if (!uncached_) {
-      kept_.push_back(std::shared_ptr<WindowLoads<Traits>>{std::move(loads)});
+      kept_.push_back(std::move(loads));
     } else if (loads->untouched()) {
       file_.core.counters.loads_uncached.fetch_add(1, std::memory_order_relaxed);
       if (past_) std::memcpy(into_, past_.get(), static_cast<std::size_t>(first_.size_bytes()));
@@ -335,8 +357,8 @@ class ReadLoop {
   std::shared_ptr<const AheadCharge<Traits>> rest_charge_;
   ByteRange first_;
   std::shared_ptr<std::byte[]> past_;              // what an uncached load fills, if the caller's buffer will not do
-  std::unique_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
-  std::vector<std::shared_ptr<const void>> kept_;  // pins, and loads that have landed: they keep chunks till it is read
+  std::shared_ptr<WindowLoads<Traits>> loads_;     // ours, in flight
+  std::vector<std::shared_ptr<const void>> kept_;  // loads that have landed: they keep chunks pinned till it is read
   std::optional<std::pair<typename Traits::ContentId, std::error_code>> failed_content_;
   std::shared_ptr<LoadInFlight> other_;  // somebody else's
   ExtentSet other_bytes_;                // what we wait for of it

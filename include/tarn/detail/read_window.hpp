@@ -90,13 +90,8 @@ class ReadWindow {
   [[nodiscard]] std::size_t piece_count() const { return pieces_.size(); }
   [[nodiscard]] bool holds(const PoolChunk* chunk) { return latched_.holds(chunk); }
   void release() noexcept { latched_.release(); }
-  /// Room for all its pins. Errors: throws bad_alloc.
-  [[nodiscard]] std::shared_ptr<LatchedChunks<Traits>> room_for_pins() const {
-    auto pins = std::make_shared<LatchedChunks<Traits>>(core_);
-    pins->reserve(latched_.size());
-    return pins;
-  }
-  /// Lets go of the latches, and gives the pins to what room_for_pins returned.
+  [[nodiscard]] std::size_t pin_count() const { return latched_.size(); }
+  /// Lets go of the latches, and gives the pins away. Requires: there is room for pin_count() more.
   void pass_pins_to(LatchedChunks<Traits>& pins) noexcept { latched_.pass_pins_to(pins); }
 
  private:

@@ -18,7 +18,7 @@ namespace tarn::detail {
 
 class StripedCount {
  public:
-  void add(std::uint64_t n, std::memory_order order = std::memory_order_relaxed) noexcept {
+  [[gnu::always_inline]] void add(std::uint64_t n, std::memory_order order = std::memory_order_relaxed) noexcept {
     const auto thread = ThreadNumber::mine();
     if (thread == 0) [[unlikely]] {
       return add_shared(n, order);

@@ -30,7 +30,10 @@ class WindowLoads {
     std::shared_ptr<Load<Traits>> load;
   };
 
-  explicit WindowLoads(PoolCore<Traits>& core) : core_{core} {}
+  /// Of the window's chunks, to be kept as long as what lands.
+  LatchedChunks<Traits> pins;
+
+  explicit WindowLoads(PoolCore<Traits>& core) : pins{core}, core_{core} {}
   WindowLoads(const WindowLoads&) = delete;
   WindowLoads& operator=(const WindowLoads&) = delete;
   ~WindowLoads() {
