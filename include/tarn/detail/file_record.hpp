@@ -135,7 +135,7 @@ struct FlushTally {
 };
 
 template <class Traits>
-struct FileRecord {
+struct alignas(64) FileRecord {
   using Key = std::variant<typename Traits::FileId, typename Traits::ContentId>;
   static constexpr std::size_t of_file = 0, of_content = 1;
   struct HashOfKey {
@@ -171,30 +171,33 @@ struct FileRecord {
     return mine != nullptr && *mine == id;
   }
 
-  // Set by begin, and the same as long as the record has a user or a chunk, also a detached one that is pinned.
+  // First what is looked at without a lock, in one line of memory (see PoolCore::pin_unlocked).
+  // The key is set by begin, and the same as long as the record has a user or a chunk, also a detached one that is
+  // pinned.
   Key key;               // file ids and content ids are different alternatives: they never meet
   std::size_t hash = 0;  // of the key: its shard is found by it, and the eviction policy knows its chunks by it
-  Atomic<bool> abandoned{false};             // nothing of this file is changed or stored any more
-  Atomic<bool> replaced{false};              // and another file has the id now: what the store has is that one's
-  Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
-  Atomic<std::uint32_t> users{0};            // see Registry
-  Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
-  bool owned = false, retired = false;       // guarded by the registry's shard; see there
-  Atomic<bool> flush_failed{false};          // the last flush of its owner did
+  ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
+  Atomic<bool> abandoned{false};        // nothing of this file is changed or stored any more
+  Atomic<bool> replaced{false};         // and another file has the id now: what the store has is that one's
+  bool owned = false, retired = false;  // guarded by the registry's shard; see there
+  Atomic<bool> flush_failed{false};     // the last flush of its owner did
   // Whether there are any `loads` or `flushes`. It changes with them, but is read without the mutex by who has the
   // file's lock exclusively: nothing begins then, and who sees that there is nothing sees what it has left.
   Atomic<bool> in_flight{false};
+
   CheckedMutex table_mutex;
-  ChunkTable<Chunk<Traits>> table TARN_GUARDED_BY(table_mutex);
   LoadInFlight* loads TARN_GUARDED_BY(table_mutex) = nullptr;  // and what is on the list, as that says
   FlushInFlight* flushes TARN_GUARDED_BY(table_mutex) = nullptr;
   FlushTally flush_tally;
   // In flight still, of a file that has gone: they settle nothing.
   std::uint32_t dropped_flushes TARN_GUARDED_BY(table_mutex) = 0;
-  Atomic<std::uint32_t> waits_for_none{0};  // callers that wait until none is in flight: none joins another then
-  Atomic<std::uint64_t> arrivals{0};        // rises when a load or a flush ends; who waits for one parks here
-  Atomic<std::uint64_t> dirty_bytes{
-      0};  // of the attached chunks; changes under their exclusive latch or the table mutex
+  Atomic<std::uint32_t> waits_for_none{0};   // callers that wait until none is in flight: none joins another then
+  Atomic<std::uint32_t> users{0};            // see Registry
+  Atomic<Flushable*> member{nullptr};        // the DirtyFile, if one owns it
+  Atomic<std::int64_t> changed_since_ns{0};  // since when the store lacks a change of it; 0: it lacks none
+  Atomic<std::uint64_t> arrivals{0};         // rises when a load or a flush ends; who waits for one parks here
+  // Of the attached chunks; changes under their exclusive latch or the table mutex.
+  Atomic<std::uint64_t> dirty_bytes{0};
 
   [[nodiscard]] bool idle() const TARN_REQUIRES(table_mutex) {
     return table.empty() && loads == nullptr && flushes == nullptr;

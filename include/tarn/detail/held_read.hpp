@@ -25,6 +25,9 @@
 // What is valid in a chunk is the file's, whatever is stored, and, whenever the lock is free, below its size; but see
 // FileBody::holds_past_size.
 //
+// What is on the way to one chunk is inlined by force, here and where it is defined: left to itself, the compiler made
+// five calls of it where a program reads in several places, which made a read of 4 KiB dearer by 7 in 100.
+//
 // Thread safety: any thread.
 
 #include <sys/uio.h>
