@@ -229,6 +229,8 @@ TEST_CASE("what building blocks have left past the size of a file, or load there
   const auto text_of = [](auto& file, std::uint64_t offset, std::size_t size_bytes) {
     std::string into(size_bytes, '?');
     const auto n = file.read(offset, writable(into));
+    const auto shown = file.view(offset, size_bytes, [](tarn::ConstBuffers bytes) { return bytes.size_bytes(); });
+    CHECK((shown && n && *shown == *n));
     return n ? into.substr(0, *n) : "error: " + n.error().message();
   };
   const auto shorter = OneFile<Usual>::Metadata::from_store(blocks.id, 20, {.part_bytes = blocks.P});
