@@ -57,7 +57,7 @@ int main() {
   const auto n = file.read(0, std::as_writable_bytes(std::span{copy}));  // shorter than asked only at end of file
   if (!n || *n != 21 || copy.substr(10, 11) != text) return 1;
 
-  // No copy: spans of chunk memory, and of zeros for holes; they live for the call.
+  // No copy: spans of chunk memory, and of zeros for holes: bytes[0] to bytes[bytes.count() - 1]. They live for the call.
   const auto pieces = file.view(0, 21, [](tarn::ConstBuffers bytes) { return bytes.count(); });
   if (!pieces) return 1;
 
