@@ -168,8 +168,10 @@ class SweepCalls : public SweepRun<StoreType> {
     const auto done = call("flush", [&] { return at.file->flush(); });
     if (!done) {
       judge(done.error(), Does::flush);
-    } else if (at.file->is_dirty() || at.store->disk(at.id).bytes != at.bytes) {
-      complain("flushed, and the store has something else");
+    } else {
+      auto stored = at.store->disk(at.id).bytes;
+      excuse(at, stored);
+      if (at.file->is_dirty() || stored != at.bytes) complain("flushed, and the store has something else");
     }
     look(at);
   }
@@ -186,12 +188,16 @@ class SweepCalls : public SweepRun<StoreType> {
     if (at.file->is_dirty()) complain("synced, and dirty");
     auto durable = at.store->disk(at.id).durable();
     if (durable.size() != at.bytes.size()) return complain("synced, and another size is durable");
-    for (const auto& told : told_.unsure) {  // what no flush can bring back, the embedder was told
-      if (told.file != at.id) continue;
-      const auto inside = told.extents.intersect(tarn::ByteRange::between(0, durable.size()));
-      for (const auto& extent : inside.extents()) copy(durable, at.bytes, extent);
-    }
+    excuse(at, durable);
     if (durable != at.bytes) complain("synced, and other bytes are durable");
+  }
+  /// Of what a store has: what no flush can bring back, since a sync has failed, the embedder was told.
+  void excuse(const Subject& at, ModelBytes& stored) {
+    for (const auto& told : told_.unsure) {
+      if (told.file != at.id) continue;
+      const auto inside = told.extents.intersect(tarn::ByteRange::between(0, stored.size()));
+      for (const auto& extent : inside.extents()) copy(stored, at.bytes, extent);
+    }
   }
   void load_ahead(Subject& at, std::uint64_t offset, std::uint64_t end) {
     call("load_ahead", [&] { return at.file->load_ahead(tarn::ByteRange::between(offset, end)); });

@@ -48,18 +48,24 @@ template <class Traits>
       latched.latch(LatchMode::exclusive);
       if (chunk->state.is(ChunkState::detached)) continue;
       const auto offset = core.layout.chunk_range(index).offset();
-      std::uint64_t more_bytes = 0;
+      struct Counted {  // whatever of it is dirty by then, also if there is no memory for more
+        PoolCore<Traits>& core;
+        FileRecord<Traits>& record;
+        Chunk<Traits>& chunk;
+        const std::uint64_t before_bytes = chunk.dirty.size_bytes();
+
+        ~Counted() {
+          core.count_dirty(record, chunk.dirty.size_bytes(), before_bytes);
+          MutexLock table{record.table_mutex};
+          core.settle_dirty(chunk);
+        }
+      } const counted{core, record, *chunk};
       chunk->valid.for_each_in(core.layout.in_chunk(index, extent), [&](ByteRange run) {
         if (prepare_extents(core, *chunk, Lists::dirty) != 0) return;
         const ExtentsChange<Traits> change{core, *chunk};
-        const auto before_bytes = chunk->dirty.size_bytes();
         chunk->dirty.add(run, core.chunk_bytes());
-        more_bytes += chunk->dirty.size_bytes() - before_bytes;
         left.subtract(ByteRange::between(offset + run.offset(), offset + run.end()));
       });
-      core.count_dirty(record, more_bytes, 0);
-      table.lock();
-      core.settle_dirty(*chunk);
     }
   }
   return left;
