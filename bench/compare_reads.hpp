@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 
 #include "held_file.hpp"
@@ -16,16 +17,18 @@
 
 namespace tarn_bench {
 
-/// Of `size` bytes each, at places that are drawn. Compares the bytes of both before it times them.
-inline void compare_reads(const Suite& suite, const std::string& name, HeldFile& file, const WarmBuffer& into,
-                          std::size_t size) {
-  const Offsets offsets{file->size(), size, Offsets::Order::random};
+/// Of `size` bytes each, in that order, by read(offset, into), which answers how many it has read, or why not. Compares
+/// the bytes of both before it times them.
+template <class Read>
+void compare_reads(const Suite& suite, const std::string& name, HeldFile& file, const WarmBuffer& into,
+                   std::size_t size, Offsets::Order order, Read read) {
+  const Offsets offsets{file->size(), size, order};
   const auto copies = [&](std::uint64_t i) {
     file.copy(offsets[i], into.first(size));
     used(into.data());
   };
   const auto reads = [&](std::uint64_t i) {
-    if (!is_all(file->read(offsets[i], into.first(size)), size)) fail(name);
+    if (!is_all(read(offsets[i], into.first(size)), size)) fail(name);
     used(into.data());
   };
   for (std::uint64_t i = 0; i < 64; ++i) {
@@ -36,6 +39,12 @@ inline void compare_reads(const Suite& suite, const std::string& name, HeldFile&
     expect(has_pattern(into.first(size), offsets[i]), name);
   }
   suite.compare(name, "memcpy", each(copies), each(reads));
+}
+/// By the file, at places that are drawn.
+inline void compare_reads(const Suite& suite, const std::string& name, HeldFile& file, const WarmBuffer& into,
+                          std::size_t size) {
+  compare_reads(suite, name, file, into, size, Offsets::Order::random,
+                [&](std::uint64_t offset, std::span<std::byte> to) { return file->read(offset, to); });
 }
 
 }  // namespace tarn_bench

@@ -45,43 +45,33 @@ void reads(const Suite& suite) {
   }
 }
 
-// As a stream may read: with a pin that is kept from one read to the next, so that a chunk is looked for once.
-void reads_by_cursor(const Suite& suite) {
-  const std::string name = "read/4KiB/cursor";
-  if (!suite.wants(name)) return;
+// As a stream reads, and as it may: with a pin that is kept from one read to the next, so that a chunk is looked for once.
+void reads_in_order(const Suite& suite) {
   constexpr std::size_t size = 4 * KiB;
   HeldFile file{file_bytes};
   const WarmBuffer into{MiB};
-  const Offsets offsets{file_bytes, size, Order::sequential};
+  if (const std::string name = "read/4KiB/sequential"; suite.wants(name)) {
+    compare_reads(suite, name, file, into, size, Order::sequential,
+                  [&](std::uint64_t offset, std::span<std::byte> to) { return file->read(offset, to); });
+  }
   const auto named = file->metadata();
   const auto chunk_bytes = file.pool().chunk_bytes();
   auto pin = file.pool().pin(named, 0);
   std::uint64_t pinned = 0;
-  const auto copies = [&](std::uint64_t i) {
-    file.copy(offsets[i], into.first(size));
-    used(into.data());
-  };
-  const auto reads = [&](std::uint64_t i) {
-    const auto at = offsets[i];
-    if (at / chunk_bytes != pinned) {
-      pinned = at / chunk_bytes;
+  const auto read = [&](std::uint64_t offset, std::span<std::byte> to) -> tarn::Result<std::size_t> {
+    if (offset / chunk_bytes != pinned) {
+      pinned = offset / chunk_bytes;
       pin = file.pool().pin(named, pinned);
-      if (!pin) fail(name);
     }
-    const auto from = at % chunk_bytes;
-    const auto shown = pin->with_data(tarn::ByteRange::between(from, from + size), [&](auto bytes) {
-      std::memcpy(into.data(), bytes.data(), size);
+    if (!pin) return tarn::fail(pin.error());
+    const auto from = offset % chunk_bytes;
+    return pin->with_data(tarn::ByteRange::between(from, from + to.size()), [&](std::span<const std::byte> bytes) {
+      std::memcpy(to.data(), bytes.data(), bytes.size());
       return bytes.size();
     });
-    if (!is_all(shown, size)) fail(name);
-    used(into.data());
   };
-  for (std::uint64_t i = 0; i < 64; ++i) {
-    std::memset(into.data(), 0, size);
-    reads(i);
-    expect(has_pattern(into.first(size), offsets[i]), name);
-  }
-  suite.compare(name, "memcpy, one after the other", each(copies), each(reads));
+  const std::string name = "read/4KiB/cursor";
+  if (suite.wants(name)) compare_reads(suite, name, file, into, size, Order::sequential, read);
 }
 
 void reads_of_one_chunk(const Suite& suite) {
@@ -293,7 +283,7 @@ int run(const Suite& suite) {
     return 0;
   }
   reads(suite);
-  reads_by_cursor(suite);
+  reads_in_order(suite);
   reads_of_one_chunk(suite);
   views(suite);
   writes(suite);

@@ -6,15 +6,10 @@
 //
 // Thread safety: what `lock` and `errors_mutex` guard is marked.
 
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
-#include <new>
 #include <optional>
-#include <span>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 
 #include <tarn/detail/file_lock.hpp>

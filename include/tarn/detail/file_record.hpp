@@ -221,6 +221,7 @@ struct alignas(64) FileRecord {
     flush.next = std::exchange(flushes, &flush);
     note_in_flight();
   }
+  /// After each change of what is on the two lists.
   void note_in_flight() TARN_REQUIRES(table_mutex) {
     in_flight.store(loads != nullptr || flushes != nullptr, std::memory_order_release);
   }

@@ -36,7 +36,9 @@ template <class File>
   auto& record = *file.record;
   const auto range = ByteRange::at(offset, from.size());
   const auto at = core.layout.offset_in_chunk(offset);
-  if (!range || from.empty() || from.data() == nullptr || from.size() > core.layout.chunk_bytes() - at) return false;
+  if (!range || from.data() == nullptr || !HeldBytes<typename File::TraitsType>::fits(core, offset, from.size())) {
+    return false;
+  }
   const auto throttle_bytes = core.marks.dirty_throttle_bytes;
   if (throttle_bytes != 0 && core.dirty_memory_bytes() >= throttle_bytes) return false;
   ExclusiveLock lock{file.lock};
