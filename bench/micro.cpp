@@ -244,8 +244,28 @@ double instructions(F hit) {
   return static_cast<double>(*count);
 }
 
+/// Of content that is all zeros.
+struct ZerosLoader {
+  static tarn::Result<std::size_t> load(const tarn::LoadRequest<Traits>& request) {
+    return request.into.copy_from(std::vector<std::byte>(request.range.size_bytes()));
+  }
+};
+
 void instruction_counts(const Suite& suite) {
   if (!suite.wants("instructions/")) return;
+  {
+    tarn::ChunkPool<Traits> pool{{.budget_bytes = 64 * MiB}};
+    const Traits::ContentId content{.bytes = {std::byte{1}}};
+    expect(pool.get_or_load(content, 0, pool.chunk_bytes(), ZerosLoader{}).has_value(), "a load");
+    Suite::value("instructions/by_content", "instructions", instructions([&] {
+                   const auto pin = pool.try_get(content, 0);
+                   if (!pin) fail("a pin");
+                 }));
+    Suite::value("instructions/get_or_load", "instructions", instructions([&] {
+                   const auto pin = pool.get_or_load(content, 0, pool.chunk_bytes(), ZerosLoader{});
+                   if (!pin) fail("a pin");
+                 }));
+  }
   {
     HeldFile file{file_bytes};
     const auto named = file->metadata();
@@ -262,6 +282,12 @@ void instruction_counts(const Suite& suite) {
     std::byte one{};
     Suite::value("instructions/read_of_1_byte", "instructions", instructions([&] {
                    if (!file->read(3 * file.pool().chunk_bytes(), {&one, 1})) fail("a read");
+                 }));
+    IdleStore idle;
+    Suite::value("instructions/read_range_of_1_byte", "instructions", instructions([&] {
+                   if (!tarn::read_range(file.pool(), named, 3 * file.pool().chunk_bytes(), {&one, 1}, idle)) {
+                     fail("a read by id");
+                   }
                  }));
     Suite::value("instructions/write_of_1_byte", "instructions", instructions([&] {
                    if (!file->write(3 * file.pool().chunk_bytes(), {&one, 1})) fail("a write");

@@ -616,6 +616,28 @@ TEMPLATE_TEST_CASE("content is loaded once, is kept beside other parts, and may 
   CHECK(pool.get_or_load(empty, 0, 16, loader).error() == std::errc::no_such_file_or_directory);
 }
 
+TEMPLATE_TEST_CASE("content of which too little is held is loaded further, and what is held is used", "[chunk_pool]",
+                   EACH_STORAGE(Heap, Arena)) {
+  tarn::ChunkPool<TestType> pool{pool_options<TestType>(16, 1 * MiB)};
+  ContentLoader<TestType> loader;
+  const tarn::Digest<16> id{.bytes = {std::byte{1}}};
+  loader.content.emplace_back(id, pattern(0, 16));
+  REQUIRE(pool.get_or_load(id, 0, 6, loader));
+  {
+    const auto pin = pool.get_or_load(id, 0, 16, loader);
+    REQUIRE(pin);
+    CHECK(text_in(*pin, range(0, 16)) == pattern(0, 16));
+  }
+  CHECK(loader.loads == 2);
+  const auto pin = pool.get_or_load(id, 0, 6, loader);
+  REQUIRE(pin);
+  CHECK(loader.loads == 2);
+  CHECK(pool.stats().pins == 1);
+  CHECK(pool.invalidate(id));
+  CHECK(pool.get_or_load(id, 0, 16, loader));  // anew: who has a pin keeps what he has
+  CHECK(loader.loads == 3);
+}
+
 TEMPLATE_TEST_CASE("a file of empty content reads empty and loads nothing", "[chunk_pool]", EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{GENERATE(any_sizes())};
   file.meta =

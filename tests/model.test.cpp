@@ -578,6 +578,8 @@ class World {
     note("past the end", file, {});
     const ModelBytes one(10);
     const auto far = file.face->write(tarn::max_offset - 4, one);
+    // What keeps no file has to know it anew, and there may be no room for that.
+    if (!Face::is_shared && config_.tight && !far && far.error() == std::errc::no_buffer_space) return;
     require(!far && far.error() == std::errc::file_too_large, "a write past the largest offset");
     ModelBytes into(10);
     const auto read = file.face->read(tarn::max_offset - 4, into);

@@ -2,6 +2,8 @@
 #include <tarn/policies.hpp>
 
 #include <array>
+#include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -274,4 +276,24 @@ TEST_CASE("the hash of a digest goes by each of its bytes, and by no other", "[p
   };
   see(tarn::Digest<16>{});
   see(tarn::Digest<20>{});  // not a whole number of words
+}
+
+TEMPLATE_TEST_CASE_SIG("digests are equal, and hash the same, only if all their bytes are", "[policies]",
+                       ((std::size_t N), N), 1, 8, 20, 32) {
+  using Digest = tarn::Digest<N>;
+  Digest some;
+  for (std::size_t at = 0; at < N; ++at) some.bytes[at] = static_cast<std::byte>(at + 1);
+  const auto same = some;
+  static_assert(Digest{} == Digest{});
+  CHECK(some == same);
+  CHECK(std::hash<Digest>{}(some) == std::hash<Digest>{}(same));
+  std::set<std::size_t> hashes{std::hash<Digest>{}(some)};
+  for (std::size_t at = 0; at < N; ++at) {
+    auto other = some;
+    other.bytes[at] ^= std::byte{0x80};
+    CHECK(other != some);
+    CHECK(((other <=> some) == 0) == (other == some));
+    hashes.insert(std::hash<Digest>{}(other));
+  }
+  CHECK(hashes.size() == N + 1);
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/brim.hpp"
@@ -28,6 +29,43 @@ TEMPLATE_TEST_CASE("a read is shorter than asked only at the end of the file", "
   CHECK(file.read(1000, 5).empty());
   CHECK(file.view(6, 100) == "world");
   CHECK(file.view(11, 5).empty());
+}
+
+TEMPLATE_TEST_CASE("a read of what is held ends at the size that it is told, whatever is held past it", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
+  OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, pattern(0, 40)));
+  const auto whole = std::exchange(file.meta, OneFile<TestType>::Metadata::from_store(file.id, 10));
+  CHECK(file.read(0, 16) == pattern(0, 10));
+  CHECK(file.read(9, 1) == pattern(9, 1));
+  CHECK(file.read(10, 1).empty());
+  CHECK(file.read(0, 40) == pattern(0, 10));
+  CHECK(file.view(0, 16) == pattern(0, 10));
+  CHECK(file.view(10, 6).empty());
+  std::string into(16, '?');
+  auto tried = tarn::try_read_range(file.pool, file.meta, 0, writable(into));
+  CHECK((tried.done() && *tried == 10));
+  file.meta = whole;
+  CHECK(file.read(0, 50) == pattern(0, 40));
+}
+
+TEMPLATE_TEST_CASE("what chunks of a file hold is read while others have its record's mutex", "[read_range]",
+                   EACH_STORAGE(Heap, Arena)) {
+  OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, pattern(0, 40)));
+  const auto record = file.pool.core().registry.find(file.pool.core().file_key(file.id));
+  REQUIRE(record);
+  std::string copied, shown, tried(16, '?');
+  const tarn::detail::MutexLock table{record->table_mutex};
+  Worker reads{[&] {
+    copied = file.read(3, 30);
+    shown = file.view(3, 30);
+    if (!tarn::try_read_range(file.pool, file.meta, 16, writable(tried)).done()) tried.clear();
+  }};
+  reads.join();
+  CHECK(copied == pattern(3, 30));
+  CHECK(shown == pattern(3, 30));
+  CHECK(tried == pattern(16, 16));
 }
 
 TEMPLATE_TEST_CASE("an empty file reads empty, and one that was only grown reads zeros up to its size", "[read_range]",

@@ -322,6 +322,10 @@ class ChunkPool {
   template <std::size_t alternative, class Id>
   [[nodiscard]] Result<Pin> pin_by(const Id& id, std::uint64_t index) {
     if (auto* const found = core_.template pin_unlocked<alternative>(id, index)) return Pin{core_, *found};
+    return pin_locked<alternative>(id, index);
+  }
+  template <std::size_t alternative, class Id>
+  [[nodiscard, gnu::noinline]] Result<Pin> pin_locked(const Id& id, std::uint64_t index) {
     using Key = typename detail::PoolCore<Traits>::Key;
     return pin_at(core_.registry.find(Key{std::in_place_index<alternative>, id}), index);
   }
@@ -332,6 +336,22 @@ class ChunkPool {
     if (chunk == nullptr) return fail(std::errc::no_such_file_or_directory);
     if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);
     return Pin{core_, *chunk};
+  }
+  // A pin, with no lock, of a content's chunk that has its first `size_bytes`; it counts as used. Null says nothing.
+  [[nodiscard]] detail::Chunk<Traits>* use_held(const ContentId& content, std::uint64_t index,
+                                                std::uint64_t size_bytes) {
+    auto* const chunk = core_.template pin_unlocked<detail::FileRecord<Traits>::of_content>(content, index);
+    if (chunk == nullptr) return nullptr;
+    auto& state = chunk->state;
+    if (state.try_latch_shared()) {
+      const bool has =
+          !state.is(detail::ChunkState::detached) && chunk->valid.contains(ByteRange::between(0, size_bytes));
+      if (has) core_.touch(*chunk);
+      state.unlatch_shared(core_.parking);
+      if (has) return chunk;
+    }
+    core_.unpin(*chunk);
+    return nullptr;
   }
   template <class F>
   void with_table(const Metadata& meta, F f) const {
@@ -356,6 +376,7 @@ Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& cont
   const auto whole = core_.layout.chunk_range(chunk_of_part);
   if (size_bytes == 0 || size_bytes > whole.size_bytes()) return fail(std::errc::invalid_argument);
   const detail::Resumer resumer;
+  if (auto* const held = use_held(content, chunk_of_part, size_bytes); held != nullptr) return Pin{core_, *held};
   // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
   constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
   const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);

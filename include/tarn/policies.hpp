@@ -7,7 +7,6 @@
 //   struct MyTraits : tarn::DefaultTraits { using FileId = Uuid; using Storage = tarn::HeapStorage; };
 //   tarn::ChunkPool<MyTraits> pool{{.budget_bytes = tarn::GiB}};
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <compare>
@@ -31,8 +30,13 @@ namespace tarn {
 /// A digest of N bytes that names content. Compared whole; the hash is a fold, which only spreads.
 template <std::size_t N>
 struct Digest {
+  static_assert(N != 0);
   std::array<std::byte, N> bytes{};
   friend auto operator<=>(const Digest&, const Digest&) = default;
+  // By words: what compares an array of bytes goes from one to the next.
+  friend constexpr bool operator==(const Digest& a, const Digest& b) noexcept {
+    return std::is_constant_evaluated() ? a.bytes == b.bytes : std::memcmp(a.bytes.data(), b.bytes.data(), N) == 0;
+  }
 };
 
 struct StorageOptions {
@@ -203,12 +207,21 @@ concept PoolTraits = HashableKey<typename T::FileId> && HashableKey<typename T::
 template <std::size_t N>
 struct std::hash<tarn::Digest<N>> {
   std::size_t operator()(const tarn::Digest<N>& digest) const noexcept {
-    std::uint64_t fold = 0;
-    for (std::size_t at = 0; at < N; at += sizeof fold) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, digest.bytes.data() + at, std::min(sizeof word, N - at));
+    std::uint64_t fold = 0, word = 0;
+    const auto add = [&] {
       fold = (fold ^ word) * 0x9E3779B97F4A7C15u;
+      fold ^= fold >> 32;  // or the highest bit of one word would be that of the next
+    };
+    constexpr auto rest = N % sizeof word;
+    for (std::size_t at = 0; at != N - rest; at += sizeof word) {
+      std::memcpy(&word, digest.bytes.data() + at, sizeof word);
+      add();
     }
-    return static_cast<std::size_t>(fold ^ (fold >> 32));
+    if constexpr (rest != 0) {
+      word = 0;
+      std::memcpy(&word, digest.bytes.data() + (N - rest), rest);
+      add();
+    }
+    return static_cast<std::size_t>(fold);
   }
 };

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -18,6 +19,7 @@
 
 #include <tarn/chunk_pool.hpp>
 #include <tarn/detail/file_lock.hpp>
+#include <tarn/detail/held_read.hpp>
 #include <tarn/detail/read_loop.hpp>
 
 namespace tarn {
@@ -191,6 +193,19 @@ template <class File>
   return Outcome::of(done);
 }
 
+/// Calls f(short reads) for a building block, if it asks for bytes of the file and knows none of these to be past its
+/// size. Returns: what f returns, or false.
+template <class Traits, class F>
+[[nodiscard]] bool with_held(ChunkPool<Traits>& pool, const MetadataFor<Traits>& meta, std::uint64_t offset,
+                             std::uint64_t size_bytes, const F& f) {
+  const auto range = ByteRange::at(offset, size_bytes);
+  if (!range || range->end() > meta.size()) return false;
+  const auto& id = meta.id();
+  const auto* const record = pool.core().registry.find_unlocked(std::hash<typename Traits::FileId>{}(id));
+  if (record == nullptr) return false;
+  return f(HeldReads<Traits, FileOfId<Traits>>{pool.core(), {*record, id}, true});
+}
+
 /// Calls f(file access) for a building block: the file's record, no lock.
 template <class Traits, class Metadata, class F>
 [[nodiscard]] auto with_file(ChunkPool<Traits>& pool, Metadata& meta, F f)
@@ -220,18 +235,23 @@ template <class Traits, class Metadata, class F>
 /// Returns:       the bytes copied; fewer than into.size() only at end of file.
 /// Errors:        EOVERFLOW if the range passes max_offset; EINVAL for a null span with a size, or a part that is not
 ///                a multiple of the chunk; the store's own error if a load fails, EIO if it answers another number of
-///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOMEM. An error in any window is
-///                the error of the call, so that short always means the end; `into` may have been written to then.
+///                bytes than it was asked for; EAGAIN if a chunk has too many pins; ENOBUFS if nothing is held of
+///                the file and there is no room for its record, which is a few hundred bytes; ENOMEM. An error in any
+///                window is the error of the call, so that short always means the end; `into` may have been written to
+///                then.
 /// Requires:      `meta` stays as it is during the call. `into` is not memory whose page faults this process serves.
 /// Blocks:        on the store, once for each missing range of a part, holding no latch; on somebody else's load of the
 ///                same bytes.
 /// Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile.
-/// Cost:          one copy; O(chunks touched); no allocation when every byte is held. With no chunk to be had, what is
+/// Cost:          one copy; O(chunks touched); no allocation when every byte is held, and no lock when chunks of the
+///                file's own hold them. With no chunk to be had, what is
 ///                missing is loaded straight into `into`, uncached.
 template <class Traits, ChunkLoader<Traits> Store>
 [[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
                                              const std::type_identity_t<MetadataFor<Traits>>& meta,
                                              std::uint64_t offset, std::span<std::byte> into, Store&& store) {
+  const auto copies = [&](const auto& held) { return held.copy(offset, into); };
+  if (detail::with_held(pool, meta, offset, into.size(), copies)) return into.size();
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
     detail::CopyRead read{file, offset, into, store, detail::RoomRule{}};
     return detail::run_to_end(file.core, {}, read);
@@ -248,7 +268,14 @@ template <class Traits, ChunkLoader<Traits> Store>
 /// Cost:     no copy; no allocation when every byte is held, for up to 64 pieces.
 template <class Traits, ChunkLoader<Traits> Store, std::invocable<ConstBuffers> F>
 [[nodiscard]] auto read_range(ChunkPool<Traits>& pool, const std::type_identity_t<MetadataFor<Traits>>& meta,
-                              std::uint64_t offset, std::uint64_t size_bytes, Store&& store, F&& f) {
+                              std::uint64_t offset, std::uint64_t size_bytes, Store&& store, F&& f)
+    -> Result<std::invoke_result_t<F&, ConstBuffers>> {
+  std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> shown;
+  const auto shows = [&](const auto& held) {
+    shown = held.show(offset, size_bytes, f);
+    return shown.has_value();
+  };
+  if (detail::with_held(pool, meta, offset, size_bytes, shows)) return std::move(*shown);
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::invoke_result_t<F&, ConstBuffers>> {
     detail::ViewRead read{file, offset, size_bytes, store, detail::RoomRule{}, f};
     return detail::run_to_end(file.core, {}, read);
@@ -264,6 +291,8 @@ template <class Traits>
 [[nodiscard]] ReadOutcome<std::size_t> try_read_range(ChunkPool<Traits>& pool,
                                                       const std::type_identity_t<MetadataFor<Traits>>& meta,
                                                       std::uint64_t offset, std::span<std::byte> into) {
+  const auto copies = [&](const auto& held) { return held.copy(offset, into); };
+  if (detail::with_held(pool, meta, offset, into.size(), copies)) return ReadOutcome<std::size_t>::of(into.size());
   ReadOutcome<std::size_t> outcome = ReadOutcome<std::size_t>::failed({});
   const auto found = detail::with_file(pool, meta, [&](auto& file) -> Result<> {
     outcome = detail::try_read(file, offset, into);

@@ -219,6 +219,13 @@ TEST_CASE("a pin by an id that goes is of its file or none, and the record stays
           })
           .has_value();
     }
+    void read_held(std::uint64_t id, char letter) {
+      const auto meta = named(id);
+      std::string into(chunk_bytes, '?');
+      const auto copies = [&](const auto& held) { return held.copy(0, std::as_writable_bytes(std::span{into})); };
+      if (!tarn::detail::with_held(pool, meta, 0, chunk_bytes, copies)) return;
+      Explorer::expect(into == std::string(chunk_bytes, letter), "a read is of another file");
+    }
     void look(std::uint64_t id) {
       constexpr auto of_file = tarn::detail::FileRecord<Traits>::of_file;
       auto& core = pool.core();
@@ -239,14 +246,17 @@ TEST_CASE("a pin by an id that goes is of its file or none, and the record stays
   const Do evict_all = [](Ids& ids) { (void)ids.pool.evict_clean(); };
   const Do other = [](Ids& ids) { ids.read(2, 'b'); };
   const auto pin_while = [](const std::string& part, const std::vector<Do>& acts) {
-    tarn_test::explore(part, [=] {
-      auto ids = std::make_shared<Ids>();
-      ids->read(1, 'a');
-      const auto act = [=] {
-        for (const auto& one : acts) one(*ids);
-      };
-      return Scenario{{[=] { ids->pin(1, 'a'); }, act}, [=] { ids->end(); }};
-    });
+    using Look = void (Ids::*)(std::uint64_t, char);
+    for (const auto& [way, look] : {std::pair<std::string, Look>{"", &Ids::pin}, {", read", &Ids::read_held}}) {
+      tarn_test::explore(part + way, [=, look = look] {
+        auto ids = std::make_shared<Ids>();
+        ids->read(1, 'a');
+        const auto act = [=] {
+          for (const auto& one : acts) one(*ids);
+        };
+        return Scenario{{[=] { ((*ids).*look)(1, 'a'); }, act}, [=] { ids->end(); }};
+      });
+    }
   };
   pin_while("dropped", {drop});
   pin_while("evicted", {evict_all});

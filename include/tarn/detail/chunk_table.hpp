@@ -151,7 +151,7 @@ class ChunkTable {
   }
   // The leaf that would have `index`, in the table that `root` is of; null says nothing.
   template <class Load>
-  [[nodiscard]] static const Node* leaf_by(std::uintptr_t root, std::uint64_t index, Load load) {
+  [[nodiscard, gnu::always_inline]] static const Node* leaf_by(std::uintptr_t root, std::uint64_t index, Load load) {
     auto shift = bits * static_cast<unsigned>(root & height_mask);
     const auto* node = reinterpret_cast<const Node*>(root & ~height_mask);
     auto slot = index >> shift;

@@ -104,7 +104,7 @@ struct FileBody {
   }
 
   /// Those that need not look at the size.
-  [[nodiscard]] HeldReads<Traits> held_reads() const { return {core, *record, !holds_past_size}; }
+  [[nodiscard]] HeldReads<Traits> held_reads() const { return {core, {*record}, !holds_past_size}; }
 
   void note_error(std::error_code why) noexcept {
     {

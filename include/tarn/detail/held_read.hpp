@@ -25,6 +25,10 @@
 // What is valid in a chunk is the file's, whatever is stored, and, whenever the lock is free, below its size; but see
 // FileBody::holds_past_size.
 //
+// Of a building block the caller sees to it that no change of the file goes on while it reads. It has the size in its
+// hand, and asks for nothing past it. Its record it finds by the id, with no lock either, and looks whose it is when it
+// has the latch: see registry.hpp.
+//
 // What is on the way to one chunk is inlined by force, here and where it is defined: left to itself, the compiler makes
 // calls of it where a program reads in several places, which read/512B and read/4KiB of `bench/run.sh micro` notice.
 //
@@ -57,13 +61,30 @@ template <class Traits>
   return chunk.record == &record && chunk.index == index;
 }
 
-/// A window's chunks of a file that are pinned and latched, shared, while it lives.
+/// A file whose record the caller keeps alive.
 template <class Traits>
+struct KnownFile {
+  const FileRecord<Traits>& record;
+
+  /// Whether the chunk, which is latched, is the file's at `index`.
+  [[nodiscard]] bool has(const Chunk<Traits>& chunk, std::uint64_t index) const { return is_of(chunk, record, index); }
+};
+/// A file by its id, of which the record is one that may have it: it has while a chunk of it that is latched says so.
+template <class Traits>
+struct FileOfId {
+  const FileRecord<Traits>& record;
+  const typename Traits::FileId& id;
+
+  [[nodiscard]] bool has(const Chunk<Traits>& chunk, std::uint64_t index) const {
+    return is_of(chunk, record, index) && record.template has_key<FileRecord<Traits>::of_file>(id);
+  }
+};
+
+/// A window's chunks of a file that are pinned and latched, shared, while it lives.
+template <class Traits, class File>
 class HeldChunks {
  public:
-  /// Requires: the caller keeps the record alive.
-  HeldChunks(PoolCore<Traits>& core, const FileRecord<Traits>& record)
-      : core_{core}, record_{record}, table_{record.unlocked()} {}
+  HeldChunks(PoolCore<Traits>& core, const File& file) : core_{core}, file_{file}, table_{file.record.unlocked()} {}
   HeldChunks(const HeldChunks&) = delete;
   HeldChunks& operator=(const HeldChunks&) = delete;
   ~HeldChunks() {
@@ -75,7 +96,7 @@ class HeldChunks {
     auto* const chunk = table_.find(index);
     if (chunk == nullptr || !chunk->state.try_pin_shared()) return nullptr;
     chunks_[count_++] = chunk;
-    return is_of(*chunk, record_, index) && chunk->valid.contains(part) ? chunk : nullptr;
+    return file_.has(*chunk, index) && chunk->valid.contains(part) ? chunk : nullptr;
   }
   /// They are used. Returns: whether all of them are the file's still.
   [[nodiscard]] bool touch() noexcept {
@@ -89,7 +110,7 @@ class HeldChunks {
 
  private:
   PoolCore<Traits>& core_;
-  const FileRecord<Traits>& record_;
+  const File& file_;
   typename ChunkTable<Chunk<Traits>>::Unlocked table_;
   std::size_t count_ = 0;
   Chunk<Traits>* chunks_[usual_window_pieces];  // NOLINT(cppcoreguidelines-pro-type-member-init): up to count_
@@ -103,15 +124,15 @@ class HeldChunks {
 /// Requires: the caller holds nothing. Nothing is held past the file's size.
 /// Blocks:   never.
 /// Cost:     a chunk: O(height of the table), two atomic changes of its word; no allocation.
-template <class Traits, class Use>
-[[nodiscard]] bool use_held_chunks(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
+template <class Traits, class File, class Use>
+[[nodiscard]] bool use_held_chunks(PoolCore<Traits>& core, const File& file, std::uint64_t offset,
                                    std::uint64_t size_bytes, const Use& use) {
   const auto range = ByteRange::at(offset, size_bytes);
   if (!range || range->empty() || size_bytes > core.window_bytes) return false;
   const auto chunk_bytes = core.layout.chunk_bytes();
   if (core.layout.chunks_of(*range).count() > usual_window_pieces) return false;
   const Resumer resumer;  // whom a chunk that is given back wakes goes on when all are
-  HeldChunks<Traits> held{core, record};
+  HeldChunks<Traits, File> held{core, file};
   PieceList pieces;
   auto from = core.layout.offset_in_chunk(offset);
   for (auto index = core.layout.chunk_of(offset); size_bytes != 0; ++index) {
@@ -132,15 +153,16 @@ template <class Traits>
 class HeldBytes {
  public:
   /// Requires: as use_held_chunks; fits.
-  [[gnu::always_inline]] HeldBytes(PoolCore<Traits>& core, const FileRecord<Traits>& record, std::uint64_t offset,
+  template <class File>
+  [[gnu::always_inline]] HeldBytes(PoolCore<Traits>& core, const File& file, std::uint64_t offset,
                                    std::uint64_t size_bytes)
       : core_{core} {
     const auto index = core.layout.chunk_of(offset);
-    auto* const chunk = record.find_unlocked(index);
+    auto* const chunk = file.record.find_unlocked(index);
     if (chunk == nullptr || !chunk->state.try_pin_shared()) return;
     chunk_ = chunk;
     const auto from = core.layout.offset_in_chunk(offset);
-    if (!is_of(*chunk, record, index)) return;
+    if (!file.has(*chunk, index)) return;
     if (!chunk->valid.contains(ByteRange::between(from, from + size_bytes))) return;
     core.touch(*chunk);
     bytes_ = chunk->memory + from;
@@ -164,25 +186,24 @@ class HeldBytes {
   std::byte* bytes_ = nullptr;
 };
 
-/// The short reads of a DirtyFile: with it, so that on the way to a chunk there is nothing but the record.
-template <class Traits>
+/// The short reads of a file. A DirtyFile has them in itself, so that on the way to a chunk there is only the record.
+template <class Traits, class File = KnownFile<Traits>>
 class HeldReads {
  public:
   /// `any`: false if none is to be short.
-  HeldReads(PoolCore<Traits>& core, const FileRecord<Traits>& record, bool any)
-      : core_{core}, record_{record}, any_{any} {}
+  HeldReads(PoolCore<Traits>& core, const File& file, bool any) : core_{core}, file_{file}, any_{any} {}
 
   /// A read. Returns: false if it takes more than a look; then nothing is done.
   [[nodiscard]] bool copy(std::uint64_t offset, std::span<std::byte> into) const {
     UnderLatches::note(0);
     if (!any_ || into.data() == nullptr) return false;
     if (HeldBytes<Traits>::fits(core_, offset, into.size())) {
-      const HeldBytes<Traits> held{core_, record_, offset, into.size()};
+      const HeldBytes<Traits> held{core_, file_, offset, into.size()};
       if (held.data() == nullptr) return false;
       copy_bytes(into.data(), held.data(), into.size());
     } else {
       const auto copy = [&](ConstBuffers bytes) { (void)bytes.copy_to(into); };
-      if (!use_held_chunks(core_, record_, offset, into.size(), copy)) return false;
+      if (!use_held_chunks(core_, file_, offset, into.size(), copy)) return false;
     }
     core_.counters.copy_bytes.add(into.size());
     return true;
@@ -206,9 +227,9 @@ class HeldReads {
     UnderLatches::note(0);
     if (!any_) return false;
     if (!HeldBytes<Traits>::fits(core_, offset, size_bytes)) {
-      return use_held_chunks(core_, record_, offset, size_bytes, use);
+      return use_held_chunks(core_, file_, offset, size_bytes, use);
     }
-    const HeldBytes<Traits> held{core_, record_, offset, size_bytes};
+    const HeldBytes<Traits> held{core_, file_, offset, size_bytes};
     if (held.data() == nullptr) return false;
     const ::iovec piece{held.data(), static_cast<std::size_t>(size_bytes)};
     use(ConstBuffers{{&piece, 1}});
@@ -217,7 +238,7 @@ class HeldReads {
 
  private:
   PoolCore<Traits>& core_;
-  const FileRecord<Traits>& record_;
+  const File file_;
   const bool any_;
 };
 

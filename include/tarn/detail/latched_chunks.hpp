@@ -18,7 +18,8 @@ namespace tarn::detail {
 
 enum class LatchMode : std::uint8_t { none, shared, exclusive };
 
-template <class Traits>
+/// `usual`: of up to so many, it allocates nothing.
+template <class Traits, std::size_t usual = usual_window_pieces>
 class LatchedChunks {
  public:
   using PoolChunk = Chunk<Traits>;
@@ -63,7 +64,8 @@ class LatchedChunks {
   }
 
   /// Lets go of the latches, and gives the pins to `to`. Requires: all are shared; that has room for size() more.
-  void pass_pins_to(LatchedChunks& to) noexcept {
+  template <class Others>
+  void pass_pins_to(Others& to) noexcept {
     for (; !entries_.empty(); entries_.pop_back()) {
       const auto [chunk, mode] = entries_.back();
       assert(mode == LatchMode::shared);
@@ -93,7 +95,7 @@ class LatchedChunks {
     LatchMode mode;
   };
   PoolCore<Traits>& core_;
-  SmallVector<Entry, usual_window_pieces> entries_;
+  SmallVector<Entry, usual> entries_;
 };
 
 /// Which of a chunk's extent lists.

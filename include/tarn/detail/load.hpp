@@ -347,8 +347,8 @@ class Load final : public LoadInFlight, public Requester<LoadRequest<Traits>, Re
   RecordRef<Traits> record_;
   const std::uint64_t shift_;
   LoadPlaces<Traits> places_;
-  ExtentSet rest_;              // of what is wanted: what came with the part, and nobody asked for
-  LatchedChunks<Traits> kept_;  // what has landed
+  ExtentSet rest_;         // of what is wanted: what came with the part, and nobody asked for
+  LoadPins<Traits> kept_;  // what has landed
   std::shared_ptr<const void> goes_with_it_;
   LoadRequests<Traits> requests_;
   Atomic<std::size_t> open_{0};  // answers to come, and one for start

@@ -26,7 +26,7 @@ class LoadLanding {
  public:
   /// `rest`: of what the load wanted, what nobody asked for. `kept`: has room for every place.
   LoadLanding(PoolCore<Traits>& core, FileRecord<Traits>& record, const LoadInFlight& load, const ExtentSet& rest,
-              LatchedChunks<Traits>& kept)
+              LoadPins<Traits>& kept)
       : core_{core}, record_{record}, load_{load}, rest_{rest}, kept_{kept} {}
 
   /// Errors: ENOBUFS if the extent lists have no room, EAGAIN if a chunk has too many pins, ENOMEM.
@@ -155,7 +155,7 @@ class LoadLanding {
   FileRecord<Traits>& record_;
   const LoadInFlight& load_;
   const ExtentSet& rest_;
-  LatchedChunks<Traits>& kept_;
+  LoadPins<Traits>& kept_;
   std::uint64_t landed_bytes_ = 0;
 };
 

@@ -13,10 +13,19 @@
 
 #include <tarn/chunk_layout.hpp>
 #include <tarn/detail/chunk_reserve.hpp>
+#include <tarn/detail/latched_chunks.hpp>
 #include <tarn/detail/small_vector.hpp>
 #include <tarn/extent_set.hpp>
 
 namespace tarn::detail {
+
+/// What a load of up to so many chunks lists is in itself, not on the heap; and it is small enough for malloc to have
+/// its memory at hand: glibc keeps up to 1,032 bytes so.
+inline constexpr std::size_t usual_load_chunks = 2;
+
+/// What a load keeps pinned.
+template <class Traits>
+using LoadPins = LatchedChunks<Traits, usual_load_chunks>;
 
 /// Calls f(index of a chunk, the bytes of it that one run of the set has), ascending.
 template <class F>
@@ -109,7 +118,7 @@ class LoadPlaces {
 
   PoolCore<Traits>& core_;
   FileRecord<Traits>& record_;
-  SmallVector<Place, 4> places_;
+  SmallVector<Place, usual_load_chunks> places_;
   std::size_t sorted_ = 0;
 };
 

@@ -41,7 +41,7 @@ class LoadRequests {
  public:
   struct Asked {
     LoadRequest<Traits> request{};
-    SmallVector<::iovec, 20> buffers;                      // what request.into shows
+    SmallVector<::iovec, usual_load_chunks> buffers;       // what request.into shows
     std::vector<std::unique_ptr<std::byte[]>> own_memory;  // of the bytes that have no other place
     std::int64_t asked_ns = 0;                             // if the observer hears how long it took
   };

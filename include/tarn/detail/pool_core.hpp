@@ -280,7 +280,7 @@ class PoolCore {
   void unpin_exclusive(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_exclusive()); }
   /// A pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
   template <std::size_t alternative, class Id>
-  [[nodiscard]] PoolChunk* pin_unlocked(const Id& id, std::uint64_t index) noexcept {
+  [[nodiscard, gnu::always_inline]] PoolChunk* pin_unlocked(const Id& id, std::uint64_t index) noexcept {
     const auto* const record = registry.find_unlocked(std::hash<Id>{}(id));
     auto* const chunk = record == nullptr ? nullptr : record->find_unlocked(index);
     if (chunk == nullptr || !chunk->state.try_pin_made()) return nullptr;

@@ -92,7 +92,10 @@ class ReadWindow {
   void release() noexcept { latched_.release(); }
   [[nodiscard]] std::size_t pin_count() const { return latched_.size(); }
   /// Lets go of the latches, and gives the pins away. Requires: there is room for pin_count() more.
-  void pass_pins_to(LatchedChunks<Traits>& pins) noexcept { latched_.pass_pins_to(pins); }
+  template <class Pins>
+  void pass_pins_to(Pins& pins) noexcept {
+    latched_.pass_pins_to(pins);
+  }
 
  private:
   inline static const std::error_code again = std::make_error_code(std::errc::resource_unavailable_try_again);

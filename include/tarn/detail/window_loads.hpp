@@ -31,7 +31,7 @@ class WindowLoads {
   };
 
   /// Of the window's chunks, to be kept as long as what lands.
-  LatchedChunks<Traits> pins;
+  LoadPins<Traits> pins;
 
   explicit WindowLoads(PoolCore<Traits>& core) : pins{core}, core_{core} {}
   WindowLoads(const WindowLoads&) = delete;
