@@ -394,30 +394,3 @@ TEST_CASE("an eviction policy without memory for the names of what has gone evic
   CHECK(met);
   CHECK(evicted == hooks.size());
 }
-
-TEST_CASE("objects that there is no huge page for come in a small block, and with no memory there is none",
-          "[no_memory]") {
-  struct Object {
-    std::uint64_t rest = 7;
-    [[nodiscard]] std::uint64_t& spare() { return rest; }
-  };
-  tarn::Budget budget{1000};
-  tarn::detail::StableObjects<Object> objects{budget, 1, 0};  // all in huge pages
-  const auto take = [&](bool and_later) {
-    const FailAllocation fail{0, and_later};
-    return objects.take(std::nothrow);
-  };
-  CHECK(take(true) == nullptr);
-  CHECK(budget.charged_bytes() == 0);
-  std::vector<Object*> all{take(false)};
-  REQUIRE(FailAllocation::met());
-  REQUIRE(all[0] != nullptr);
-  for (auto* next = take(true); next != nullptr; next = take(true)) all.push_back(next);
-  CHECK(all.size() < 2048 / sizeof(Object));
-  CHECK(budget.charged_bytes() == all.size());
-  all.push_back(objects.take());  // a huge page
-  REQUIRE(all.back() != nullptr);
-  for (const auto* const object : all) CHECK(object->rest == 7);
-  for (auto* const object : all) objects.give(*object);
-  CHECK(budget.charged_bytes() == 0);
-}
