@@ -49,6 +49,31 @@ TEMPLATE_TEST_CASE("a read of what is held ends at the size that it is told, wha
   CHECK(file.read(0, 50) == pattern(0, 40));
 }
 
+TEST_CASE("a read of a part that is no multiple of the chunk is EINVAL, held or not", "[read_range]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, pattern(0, 16)));
+  const bool held = GENERATE(true, false);
+  if (!held) REQUIRE(file.pool.drop(file.meta) == 16);
+  const auto odd = OneFile<Heap>::Metadata::from_store(file.id, 16, {.part_bytes = 24});
+  std::string into(16, '?');
+  CHECK(tarn::read_range(file.pool, odd, 0, writable(into), file.store).error() == std::errc::invalid_argument);
+  CHECK(tarn::read_range(file.pool, odd, 0, 16, file.store, [](tarn::ConstBuffers) {}).error() ==
+        std::errc::invalid_argument);
+  CHECK(tarn::try_read_range(file.pool, odd, 0, writable(into)).error() == std::errc::invalid_argument);
+}
+
+TEST_CASE("a visitor may return what can only be made, held or not", "[read_range]") {
+  struct OnlyMade {
+    const std::size_t bytes;
+  };
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  REQUIRE(file.write(0, pattern(0, 16)));
+  REQUIRE(file.truncate(32));
+  const auto view = [](tarn::ConstBuffers bytes) { return OnlyMade{static_cast<std::size_t>(bytes.size_bytes())}; };
+  CHECK(tarn::read_range(file.pool, file.meta, 0, 16, file.store, view)->bytes == 16);
+  CHECK(tarn::read_range(file.pool, file.meta, 8, 16, file.store, view)->bytes == 16);
+}
+
 TEMPLATE_TEST_CASE("what chunks of a file hold is read while others have its record's mutex", "[read_range]",
                    EACH_STORAGE(Heap, Arena)) {
   OneFile<TestType> file{{.chunk_bytes = 16, .chunks_per_part = 1}};

@@ -82,9 +82,8 @@ class PinnedChunk {
  private:
   template <PoolTraits>
   friend class ChunkPool;
-  PinnedChunk(detail::PoolCore<Traits>& core, detail::Chunk<Traits>& chunk) : core_{&core}, chunk_{&chunk} {
-    core_->user_pins.note_made();
-  }
+  // Takes over a pin that is counted.
+  PinnedChunk(detail::PoolCore<Traits>& core, detail::Chunk<Traits>& chunk) : core_{&core}, chunk_{&chunk} {}
 
   template <class F>
   auto look(ByteRange in_chunk, detail::StripedCount& count, F&& f) const
@@ -334,24 +333,19 @@ class ChunkPool {
     detail::MutexLock table{record->table_mutex};
     auto* const chunk = record->table.find(index);
     if (chunk == nullptr) return fail(std::errc::no_such_file_or_directory);
-    if (!chunk->state.try_pin()) return fail(std::errc::resource_unavailable_try_again);
-    return Pin{core_, *chunk};
+    core_.user_pins.note_made();
+    if (chunk->state.try_pin()) return Pin{core_, *chunk};
+    core_.user_pins.note_end();
+    return fail(std::errc::resource_unavailable_try_again);
   }
-  // A pin, with no lock, of a content's chunk that has its first `size_bytes`; it counts as used. Null says nothing.
-  [[nodiscard]] detail::Chunk<Traits>* use_held(const ContentId& content, std::uint64_t index,
-                                                std::uint64_t size_bytes) {
-    auto* const chunk = core_.template pin_unlocked<detail::FileRecord<Traits>::of_content>(content, index);
-    if (chunk == nullptr) return nullptr;
-    auto& state = chunk->state;
-    if (state.try_latch_shared()) {
-      const bool has =
-          !state.is(detail::ChunkState::detached) && chunk->valid.contains(ByteRange::between(0, size_bytes));
-      if (has) core_.touch(*chunk);
-      state.unlatch_shared(core_.parking);
-      if (has) return chunk;
-    }
-    core_.unpin(*chunk);
-    return nullptr;
+  // Whether a pinned chunk is its content's still and has its first `size_bytes`; then it counts as used.
+  [[nodiscard]] bool try_use(detail::Chunk<Traits>& chunk, std::uint64_t size_bytes) {
+    if (!chunk.state.try_latch_shared()) return false;
+    const bool has =
+        !chunk.state.is(detail::ChunkState::detached) && chunk.valid.contains(ByteRange::between(0, size_bytes));
+    if (has) core_.touch(chunk);
+    chunk.state.unlatch_shared(core_.parking);
+    return has;
   }
   template <class F>
   void with_table(const Metadata& meta, F f) const {
@@ -376,7 +370,11 @@ Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& cont
   const auto whole = core_.layout.chunk_range(chunk_of_part);
   if (size_bytes == 0 || size_bytes > whole.size_bytes()) return fail(std::errc::invalid_argument);
   const detail::Resumer resumer;
-  if (auto* const held = use_held(content, chunk_of_part, size_bytes); held != nullptr) return Pin{core_, *held};
+  using Record = detail::FileRecord<Traits>;
+  if (auto* const chunk = core_.template pin_unlocked<Record::of_content>(content, chunk_of_part); chunk != nullptr) {
+    Pin held{core_, *chunk};
+    if (try_use(*chunk, size_bytes)) return held;
+  }
   // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
   constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
   const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);

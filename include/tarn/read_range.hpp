@@ -193,17 +193,20 @@ template <class File>
   return Outcome::of(done);
 }
 
-/// Calls f(short reads) for a building block, if it asks for bytes of the file and knows none of these to be past its
-/// size. Returns: what f returns, or false.
+/// Returns: what f(short reads) returns, for a building block; nothing of it where what is asked for may be wrong, or
+/// past the file's size.
 template <class Traits, class F>
-[[nodiscard]] bool with_held(ChunkPool<Traits>& pool, const MetadataFor<Traits>& meta, std::uint64_t offset,
-                             std::uint64_t size_bytes, const F& f) {
+[[nodiscard]] auto with_held(ChunkPool<Traits>& pool, const MetadataFor<Traits>& meta, std::uint64_t offset,
+                             std::uint64_t size_bytes, const F& f)
+    -> std::invoke_result_t<const F&, HeldReads<Traits, FileOfId<Traits>>> {
+  auto& core = pool.core();
   const auto range = ByteRange::at(offset, size_bytes);
-  if (!range || range->end() > meta.size()) return false;
+  if (!range || range->end() > meta.size()) return {};
+  if (core.layout.offset_in_chunk(meta.part_bytes()) != 0 || meta.part_bytes() > max_offset) return {};
   const auto& id = meta.id();
-  const auto* const record = pool.core().registry.find_unlocked(std::hash<typename Traits::FileId>{}(id));
-  if (record == nullptr) return false;
-  return f(HeldReads<Traits, FileOfId<Traits>>{pool.core(), {*record, id}, true});
+  const auto* const record = core.registry.find_unlocked(std::hash<typename Traits::FileId>{}(id));
+  if (record == nullptr) return {};
+  return f(HeldReads<Traits, FileOfId<Traits>>{core, {*record, id}, true});
 }
 
 /// Calls f(file access) for a building block: the file's record, no lock.
@@ -270,12 +273,8 @@ template <class Traits, ChunkLoader<Traits> Store, std::invocable<ConstBuffers> 
 [[nodiscard]] auto read_range(ChunkPool<Traits>& pool, const std::type_identity_t<MetadataFor<Traits>>& meta,
                               std::uint64_t offset, std::uint64_t size_bytes, Store&& store, F&& f)
     -> Result<std::invoke_result_t<F&, ConstBuffers>> {
-  std::optional<Result<std::invoke_result_t<F&, ConstBuffers>>> shown;
-  const auto shows = [&](const auto& held) {
-    shown = held.show(offset, size_bytes, f);
-    return shown.has_value();
-  };
-  if (detail::with_held(pool, meta, offset, size_bytes, shows)) return std::move(*shown);
+  const auto shows = [&](const auto& held) { return held.show(offset, size_bytes, f); };
+  if (auto shown = detail::with_held(pool, meta, offset, size_bytes, shows)) return std::move(*shown);
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::invoke_result_t<F&, ConstBuffers>> {
     detail::ViewRead read{file, offset, size_bytes, store, detail::RoomRule{}, f};
     return detail::run_to_end(file.core, {}, read);

@@ -81,6 +81,7 @@ struct World {
       Explorer::expect(pinned->record->has_key<of_file>(id), "a pinned chunk is given away");
     }
     const tarn::detail::Resumer resumer;
+    core.user_pins.note_end();
     core.unpin(*pinned);
   }
   void read_file(std::size_t which) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -84,6 +85,7 @@ struct World {
       pinned->state.unlatch_shared(core.parking);
     }
     const tarn::detail::Resumer resumer;
+    core.user_pins.note_end();
     core.unpin(*pinned);
   }
   void end(char letter) {
@@ -234,6 +236,7 @@ TEST_CASE("a pin by an id that goes is of its file or none, and the record stays
       (void)pinned->state.word();  // where it may be dropped
       Explorer::expect(pinned->record->has_key<of_file>(id), "the record of a pinned chunk is another file's");
       const tarn::detail::Resumer resumer;
+      core.user_pins.note_end();
       core.unpin(*pinned);
     }
     void end() {
@@ -262,4 +265,28 @@ TEST_CASE("a pin by an id that goes is of its file or none, and the record stays
   pin_while("evicted", {evict_all});
   pin_while("dropped, and its record is another file's", {drop, other});
   pin_while("evicted, and its record is another file's", {evict_all, other});
+}
+
+TEST_CASE("who finds a chunk pinned for a user finds that pin counted", "[explore]") {
+  // Who has no room asks so whether a chunk is busy for a moment, or for as long as a user likes.
+  struct Pinned : World {
+    Pinned() : World{0} {}
+    std::optional<tarn::PinnedChunk<Traits>> pin;
+    tarn::detail::Chunk<Traits>* const chunk_of_a = a.body()->record->find_unlocked(0);
+  };
+  tarn_test::explore("by id", [] {
+    auto world = std::make_shared<Pinned>();
+    const auto pins = [=] {
+      if (auto made = world->pool.pin(world->a.metadata(), 0); made) world->pin.emplace(std::move(*made));
+    };
+    const auto looks = [=] {
+      if (!world->chunk_of_a->state.pinned()) return;
+      Explorer::expect(world->pool.core().user_pins.load() != 0, "a user's pin is not counted yet");
+    };
+    return Scenario{{pins, looks}, [=] {
+                      Explorer::expect(world->pin.has_value(), "there is no pin");
+                      world->pin.reset();
+                      world->end();
+                    }};
+  });
 }

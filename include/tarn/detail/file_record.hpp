@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -278,5 +279,13 @@ struct alignas(64) FileRecord {
     assert(false && "what is in flight is on its record's list");
   }
 };
+
+/// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.
+template <class Traits>
+[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {
+  MutexLock table{record.table_mutex};
+  if (record.flushes == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
+  return record.arrivals.load();
+}
 
 }  // namespace tarn::detail

@@ -35,7 +35,6 @@
 #include <tarn/detail/pressure.hpp>
 #include <tarn/detail/registry.hpp>
 #include <tarn/detail/room_queue.hpp>
-#include <tarn/detail/small_vector.hpp>
 #include <tarn/detail/striped_count.hpp>
 #include <tarn/detail/sync.hpp>
 #include <tarn/policies.hpp>
@@ -278,14 +277,19 @@ class PoolCore {
   /// The same with the latch.
   [[gnu::always_inline]] void unpin_shared(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_shared()); }
   void unpin_exclusive(PoolChunk& chunk) noexcept { unlatched(chunk, chunk.state.unpin_exclusive()); }
-  /// A pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
+  /// A user's pin of a chunk by its owner's id, with no lock. Returns: null, which says nothing, if that takes more.
   template <std::size_t alternative, class Id>
   [[nodiscard, gnu::always_inline]] PoolChunk* pin_unlocked(const Id& id, std::uint64_t index) noexcept {
     const auto* const record = registry.find_unlocked(std::hash<Id>{}(id));
     auto* const chunk = record == nullptr ? nullptr : record->find_unlocked(index);
-    if (chunk == nullptr || !chunk->state.try_pin_made()) return nullptr;
-    if (chunk->record == record && chunk->index == index && record->template has_key<alternative>(id)) return chunk;
-    unpin(*chunk);  // another one's by now
+    if (chunk == nullptr) return nullptr;
+    user_pins.note_made();
+    const bool pinned = chunk->state.try_pin_made();
+    if (pinned && chunk->record == record && chunk->index == index && record->template has_key<alternative>(id)) {
+      return chunk;
+    }
+    user_pins.note_end();
+    if (pinned) unpin(*chunk);  // another one's by now
     return nullptr;
   }
   /// Forgets every chunk of the file and everything in flight. Returns: the dirty bytes that went with it.
@@ -363,7 +367,9 @@ class PoolCore {
   };
   Atomic<std::uint32_t> reserves{0};  ///< calls that were given reserved chunks: they will attach or free them
   CheckedMutex fill_mutex;            ///< one call reserves at a time: two never hold half each. First in lock order
-  UserPins user_pins;                 ///< PinnedChunk objects: nobody knows when they end
+  /// PinnedChunk objects: nobody knows when they end. Counted before they are pinned, for who finds a chunk busy asks
+  /// whether it is by one of them, and would wait for a read that ends.
+  UserPins user_pins;
 
   typename Traits::Storage storage;
   typename ChunkTable<PoolChunk>::Nodes nodes{budget};  ///< of every record's table
@@ -438,13 +444,5 @@ class PoolCore {
   CheckedMutex eviction_mutex_;
   typename Traits::Eviction eviction_ TARN_GUARDED_BY(eviction_mutex_);
 };
-
-/// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.
-template <class Traits>
-[[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {
-  MutexLock table{record.table_mutex};
-  if (record.flushes == nullptr && (!dropped || record.dropped_flushes == 0)) return std::nullopt;
-  return record.arrivals.load();
-}
 
 }  // namespace tarn::detail
