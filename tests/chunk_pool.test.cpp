@@ -943,6 +943,19 @@ TEST_CASE("content for whose name there is no room is not loaded", "[chunk_pool]
   CHECK(file.pool.get_or_load(id, 0, 16, file.store));
 }
 
+TEST_CASE("what is clean makes room for the name of a content", "[chunk_pool]") {
+  OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  const tarn::Digest<16> id{.bytes = {std::byte{1}}};
+  file.store.put_content(id, "sixteen of bytes");
+  file.become_stored(64 * 16);
+  REQUIRE(file.read(0, 64 * 16).size() == 64 * 16);
+  const Brim full{file.pool};
+  const auto pin = file.pool.get_or_load(id, 0, 16, file.store);
+  REQUIRE(pin);
+  CHECK(text_in(*pin, range(0, 16)) == "sixteen of bytes");
+  CHECK(file.pool.stats().evictions != 0);
+}
+
 TEST_CASE("who asks for content that somebody loads waits for that load, and has a pin of the same chunk",
           "[chunk_pool]") {
   OneFile<Usual> file{{.chunk_bytes = 16, .chunks_per_part = 1}};

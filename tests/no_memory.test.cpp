@@ -394,3 +394,29 @@ TEST_CASE("an eviction policy without memory for the names of what has gone evic
   CHECK(met);
   CHECK(evicted == hooks.size());
 }
+
+TEST_CASE("content for which there is no memory is ENOMEM, and is had with the next try", "[no_memory]") {
+  OneFile<Heap> file{{.chunk_bytes = 16, .chunks_per_part = 1}};
+  const tarn::Digest<16> id{.bytes = {std::byte{1}}};
+  file.store.put_content(id, "sixteen of bytes");
+  const auto allocations = for_each_allocation([&](long nth) {
+    std::error_code error;
+    bool threw = false, met = false;
+    {
+      const FailAllocation fail{nth, true};
+      try {
+        error = file.pool.get_or_load(id, 0, 16, file.store).error();
+      } catch (const std::bad_alloc&) {
+        threw = true;
+      }
+      met = FailAllocation::met();
+    }
+    CHECK_FALSE(threw);
+    // A descriptor, a node or a record that the heap refuses is room that the pool has not.
+    if (met) CHECK((!error || error == std::errc::not_enough_memory || error == std::errc::no_buffer_space));
+    CHECK(file.pool.get_or_load(id, 0, 16, file.store));
+    CHECK(file.pool.invalidate(id));
+    return met;
+  });
+  CHECK(allocations > 2);
+}

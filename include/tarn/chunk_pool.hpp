@@ -229,12 +229,15 @@ class ChunkPool {
 
   /// A pin of the chunk `chunk_of_part` of a piece of content, loaded if it is not held.
   /// Returns: a chunk of which at least `size_bytes` from its start are held (a content's last chunk may be shorter).
-  /// Errors:  ENOBUFS if there is no room; the loader's own; EINVAL if size_bytes is 0 or above the chunk.
+  /// Errors:  ENOBUFS if there is no room, also with what is clean and unused gone; the loader's own; EINVAL if
+  ///          size_bytes is 0 or above the chunk; EAGAIN if the chunk has too many pins; ENOMEM.
   /// Blocks:  on the loader, holding no latch; on somebody else's load of the same chunk.
+  /// Cost:    of a chunk that is held: no lock, no allocation.
   template <ChunkLoader<Traits> Loader>
   [[nodiscard]] Result<Pin> get_or_load(const ContentId& content, std::uint64_t chunk_of_part, std::uint64_t size_bytes,
                                         Loader&& loader);
-  /// Errors: ENOENT if the chunk is not held.
+  /// A pin of a chunk of which something is held: with_data says ENODATA of what is not.
+  /// Errors: ENOENT if nothing of the chunk is held; EAGAIN if it has too many pins.
   [[nodiscard]] Result<Pin> try_get(const ContentId& content, std::uint64_t chunk_of_part) {
     return pin_by<detail::FileRecord<Traits>::of_content>(content, chunk_of_part);
   }
@@ -265,7 +268,7 @@ class ChunkPool {
     core_.storage.trim(core_.budget);
     return count;
   }
-  /// Drops everything. Errors: EBUSY, and nothing changes, while anything is dirty.
+  /// Drops all that nobody uses. Errors: EBUSY, and nothing changes, while anything is dirty.
   [[nodiscard]] Result<> clear() {
     if (core_.counters.chunks_dirty.load() != 0) return fail(std::errc::device_or_resource_busy);
     evict_clean();
@@ -375,25 +378,29 @@ Result<PinnedChunk<Traits>> ChunkPool<Traits>::get_or_load(const ContentId& cont
     Pin held{core_, *chunk};
     if (try_use(*chunk, size_bytes)) return held;
   }
-  // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
-  constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
-  const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);
-  const auto by_content = *ChunkLayout::make(chunk_bytes(), one_part_bytes);
-  const auto record = core_.registry.find_or_make(detail::PoolCore<Traits>::content_key(content));
-  if (!record) return fail(std::errc::no_buffer_space);
-  detail::NoLock lock;
-  detail::FileAccess<Traits, const Metadata, detail::NoLock> file{
-      .core = core_, .record = record, .meta = meta, .layout = by_content, .lock = lock, .content = &content};
-  Result<Pin> pin = fail(std::errc::no_such_file_or_directory);
-  const auto range = ByteRange::between(whole.offset(), whole.offset() + size_bytes);
-  const auto use = [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); };
-  detail::Room<Traits> room{core_, {}};
-  detail::ReadLoop read{file, range, loader, room, nullptr};
-  while (read.step(use) == detail::Progress::waiting) {  // its room neither waits nor flushes
-    if (const auto why = detail::block(core_, read.wait(), {}); why) return fail(why);
+  try {
+    // A file that is nothing but this content: the content's record is its own, and the loader is told the content id.
+    constexpr std::uint64_t one_part_bytes = std::uint64_t{1} << 62;
+    const auto meta = Metadata::from_store(FileId{}, whole.offset() + size_bytes);
+    const auto by_content = *ChunkLayout::make(chunk_bytes(), one_part_bytes);
+    const auto record = detail::find_or_make(core_, detail::PoolCore<Traits>::content_key(content));
+    if (!record) return fail(std::errc::no_buffer_space);
+    detail::NoLock lock;
+    detail::FileAccess<Traits, const Metadata, detail::NoLock> file{
+        .core = core_, .record = record, .meta = meta, .layout = by_content, .lock = lock, .content = &content};
+    Result<Pin> pin = fail(std::errc::no_such_file_or_directory);
+    const auto range = ByteRange::between(whole.offset(), whole.offset() + size_bytes);
+    const auto use = [&](ConstBuffers) { pin = pin_at(record, chunk_of_part); };
+    detail::Room<Traits> room{core_, {}};
+    detail::ReadLoop read{file, range, loader, room, nullptr};
+    while (read.step(use) == detail::Progress::waiting) {  // its room neither waits nor flushes
+      if (const auto why = detail::block(core_, read.wait(), {}); why) return fail(why);
+    }
+    if (!read.result()) return fail(read.result().error());
+    return pin;
+  } catch (const std::bad_alloc&) {
+    return fail(std::errc::not_enough_memory);
   }
-  if (!read.result()) return fail(read.result().error());
-  return pin;
 }
 
 }  // namespace tarn

@@ -92,7 +92,8 @@ class BasicDirtyFileMetadata {
   }
   [[nodiscard]] std::optional<std::uint64_t> store_size_bytes() const { return store_size_bytes_; }
   [[nodiscard]] std::uint64_t store_size_bound_bytes() const { return store_size_bound_bytes_; }
-  /// Returns: the content id of a part, or null: its bytes, if any, are the file's own.
+  /// Returns: the content id of a part, or null: its bytes, if any, are the file's own. Of a part with an id they are
+  /// the content's as far as nobody has changed them since.
   [[nodiscard]] const ContentId* content_id(std::uint64_t part) const {
     const auto at = content_.find(part);
     return at == content_.end() ? nullptr : &at->second;

@@ -45,7 +45,7 @@ struct BorrowedFile {
 /// Returns:  the job; job.empty() if there is nothing to do. Give job.request() to the store, and the job to
 ///           finish_flush.
 /// Errors:   EBUSY while a flush of the file is in flight; EAGAIN if a chunk has too many pins; ENOMEM; EINVAL for a
-///           part that is not a multiple of the chunk. Nothing has changed then.
+///           part that is not a multiple of the chunk; ENOBUFS as of read_range. Nothing has changed then.
 /// Requires: `meta` has one owner at a time.
 /// Cost:     no copy of data; O(chunks held in the part).
 template <class Traits>

@@ -87,7 +87,8 @@ struct NullObserver {
   /// What nobody wants to hear answers this, and so is known when compiling.
   struct Unheard {};
 
-  /// What was dirty of a file was dropped unflushed, so many bytes of it; 0 if that was a size, a hole or a new file.
+  /// What was dirty of a file went unflushed with what held it, so many bytes of it; 0 if that was a size, a hole or a
+  /// new file. Who drops it by a call of his own (ChunkPool::drop) is answered there.
   template <class FileId>
   void on_dirty_lost(const FileId&, std::uint64_t) noexcept {}
   template <class FileId>

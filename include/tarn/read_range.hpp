@@ -218,11 +218,8 @@ template <class Traits, class Metadata, class F>
   auto& core = pool.core();
   const Resumer resumer;
   try {
-    auto record = core.registry.find_or_make(core.file_key(meta.id()));
-    while (!record) {
-      if (core.free_some() != PoolCore<Traits>::Freed::some) return fail(std::errc::no_buffer_space);
-      record = core.registry.find_or_make(core.file_key(meta.id()));
-    }
+    const auto record = find_or_make(core, core.file_key(meta.id()));
+    if (!record) return fail(std::errc::no_buffer_space);
     NoLock lock;
     FileAccess<Traits, Metadata, NoLock> file{core, record, meta, *layout, lock};
     return f(file);

@@ -24,8 +24,8 @@
 //     static constexpr FlushUnit flush_unit = FlushUnit::parts;            // optional; ranges without it
 //   };
 //
-// `sync` is for a store whose flush answers `stored` and not `durable`: without it, stored is taken for durable. It may
-// take every sync for one of all (see SyncScope).
+// `sync` is for a store whose flush answers `stored` and not `durable`: without it, a flush takes stored for durable.
+// It may take every sync for one of all (see SyncScope).
 // `load_unit` (see LoadUnit) is for one that cannot give less than a part: the rest of it is kept as far as there is
 // room, in place of what has not been used for long.
 // `flush_unit` (see FlushUnit) is for one that cannot store dirty ranges alone, or wants a file of one moment.

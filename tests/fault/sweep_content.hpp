@@ -173,13 +173,7 @@ class SweepContent : public SweepCalls<StoreType> {
   }
 
   void get(const ContentId& id, std::uint64_t chunk, std::uint64_t size_bytes, bool clones = false) {
-    const auto pin = call("get_or_load", [&]() -> tarn::Result<Pin> {
-      try {
-        return pool_->get_or_load(id, chunk, size_bytes, one_);
-      } catch (const std::bad_alloc&) {
-        return tarn::fail(std::errc::not_enough_memory);
-      }
-    });
+    const auto pin = call("get_or_load", [&] { return pool_->get_or_load(id, chunk, size_bytes, one_); });
     if (!pin) {
       judge(pin.error(), Does::view);
       return look_at_contents();

@@ -4,6 +4,8 @@
 // Chunks that a call has charged and not yet used. A call reserves all that a window needs or none, before it latches
 // anything, so two calls never hold half each and wait for the other half.
 //
+// Also here: how a call that neither waits nor flushes gets room for a record.
+//
 // Thread safety: one call's own.
 
 #include <cstddef>
@@ -137,5 +139,14 @@ class ChunkReserve {
   SmallVector<PoolChunk*, 20> chunks_;
   std::optional<typename PoolCore<Traits>::Count> counted_;
 };
+
+/// Returns: the record of that key, made if there was none, in the room of clean chunks if need be; else nothing.
+/// Errors:  throws bad_alloc.
+template <class Traits>
+[[nodiscard]] RecordRef<Traits> find_or_make(PoolCore<Traits>& core, const typename PoolCore<Traits>::Key& key) {
+  auto record = core.registry.find_or_make(key);
+  while (!record && core.free_some() == PoolCore<Traits>::Freed::some) record = core.registry.find_or_make(key);
+  return record;
+}
 
 }  // namespace tarn::detail

@@ -57,7 +57,7 @@ class FlushJob {
   [[nodiscard]] bool empty() const { return ranges_.empty() && !sets_size_; }
   /// Where the next job goes on: everything dirty before it, from where this one began, is in this job.
   [[nodiscard]] std::uint64_t end() const { return end_; }
-  /// What to tell the store. The spans live until finish.
+  /// What to tell the store. It points into the job, which stays where it is until finish.
   [[nodiscard]] FlushRequest<Traits> request() const {
     return {.file = &file_,
             .size_bytes = size_bytes_,
