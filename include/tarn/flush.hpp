@@ -74,7 +74,7 @@ template <class Traits>
 /// Stores what is dirty in `range`; of a deleted file, removes it from the store and forgets it.
 ///
 /// Errors:   the store's own, with everything not stored still dirty; EBUSY while another flush of the file is in
-///           flight.
+///           flight; else as begin_flush.
 /// Blocks:   on the store, holding no latch.
 template <class Traits, ChunkStore<Traits> Store>
 [[nodiscard]] Result<> flush(ChunkPool<Traits>& pool, std::type_identity_t<MetadataFor<Traits>>& meta, Store&& store,

@@ -244,8 +244,8 @@ template <class Traits, class Metadata, class F>
 ///                same bytes.
 /// Thread safety: concurrent reads of one file are safe; with a write, see DirtyFile.
 /// Cost:          one copy; O(chunks touched); no allocation when every byte is held, and no lock when chunks of the
-///                file's own hold them. With no chunk to be had, what is
-///                missing is loaded straight into `into`, uncached.
+///                file's own hold them. With no chunk to be had, what is missing is loaded straight into `into`,
+///                uncached.
 template <class Traits, ChunkLoader<Traits> Store>
 [[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
                                              const std::type_identity_t<MetadataFor<Traits>>& meta,
