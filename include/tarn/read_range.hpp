@@ -209,6 +209,13 @@ template <class Traits, class F>
   return f(HeldReads<Traits, FileOfId<Traits>>{core, {*record, id}, true});
 }
 
+/// A read by copy. Returns: false if it takes more than a look; then nothing is done.
+template <class Traits>
+[[nodiscard]] bool copy_held(ChunkPool<Traits>& pool, const MetadataFor<Traits>& meta, std::uint64_t offset,
+                             std::span<std::byte> into) {
+  return with_held(pool, meta, offset, into.size(), [&](const auto& held) { return held.copy(offset, into); });
+}
+
 /// Calls f(file access) for a building block: the file's record, no lock.
 template <class Traits, class Metadata, class F>
 [[nodiscard]] auto with_file(ChunkPool<Traits>& pool, Metadata& meta, F f)
@@ -250,8 +257,7 @@ template <class Traits, ChunkLoader<Traits> Store>
 [[nodiscard]] Result<std::size_t> read_range(ChunkPool<Traits>& pool,
                                              const std::type_identity_t<MetadataFor<Traits>>& meta,
                                              std::uint64_t offset, std::span<std::byte> into, Store&& store) {
-  const auto copies = [&](const auto& held) { return held.copy(offset, into); };
-  if (detail::with_held(pool, meta, offset, into.size(), copies)) return into.size();
+  if (detail::copy_held(pool, meta, offset, into)) return into.size();
   return detail::with_file(pool, meta, [&](auto& file) -> Result<std::size_t> {
     detail::CopyRead read{file, offset, into, store, detail::RoomRule{}};
     return detail::run_to_end(file.core, {}, read);
@@ -287,8 +293,7 @@ template <class Traits>
 [[nodiscard]] ReadOutcome<std::size_t> try_read_range(ChunkPool<Traits>& pool,
                                                       const std::type_identity_t<MetadataFor<Traits>>& meta,
                                                       std::uint64_t offset, std::span<std::byte> into) {
-  const auto copies = [&](const auto& held) { return held.copy(offset, into); };
-  if (detail::with_held(pool, meta, offset, into.size(), copies)) return ReadOutcome<std::size_t>::of(into.size());
+  if (detail::copy_held(pool, meta, offset, into)) return ReadOutcome<std::size_t>::of(into.size());
   ReadOutcome<std::size_t> outcome = ReadOutcome<std::size_t>::failed({});
   const auto found = detail::with_file(pool, meta, [&](auto& file) -> Result<> {
     outcome = detail::try_read(file, offset, into);

@@ -224,8 +224,7 @@ TEST_CASE("a pin by an id that goes is of its file or none, and the record stays
     void read_held(std::uint64_t id, char letter) {
       const auto meta = named(id);
       std::string into(chunk_bytes, '?');
-      const auto copies = [&](const auto& held) { return held.copy(0, std::as_writable_bytes(std::span{into})); };
-      if (!tarn::detail::with_held(pool, meta, 0, chunk_bytes, copies)) return;
+      if (!tarn::detail::copy_held(pool, meta, 0, std::as_writable_bytes(std::span{into}))) return;
       Explorer::expect(into == std::string(chunk_bytes, letter), "a read is of another file");
     }
     void look(std::uint64_t id) {

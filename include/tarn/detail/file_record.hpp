@@ -280,6 +280,12 @@ struct alignas(64) FileRecord {
   }
 };
 
+/// Whether a chunk that was found without a lock, and is pinned now, is what was looked for: not another one by now.
+template <class Traits>
+[[nodiscard]] bool is_of(const Chunk<Traits>& chunk, const FileRecord<Traits>& record, std::uint64_t index) {
+  return chunk.record == &record && chunk.index == index;
+}
+
 /// Returns: the record's arrivals if a flush is in flight: what to wait on. `dropped`: or one of a file that has gone.
 template <class Traits>
 [[nodiscard]] std::optional<std::uint64_t> flush_in_flight(FileRecord<Traits>& record, bool dropped = false) {

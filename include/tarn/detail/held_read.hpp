@@ -55,12 +55,6 @@
 
 namespace tarn::detail {
 
-/// Whether a chunk that was found without a lock, and is latched now, is what was looked for: not another one by now.
-template <class Traits>
-[[nodiscard]] bool is_of(const Chunk<Traits>& chunk, const FileRecord<Traits>& record, std::uint64_t index) {
-  return chunk.record == &record && chunk.index == index;
-}
-
 /// A file whose record the caller keeps alive.
 template <class Traits>
 struct KnownFile {

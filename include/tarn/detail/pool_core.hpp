@@ -285,9 +285,7 @@ class PoolCore {
     if (chunk == nullptr) return nullptr;
     user_pins.note_made();
     const bool pinned = chunk->state.try_pin_made();
-    if (pinned && chunk->record == record && chunk->index == index && record->template has_key<alternative>(id)) {
-      return chunk;
-    }
+    if (pinned && is_of(*chunk, *record, index) && record->template has_key<alternative>(id)) return chunk;
     user_pins.note_end();
     if (pinned) unpin(*chunk);  // another one's by now
     return nullptr;
